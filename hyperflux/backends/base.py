@@ -1,0 +1,74 @@
+"""What the driver asks of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensors = dict[str, NDArray[np.floating[Any]]]
+"""Parameters by name: `fc1.weight` (out, in), `fc1.bias` (out,), ..."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch's mean training loss, and how often a weight was pruned and how often one came back."""
+
+    loss: float
+    pruned: int = 0
+    regrown: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and accuracy, a fraction, on the test part."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Prunable and surviving weights of one parameter."""
+
+    name: str
+    total: int
+    surviving: int
+
+
+class Backend(Protocol):
+    """A network, its data and its optimizers. Batches are index arrays into the training part."""
+
+    def train_dense(
+        self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
+    ) -> EpochResult:
+        """Train one epoch without a gate."""
+
+    def start_pruning(self) -> None:
+        """Give every prunable weight a presence parameter and start with fresh optimizers."""
+
+    def train_pruning(
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        *,
+        learning_rate: float,
+        label_smoothing: float,
+        pressure: float,
+        presence_learning_rate: float,
+    ) -> EpochResult:
+        """Train one epoch of either stage of Hyperflux, E1 to E7 each step."""
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the effective weights on the whole test part, without label smoothing."""
+
+    def layers(self) -> list[LayerCount]:
+        """Counts of every prunable parameter, in the network's order."""
+
+    def tensors(self) -> Tensors:
+        """Effective weights and biases by name: pruned weights are exact zeros."""
+
+    def load_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Replace all parameters. Raises InputError where names or shapes do not fit; then nothing was replaced."""

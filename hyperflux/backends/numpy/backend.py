@@ -1,0 +1,186 @@
+"""The NumPy backend: an MLP, its data and its optimizers; the algorithm itself is `hyperflux.spec`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperflux import spec
+from hyperflux.backends.base import EpochResult, Evaluation, LayerCount, Tensors
+from hyperflux.backends.numpy.mlp import MLP
+from hyperflux.backends.numpy.optimizers import build_optimizer
+from hyperflux.config import RunConfig
+from hyperflux.data import Dataset
+from hyperflux.errors import InputError
+from hyperflux.models import layer_sizes
+from hyperflux.seeding import generator
+from hyperflux.spec import Array
+
+EVALUATION_BATCH = 4096
+
+
+class NumpyBackend:
+    """An MLP under training; the contract is `hyperflux.backends.base.Backend`."""
+
+    def __init__(self, config: RunConfig, data: Dataset) -> None:
+        """Build the model of `config` with its initial weights. Raises InputError where it does not fit `data`."""
+        self._config = config
+        self._dtype = np.dtype(config.dtype)
+        self._mlp = MLP(layer_sizes(config.model, data.features, data.classes))
+        self._train_inputs, self._test_inputs = self._flat(data.train_inputs), self._flat(data.test_inputs)
+        self._train_labels, self._test_labels = data.train_labels, data.test_labels
+        weights, self._biases = self._mlp.initial(config.seed, self._dtype)
+        # Dense training is Hyperflux with every weight present; t moves only between start_pruning and the end.
+        self._state = self._fresh_state(weights)
+        self._fresh_optimizers()
+
+    def train_dense(
+        self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
+    ) -> EpochResult:
+        """Train one epoch without a gate."""
+
+        def step(loss_gradient: Callable[[Array], Array]) -> spec.State:
+            weights, gradient = self._state.weights, loss_gradient(self._state.weights)
+            updated = self._weight_optimizer.update(weights, gradient, learning_rate)
+            return spec.State(updated, self._state.presence, self._state.moments)
+
+        return self._train(batches, learning_rate, label_smoothing, step)
+
+    def start_pruning(self) -> None:
+        """Draw the presence parameters, by seed and parameter name, and start with fresh optimizers."""
+        self._state = self._fresh_state(self._state.weights)
+        self._fresh_optimizers()
+
+    def train_pruning(
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        *,
+        learning_rate: float,
+        label_smoothing: float,
+        pressure: float,
+        presence_learning_rate: float,
+    ) -> EpochResult:
+        """Train one epoch of Hyperflux: every step is `spec.step`."""
+
+        def step(loss_gradient: Callable[[Array], Array]) -> spec.State:
+            return spec.step(
+                self._state,
+                loss_gradient=loss_gradient,
+                update_weights=lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate),
+                pressure=pressure,
+                presence_learning_rate=presence_learning_rate,
+                total=self._mlp.weight_count,
+            )
+
+        return self._train(batches, learning_rate, label_smoothing, step)
+
+    def evaluate(self) -> Evaluation:
+        """Loss and accuracy on the whole test part."""
+        weights, count = self._effective_weights(), len(self._test_labels)
+        loss, correct = 0.0, 0
+        for start in range(0, count, EVALUATION_BATCH):
+            labels = self._test_labels[start : start + EVALUATION_BATCH]
+            inputs = self._test_inputs[start : start + EVALUATION_BATCH]
+            logits = self._mlp.forward(weights, self._biases, inputs)[-1]
+            loss += spec.smoothed_cross_entropy(logits, labels, 0.0)[0] * len(labels)
+            correct += int((logits.argmax(axis=1) == labels).sum())
+        return Evaluation(loss / count, correct / count)
+
+    def layers(self) -> list[LayerCount]:
+        """Counts of every weight matrix, first layer first."""
+        masks = self._mlp.split_weights(spec.gate(self._state.presence))
+        return [
+            LayerCount(f"{name}.weight", mask.size, int(np.count_nonzero(mask)))
+            for name, mask in zip(self._mlp.names, masks, strict=True)
+        ]
+
+    def tensors(self) -> Tensors:
+        """Copies of the effective weights and the biases."""
+        return {name: view.copy() for name, view in self._views(self._effective_weights(), self._biases).items()}
+
+    def load_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Replace all parameters, cast to the run's dtype."""
+        weights, biases = np.empty_like(self._state.weights), np.empty_like(self._biases)
+        views = self._views(weights, biases)
+        if missing := sorted(views.keys() ^ tensors.keys()):
+            where = "is missing" if missing[0] in views else "is unknown to the model"
+            raise InputError(f"tensor {missing[0]} {where}; {self._config.model} has {', '.join(views)}")
+        for name, view in views.items():
+            if view.shape != tensors[name].shape:
+                raise InputError(f"tensor {name} has shape {tensors[name].shape}; {self._config.model} has {view.shape}")
+            if not np.isfinite(tensors[name]).all():
+                raise InputError(f"tensor {name} holds values that are not finite")
+            view[...] = tensors[name]
+        self._state, self._biases = self._fresh_state(weights), biases
+
+    def _train(
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        learning_rate: float,
+        label_smoothing: float,
+        step: Callable[[Callable[[Array], Array]], spec.State],
+    ) -> EpochResult:
+        """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and gives the state after it."""
+        losses, sizes, pruned, regrown = [], [], 0, 0
+        mask = spec.gate(self._state.presence)
+        for batch in batches:
+            network = _LossGradient(
+                self._mlp, self._biases, self._train_inputs[batch], self._train_labels[batch], label_smoothing
+            )
+            self._state = step(network)
+            self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
+            before, mask = mask, spec.gate(self._state.presence)
+            pruned += int(np.count_nonzero(before & ~mask))
+            regrown += int(np.count_nonzero(mask & ~before))
+            losses.append(network.loss)
+            sizes.append(len(batch))
+        return EpochResult(float(np.average(losses, weights=sizes)), pruned, regrown)
+
+    def _fresh_state(self, weights: Array) -> spec.State:
+        """Latent weights with newly drawn presence parameters, all present."""
+        presence = np.concatenate(
+            [
+                spec.initial_presence(matrix.size, generator(self._config.seed, f"{name}.weight presence"))
+                for name, matrix in zip(self._mlp.names, self._mlp.split_weights(weights), strict=True)
+            ]
+        ).astype(self._dtype)
+        return spec.State(weights, presence, spec.Moments.zeros_like(presence))
+
+    def _fresh_optimizers(self) -> None:
+        self._weight_optimizer = build_optimizer(self._config.optimizer)
+        self._bias_optimizer = build_optimizer(self._config.optimizer)
+
+    def _effective_weights(self) -> Array:
+        return spec.effective_weights(self._state.weights, spec.gate(self._state.presence))
+
+    def _views(self, weights: Array, biases: Array) -> Tensors:
+        """Parameters by name, as views of the flat arrays."""
+        named: Tensors = {}
+        matrices, vectors = self._mlp.split_weights(weights), self._mlp.split_biases(biases)
+        for name, matrix, vector in zip(self._mlp.names, matrices, vectors, strict=True):
+            named[f"{name}.weight"], named[f"{name}.bias"] = matrix, vector
+        return named
+
+    def _flat(self, inputs: NDArray[np.float32]) -> Array:
+        return inputs.reshape(len(inputs), -1).astype(self._dtype)
+
+
+class _LossGradient:
+    """θ -> ∂L/∂θ on one batch; afterwards it also holds the batch's loss and the gradient of the biases."""
+
+    def __init__(
+        self, mlp: MLP, biases: Array, inputs: Array, labels: NDArray[np.integer[Any]], label_smoothing: float
+    ) -> None:
+        self._mlp, self._biases, self._inputs, self._labels = mlp, biases, inputs, labels
+        self._label_smoothing = label_smoothing
+        self.loss: float
+        self.bias_gradient: Array
+
+    def __call__(self, theta: Array) -> Array:
+        values = self._mlp.forward(theta, self._biases, self._inputs)
+        self.loss, logits_gradient = spec.smoothed_cross_entropy(values[-1], self._labels, self._label_smoothing)
+        gradient, self.bias_gradient = self._mlp.backward(theta, values, logits_gradient)
+        return gradient

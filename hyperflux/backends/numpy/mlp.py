@@ -1,0 +1,83 @@
+"""A multilayer perceptron by hand: ReLU between linear layers, forward and backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from hyperflux.seeding import generator
+from hyperflux.spec import Array
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Shapes of a network; its weights (N,) and biases come and go as flat arrays, layer after layer.
+
+    `sizes` are the units of each layer, input and output included: layer i maps sizes[i] to sizes[i + 1] units.
+    """
+
+    sizes: Sequence[int]
+
+    @property
+    def names(self) -> list[str]:
+        """`fc1`, `fc2`, ..."""
+        return [f"fc{index}" for index in range(1, len(self.sizes))]
+
+    @property
+    def weight_count(self) -> int:
+        """N: every weight of every layer is prunable."""
+        return sum(inputs * outputs for inputs, outputs in pairwise(self.sizes))
+
+    def split_weights(self, weights: Array) -> list[Array]:
+        """Views of the flat weights as one (outputs, inputs) matrix a layer."""
+        return [
+            part.reshape(outputs, inputs)
+            for part, (inputs, outputs) in zip(
+                _split(weights, [inputs * outputs for inputs, outputs in pairwise(self.sizes)]),
+                pairwise(self.sizes),
+                strict=True,
+            )
+        ]
+
+    def split_biases(self, biases: Array) -> list[Array]:
+        """Views of the flat biases as one (outputs,) vector a layer."""
+        return _split(biases, self.sizes[1:])
+
+    def initial(self, seed: int, dtype: np.dtype[np.floating]) -> tuple[Array, Array]:
+        """Weights and biases uniform in ±1/√inputs, as torch.nn.Linear draws them; a generator a parameter."""
+        weights, biases = [], []
+        for name, (inputs, outputs) in zip(self.names, pairwise(self.sizes), strict=True):
+            bound = 1 / math.sqrt(inputs)
+            weights.append(generator(seed, f"{name}.weight").uniform(-bound, bound, outputs * inputs))
+            biases.append(generator(seed, f"{name}.bias").uniform(-bound, bound, outputs))
+        return np.concatenate(weights).astype(dtype), np.concatenate(biases).astype(dtype)
+
+    def forward(self, weights: Array, biases: Array, inputs: Array) -> list[Array]:
+        """Input (batch, features) of every layer, then the logits (batch, classes)."""
+        values = [inputs]
+        for matrix, bias in zip(self.split_weights(weights), self.split_biases(biases), strict=True):
+            linear = values[-1] @ matrix.T + bias
+            values.append(np.maximum(linear, 0) if len(values) < len(self.sizes) - 1 else linear)
+        return values
+
+    def backward(self, weights: Array, values: list[Array], logits_gradient: Array) -> tuple[Array, Array]:
+        """Gradients for weights and biases, flat, from what `forward` returned and ∂L/∂logits."""
+        weight_gradient = np.empty_like(weights)
+        bias_gradient = np.empty(sum(self.sizes[1:]), dtype=weights.dtype)
+        matrices, matrix_gradients = self.split_weights(weights), self.split_weights(weight_gradient)
+        bias_gradients = self.split_biases(bias_gradient)
+        upstream = logits_gradient
+        for layer in reversed(range(len(matrices))):
+            matrix_gradients[layer][...] = upstream.T @ values[layer]
+            bias_gradients[layer][...] = upstream.sum(axis=0)
+            if layer:
+                upstream = (upstream @ matrices[layer]) * (values[layer] > 0)
+        return weight_gradient, bias_gradient
+
+
+def _split(flat: Array, lengths: Sequence[int]) -> list[Array]:
+    return np.split(flat, np.cumsum(lengths)[:-1])
