@@ -1,0 +1,38 @@
+"""Hyperflux: pruning neural networks while they train (Barbulescu, Alexoaie, Busoniu, arXiv 2504.05349v4).
+
+Public names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperflux.config import RunConfig as RunConfig
+    from hyperflux.errors import InputError as InputError
+    from hyperflux.errors import RunError as RunError
+    from hyperflux.law import PruningLaw as PruningLaw
+    from hyperflux.law import fit_pruning_law as fit_pruning_law
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "InputError": "errors",
+    "PruningLaw": "law",
+    "RunConfig": "config",
+    "RunError": "errors",
+    "fit_pruning_law": "law",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hyperflux' has no attribute {name!r}")
+    return getattr(import_module(f"hyperflux.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

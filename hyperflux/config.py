@@ -1,0 +1,198 @@
+"""The settings of a run: validated, immutable, and the one source of CLI options, recipes and `config.toml`."""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from hyperflux.controller import PublishedController
+from hyperflux.data import DATASETS
+from hyperflux.errors import InputError
+from hyperflux.models import check_model
+from hyperflux.naming import unknown
+from hyperflux.program import Program, PruningCourse, RegrowthCourse
+
+BACKENDS = ("numpy",)
+
+T = TypeVar("T")
+
+
+def setting(default: Any, help: str, flag: str | None = None) -> Any:
+    """A field with a line of help; with a `flag` it is also an option of `hyperflux prune`."""
+    return field(default=default, metadata={"help": help, "flag": flag})
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The weights' optimizer, in every stage (E6). Momentum and Nesterov belong to SGD."""
+
+    name: Literal["sgd", "adam"] = setting("adam", "sgd or adam")
+    momentum: float = setting(0.0, "momentum of sgd, below 1")
+    nesterov: bool = setting(False, "Nesterov momentum of sgd")
+    weight_decay: float = setting(0.0, "added to every gradient, times the parameter")
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "adam"):
+            raise unknown("optimizer", self.name, ("sgd", "adam"))
+        _require("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _require("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        if self.name == "adam" and (self.momentum or self.nesterov):
+            raise InputError("optimizer: momentum and nesterov belong to sgd; leave them out for adam")
+        if self.nesterov and not self.momentum:
+            raise InputError("optimizer.nesterov: needs a momentum above 0")
+
+
+@dataclass(frozen=True)
+class DenseSettings:
+    """Training before pruning; skipped where a checkpoint gives the weights."""
+
+    epochs: int = setting(30, "epochs of dense training before pruning", "--dense-epochs")
+    learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
+    final_learning_rate: float = setting(1e-5, "where the cosine ends")
+    label_smoothing: float = setting(0.05, "of the cross-entropy (E7)")
+
+    def __post_init__(self) -> None:
+        _require("dense.epochs", self.epochs, self.epochs >= 0, "at least 0 (--dense-epochs 0 prunes from scratch)")
+        for name in ("learning_rate", "final_learning_rate"):
+            _require(f"dense.{name}", getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        _require_smoothing("dense", self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """The first stage of Hyperflux (E10)."""
+
+    epochs: int = setting(60, "epochs of the pruning stage", "--pruning-epochs")
+    learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
+    final_learning_rate: float = setting(1e-3, "where the cosine ends")
+    label_smoothing: float = setting(0.1, "of the cross-entropy (E7)")
+    presence_learning_rate: float = setting(1e-3, "learning rate of t (E6)")
+    controller_step: float = setting(0.3, "Δ of the published controller (E9)")
+
+    def __post_init__(self) -> None:
+        _require_smoothing("pruning", self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class RegrowthSettings:
+    """The second stage of Hyperflux (E10): no pressure, and a learning rate of t that dies away."""
+
+    epochs: int = setting(40, "epochs of the regrowth stage", "--regrowth-epochs")
+    learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
+    final_learning_rate: float = setting(1e-6, "where the cosine ends")
+    label_smoothing: float = setting(0.1, "of the cross-entropy (E7)")
+    presence_reset: float = setting(0.1, "t's learning rate restarts at this multiple of the pruning stage's")
+    presence_decay: float = setting(0.95, "factor on t's learning rate each epoch")
+
+    def __post_init__(self) -> None:
+        _require("regrowth.presence_reset", self.presence_reset, self.presence_reset >= 0, "at least 0")
+        _require("regrowth.presence_decay", self.presence_decay, 0 <= self.presence_decay <= 1, "in [0, 1]")
+        _require_smoothing("regrowth", self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run. Two equal configurations give the same run on the same machine."""
+
+    backend: str = setting("numpy", "what trains: numpy", "--backend")
+    dataset: str = setting("digits", "digits, mnist or synthetic", "--dataset")
+    data_dir: str = setting("", "folder of the data set's files  [$HYPERFLUX_DATA or ./data]", "--data-dir")
+    model: str = setting("lenet300", "lenet300 or mlp:IN-...-OUT, as in mlp:784-300-100-10", "--model")
+    sparsity: float = setting(0.95, "wanted sparsity, a fraction", "--sparsity")
+    batch_size: int = setting(32, "samples a step", "--batch-size")
+    seed: int = setting(0, "seed of weights, presence parameters and data order", "--seed")
+    checkpoint: str = setting("", "safetensors file to start from instead of dense training", "--checkpoint")
+    dtype: str = setting("float32", "float32 or float64")
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    dense: DenseSettings = field(default_factory=DenseSettings)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    regrowth: RegrowthSettings = field(default_factory=RegrowthSettings)
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS)
+        if self.dataset not in DATASETS:
+            raise unknown("data set", self.dataset, DATASETS)
+        if self.dtype not in ("float32", "float64"):
+            raise unknown("dtype", self.dtype, ("float32", "float64"))
+        check_model(self.model)
+        if not 0 < self.sparsity < 1:
+            percent = f"; for {self.sparsity:g} % give --sparsity {self.sparsity / 100:g}" if self.sparsity > 1 else ""
+            raise InputError(f"sparsity: {self.sparsity} is not a fraction between 0 and 1 (both excluded){percent}")
+        _require("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        _require("seed", self.seed, self.seed >= 0, "at least 0")
+        self.program()  # its parts validate what is left
+
+    def program(self) -> Program:
+        """The course of the two stages that these settings describe."""
+        pruning, regrowth = self.pruning, self.regrowth
+        return Program(
+            1 - self.sparsity,
+            PruningCourse(
+                pruning.epochs, pruning.learning_rate, pruning.final_learning_rate, pruning.presence_learning_rate
+            ),
+            RegrowthCourse(
+                regrowth.epochs,
+                regrowth.learning_rate,
+                regrowth.final_learning_rate,
+                regrowth.presence_reset * pruning.presence_learning_rate,
+                regrowth.presence_decay,
+            ),
+            PublishedController(pruning.controller_step),
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Settings from nested tables, as TOML gives them; what is left out takes its default.
+
+        Raises InputError for an unknown key, a value of the wrong type or one out of range.
+        """
+        return _build(cls, values, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested tables of every setting: `from_dict` gives an equal configuration back."""
+        return _tables(self)
+
+
+def _tables(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as tables."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return {name: _tables(value) if is_dataclass(value) else value for name, value in values.items()}
+
+
+def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """A settings dataclass from a table that stands at `where` ("pruning.") in its file."""
+    hints = typing.get_type_hints(cls)
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise unknown("setting", where + name, [where + known_name for known_name in hints])
+        kind = hints[name]
+        if is_dataclass(kind) and isinstance(value, Mapping):
+            known[name] = _build(typing.cast(type, kind), value, f"{where}{name}.")
+        else:
+            known[name] = _checked(where + name, value, kind)
+    return cls(**known)
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """`value` if it is of the field's type; an int serves as a float."""
+    if kind is float and type(value) is int:
+        return float(value)
+    expected = str if typing.get_origin(kind) is Literal else kind
+    if is_dataclass(expected) or type(value) is not expected:
+        wanted = "a table" if is_dataclass(expected) else expected.__name__
+        raise InputError(f"{name}: {value!r} is not {wanted}")
+    return value
+
+
+def _require(name: str, value: float, holds: bool, range_: str) -> None:
+    if not (holds and math.isfinite(value)):
+        raise InputError(f"{name}: {value} is out of range; give a number {range_}")
+
+
+def _require_smoothing(stage: str, value: float) -> None:
+    _require(f"{stage}.label_smoothing", value, 0 <= value < 1, "in [0, 1)")

@@ -1,0 +1,96 @@
+"""Data sets by name, as arrays: a deterministic training and test part, standardised by the training part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperflux.errors import InputError
+from hyperflux.idx import read_idx
+from hyperflux.naming import unknown
+from hyperflux.seeding import generator
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs (samples, ...) float32 with mean 0 and deviation 1 over the training part; labels (samples,) int64."""
+
+    train_inputs: NDArray[np.float32]
+    train_labels: NDArray[np.int64]
+    test_inputs: NDArray[np.float32]
+    test_labels: NDArray[np.int64]
+    classes: int
+
+    @property
+    def features(self) -> int:
+        """Numbers a sample."""
+        return int(np.prod(self.train_inputs.shape[1:]))
+
+
+def load_dataset(name: str, data_dir: str = "") -> Dataset:
+    """A data set by name; files are looked for under `data_dir`, else $HYPERFLUX_DATA, else ./data.
+
+    Raises InputError for an unknown name and for files that are missing or damaged.
+    """
+    if name not in _LOADERS:
+        raise unknown("data set", name, _LOADERS)
+    return _LOADERS[name](Path(data_dir or os.environ.get("HYPERFLUX_DATA") or "data"))
+
+
+def _digits(_: Path) -> Dataset:
+    """scikit-learn's 1,797 digits, (8, 8): every fifth of a fixed shuffle is for testing."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = generator(0, "digits split").permutation(len(digits.target))
+    inputs, labels = digits.images[order], digits.target[order]
+    held_out = np.arange(len(labels)) % 5 == 0
+    return _standardised(inputs[~held_out], labels[~held_out], inputs[held_out], labels[held_out], 10)
+
+
+def _mnist(data_dir: Path) -> Dataset:
+    """MNIST, (28, 28), from torchvision's layout: `MNIST/raw/train-images-idx3-ubyte`, gzipped or not, and so on."""
+    raw = data_dir / "MNIST" / "raw"
+    arrays: list[NDArray[Any]] = []
+    for part in ("train", "t10k"):
+        images = read_idx(raw / f"{part}-images-idx3-ubyte", dimensions=3)
+        labels = read_idx(raw / f"{part}-labels-idx1-ubyte", dimensions=1)
+        if len(images) != len(labels) or len(images) == 0 or images.shape[1:] != (28, 28) or labels.max() > 9:
+            raise InputError(
+                f"mnist under {raw}: the {part} images {images.shape} and labels {labels.shape} are not MNIST's"
+            )
+        arrays += [images, labels]
+    train_images, train_labels, test_images, test_labels = arrays
+    return _standardised(train_images, train_labels, test_images, test_labels, 10)
+
+
+def _synthetic(_: Path) -> Dataset:
+    """Four overlapping Gaussian clouds in 16 dimensions, 1,024 samples for training and 256 for testing."""
+    rng = generator(0, "synthetic")
+    centres = rng.normal(size=(4, 16))
+    labels = rng.integers(4, size=1280)
+    inputs = centres[labels] + rng.normal(size=(1280, 16))
+    return _standardised(inputs[:1024], labels[:1024], inputs[1024:], labels[1024:], 4)
+
+
+def _standardised(
+    train_inputs: NDArray[Any],
+    train_labels: NDArray[Any],
+    test_inputs: NDArray[Any],
+    test_labels: NDArray[Any],
+    classes: int,
+) -> Dataset:
+    """One mean and one deviation for all features, of the training part."""
+    mean, deviation = train_inputs.mean(dtype=np.float64), train_inputs.std(dtype=np.float64)
+    scaled = [((inputs - mean) / deviation).astype(np.float32) for inputs in (train_inputs, test_inputs)]
+    return Dataset(scaled[0], train_labels.astype(np.int64), scaled[1], test_labels.astype(np.int64), classes)
+
+
+_LOADERS: dict[str, Callable[[Path], Dataset]] = {"digits": _digits, "mnist": _mnist, "synthetic": _synthetic}
+DATASETS = tuple(_LOADERS)

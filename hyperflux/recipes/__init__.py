@@ -1,0 +1,44 @@
+"""Recipes: complete settings of known experiments, one TOML file each, in this folder or the user's own."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hyperflux.errors import InputError
+from hyperflux.naming import unknown
+
+
+def names() -> list[str]:
+    """The recipes of the package, sorted."""
+    files = resources.files(__name__).iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def text(name: str) -> str:
+    """The TOML text of one of the package's recipes. Raises InputError for an unknown name."""
+    if name not in names():
+        raise unknown("recipe", name, names())
+    return resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
+def summary(name: str) -> str:
+    """What a recipe of the package is for: the comment in its first line."""
+    return text(name).splitlines()[0].removeprefix("#").strip()
+
+
+def load(name_or_file: str) -> dict[str, Any]:
+    """Settings as nested tables, from a recipe's name or a TOML file such as a run's `config.toml`.
+
+    Anything that ends in `.toml` or holds a `/` is a file. Raises InputError where it can't be read.
+    """
+    is_file = name_or_file.endswith(".toml") or "/" in name_or_file
+    try:
+        source = Path(name_or_file).read_text(encoding="utf-8") if is_file else text(name_or_file)
+        return tomllib.loads(source)
+    except OSError as error:
+        raise InputError(f"recipe {name_or_file}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"recipe {name_or_file}: not valid TOML ({error})".replace("\n", " ")) from error

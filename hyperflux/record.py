@@ -1,0 +1,163 @@
+"""A run's folder: writing it as the run goes on, and reading it back.
+
+    config.toml          every setting: rerunning it gives the same run
+    metrics.jsonl        one line an epoch
+    dense.safetensors    the weights that pruning started from
+    model.safetensors    the pruned network: stock keys, exact zeros
+    report.json          the outcome; written last, so a folder that has it is complete
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from safetensors.numpy import save
+
+from hyperflux.backends.base import LayerCount, Tensors
+from hyperflux.config import RunConfig
+from hyperflux.errors import InputError, RunError
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of metrics.jsonl. Densities and accuracy are fractions; `wanted` is the density the epoch aimed at.
+
+    `epoch` counts from 1 over all stages; `pruned` and `regrown` count events, so a weight can enter several times.
+    """
+
+    epoch: int
+    stage: Literal["dense", "pruning", "regrowth", "done"]
+    density: float
+    wanted: float
+    pressure: float
+    lr: float
+    presence_lr: float
+    train_loss: float
+    test_loss: float
+    accuracy: float
+    pruned: int
+    regrown: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """report.json. Accuracies are fractions on the test part: of the weights that pruning started from, and at the
+    final mask after the last epoch."""
+
+    method: str
+    backend: str
+    dataset: str
+    model: str
+    seed: int
+    target_sparsity: float
+    final_sparsity: float
+    surviving_weights: int
+    total_weights: int
+    dense_accuracy: float
+    final_accuracy: float
+    seconds: float
+    layers: list[LayerCount]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+class RunFolder:
+    """Writes one run's folder; every file but the growing metrics.jsonl appears whole or not at all."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        """Create the folder with its `config.toml`.
+
+        Raises InputError where `path` can't be created or is not an empty folder.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise InputError(f"{path} {_content(path)}; name another folder with --out or remove this one")
+            self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
+            self._metrics = path / "metrics.jsonl"
+            self._metrics.touch()
+        except (OSError, RunError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{path}: cannot be used as a run's folder ({reason}); name one with --out") from error
+
+    def add_epoch(self, row: EpochRow) -> None:
+        """Append a line to metrics.jsonl. Raises RunError where the disk refuses."""
+        line = json.dumps(asdict(row)) + "\n"
+        self._guard(self._metrics, lambda: self._append(line))
+
+    def add_tensors(self, name: Literal["dense", "model"], tensors: Tensors) -> None:
+        """Write NAME.safetensors. Raises RunError where the disk refuses."""
+        self._write(f"{name}.safetensors", save(tensors))
+
+    def finish(self, report: Report) -> None:
+        """Write report.json. Raises RunError where the disk refuses."""
+        self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+
+    def _append(self, line: str) -> None:
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write beside, flush, rename: a reader sees the whole file or none."""
+        target = self.path / name
+        beside = self.path / f".{name}.part"
+
+        def write() -> None:
+            try:
+                with beside.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.replace(target)
+            finally:
+                beside.unlink(missing_ok=True)
+
+        self._guard(target, write)
+
+    @staticmethod
+    def _guard(target: Path, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise RunError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _content(path: Path) -> str:
+    """What stands in a folder that should have been empty."""
+    if (path / "report.json").exists():
+        return "holds another run"
+    return "holds an unfinished run" if (path / "config.toml").exists() else "is not empty"
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run, read back."""
+
+    config: dict[str, Any]
+    epochs: list[EpochRow]
+    report: dict[str, Any]
+
+
+def read_run(path: Path) -> RecordedRun:
+    """Read the text files of a finished run's folder. Raises InputError where one is missing or damaged."""
+    from hyperflux.recipes import load
+
+    try:
+        lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        epochs = [EpochRow(**json.loads(line)) for line in lines]
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
+    return RecordedRun(load(str(path / "config.toml")), epochs, report)
