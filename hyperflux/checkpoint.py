@@ -14,7 +14,10 @@ from hyperflux.errors import InputError
 
 
 def read_checkpoint(path: str) -> dict[str, NDArray[np.floating[Any]]]:
-    """Tensors by name. Raises InputError where the file is missing, is no safetensors file or holds other than floats."""
+    """Tensors by name.
+
+    Raises InputError where the file is missing, is no safetensors file, or holds other than floating point numbers.
+    """
     if not Path(path).is_file():
         raise InputError(f"checkpoint {path}: no such file")
     try:

@@ -27,9 +27,7 @@ class PruningLaw:
         return np.asarray(self.c * np.exp(-self.alpha0 * log_pressure - self.alpha1 * log_pressure**2))
 
 
-def fit_pruning_law(
-    pressure: Sequence[float] | NDArray[Any], density: Sequence[float] | NDArray[Any]
-) -> PruningLaw:
+def fit_pruning_law(pressure: Sequence[float] | NDArray[Any], density: Sequence[float] | NDArray[Any]) -> PruningLaw:
     """Least-squares fit of settled densities against pressures, in logarithms (E11).
 
     Both are one-dimensional, of the same length: pressures γ > 0, densities s in (0, 1). Raises InputError for other

@@ -11,7 +11,7 @@ from hyperflux.controller import PublishedController, PublishedState
 from hyperflux.errors import InputError
 from hyperflux.schedule import cosine, presence_decay, trajectory
 
-Stage = Literal["pruning", "regrowth", "done"]
+Stage = Literal["dense", "pruning", "regrowth"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ProgramState:
 
 @dataclass(frozen=True)
 class Orders:
-    """What a backend is to do in one epoch. `wanted` is the density the epoch should end at."""
+    """What a backend is to do in one epoch; `wanted` is the density it should end at (in dense training, 1)."""
 
     stage: Stage
     wanted: float
@@ -93,7 +93,7 @@ class Program:
         """Epochs of both stages together."""
         return self.pruning.epochs + self.regrowth.epochs
 
-    def stage(self, state: ProgramState) -> Stage:
+    def stage(self, state: ProgramState) -> Literal["pruning", "regrowth", "done"]:
         """The stage of the epoch that comes next."""
         if state.finished_epochs < self.pruning.epochs:
             return "pruning"

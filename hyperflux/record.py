@@ -1,10 +1,10 @@
 """A run's folder: writing it as the run goes on, and reading it back.
 
-    config.toml          every setting: rerunning it gives the same run
-    metrics.jsonl        one line an epoch
-    dense.safetensors    the weights that pruning started from
-    model.safetensors    the pruned network: stock keys, exact zeros
-    report.json          the outcome; written last, so a folder that has it is complete
+config.toml          every setting: rerunning it gives the same run
+metrics.jsonl        one line an epoch
+dense.safetensors    the weights that pruning started from
+model.safetensors    the pruned network: stock keys, exact zeros
+report.json          the outcome; written last, so a folder that has it is complete
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors.numpy import save
 from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError
+from hyperflux.program import Stage
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EpochRow:
     """
 
     epoch: int
-    stage: Literal["dense", "pruning", "regrowth", "done"]
+    stage: Stage
     density: float
     wanted: float
     pressure: float

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,27 +128,24 @@ class _Training:
             result = self.backend.train_dense(
                 self._batches(), learning_rate=rate, label_smoothing=settings.label_smoothing
             )
-            self._finish_epoch("dense", Orders("pruning", 1.0, 0.0, rate, 0.0), result, density=1.0)
+            self._finish_epoch(Orders("dense", 1.0, 0.0, rate, 0.0), result, density=1.0)
 
     def prune(self) -> None:
         program, state = self.config.program(), ProgramState()
-        smoothing = {
-            "pruning": self.config.pruning.label_smoothing,
-            "regrowth": self.config.regrowth.label_smoothing,
-        }
         self.backend.start_pruning()
         while program.stage(state) != "done":
             orders = program.orders(state)
+            settings = self.config.pruning if orders.stage == "pruning" else self.config.regrowth
             result = self.backend.train_pruning(
                 self._batches(),
                 learning_rate=orders.learning_rate,
-                label_smoothing=smoothing[orders.stage],
+                label_smoothing=settings.label_smoothing,
                 pressure=orders.pressure,
                 presence_learning_rate=orders.presence_learning_rate,
             )
             layers = self.backend.layers()
             density = sum(layer.surviving for layer in layers) / sum(layer.total for layer in layers)
-            self._finish_epoch(orders.stage, orders, result, density)
+            self._finish_epoch(orders, result, density)
             state = program.advance(state, density)
 
     def _batches(self) -> Iterator[NDArray[np.intp]]:
@@ -160,17 +156,20 @@ class _Training:
             yield order[start : start + self.config.batch_size]
 
     def _finish_epoch(
-        self, stage: Literal["dense", "pruning", "regrowth", "done"], orders: Orders, result: EpochResult, density: float
+        self,
+        orders: Orders,
+        result: EpochResult,
+        density: float,
     ) -> None:
         if not math.isfinite(result.loss):
             raise RunError(
-                f"the loss became {result.loss} in epoch {self.epoch} ({stage}); "
-                f"lower {stage}.learning_rate ({orders.learning_rate:g}) and run again"
+                f"the loss became {result.loss} in epoch {self.epoch} ({orders.stage}); "
+                f"lower {orders.stage}.learning_rate ({orders.learning_rate:g}) and run again"
             )
         evaluation = self.backend.evaluate()
         row = EpochRow(
             epoch=self.epoch,
-            stage=stage,
+            stage=orders.stage,
             density=density,
             wanted=orders.wanted,
             pressure=orders.pressure,

@@ -110,7 +110,9 @@ class NumpyBackend:
             raise InputError(f"tensor {missing[0]} {where}; {self._config.model} has {', '.join(views)}")
         for name, view in views.items():
             if view.shape != tensors[name].shape:
-                raise InputError(f"tensor {name} has shape {tensors[name].shape}; {self._config.model} has {view.shape}")
+                raise InputError(
+                    f"tensor {name} has shape {tensors[name].shape}; {self._config.model} has {view.shape}"
+                )
             if not np.isfinite(tensors[name]).all():
                 raise InputError(f"tensor {name} holds values that are not finite")
             view[...] = tensors[name]

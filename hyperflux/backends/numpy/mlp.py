@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperflux.seeding import generator
 from hyperflux.spec import Array
+
+S = TypeVar("S", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class MLP:
         """N: every weight of every layer is prunable."""
         return sum(inputs * outputs for inputs, outputs in pairwise(self.sizes))
 
-    def split_weights(self, weights: Array) -> list[Array]:
-        """Views of the flat weights as one (outputs, inputs) matrix a layer."""
+    def split_weights(self, weights: NDArray[S]) -> list[NDArray[S]]:
+        """Views of flat weights, or of their mask, as one (outputs, inputs) matrix a layer."""
         return [
             part.reshape(outputs, inputs)
             for part, (inputs, outputs) in zip(
@@ -79,5 +83,6 @@ class MLP:
         return weight_gradient, bias_gradient
 
 
-def _split(flat: Array, lengths: Sequence[int]) -> list[Array]:
-    return np.split(flat, np.cumsum(lengths)[:-1])
+def _split(flat: NDArray[S], lengths: Sequence[int]) -> list[NDArray[S]]:
+    ends = list(accumulate(lengths))
+    return [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]

@@ -1,0 +1,1 @@
+"""The `hyperflux` command, installed as the package hyperflux_cli: one file a command, thin."""

@@ -1,0 +1,67 @@
+"""What a person sees of a run: progress while it trains, a table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hyperflux.record import EpochRow, Report
+
+
+@contextmanager
+def progress(epochs: int, console: Console, quiet: bool) -> Iterator[Callable[[EpochRow], None]]:
+    """An observer of epochs: a live line on a terminal; elsewhere a plain line an epoch, or nothing if `quiet`."""
+    if not console.is_terminal:
+        yield (lambda row: None) if quiet else (lambda row: _print_line(row, epochs))
+        return
+    columns = (
+        TextColumn("{task.description:<8}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as live:
+        task = live.add_task("starting", total=epochs, figures="")
+        yield lambda row: live.update(task, completed=row.epoch, description=row.stage, figures=_figures(row))
+
+
+def print_summary(report: Report, folder: Path, console: Console) -> None:
+    """The outcome in a few lines, then the layers."""
+    outcome = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    density = 1 - report.final_sparsity
+    outcome.add_row("dense accuracy", f"{report.dense_accuracy:.4f}")
+    outcome.add_row("pruned accuracy", f"{report.final_accuracy:.4f}")
+    outcome.add_row("sparsity", f"{report.final_sparsity:.4f} (asked for {report.target_sparsity:g})")
+    outcome.add_row("weights left", f"{report.surviving_weights:,} of {report.total_weights:,} (density {density:.4f})")
+    outcome.add_row("seconds", f"{report.seconds:.1f}")
+    layers = Table(box=None, padding=(0, 2, 0, 0))
+    layers.add_column("layer")
+    for heading in ("weights", "left", "density"):
+        layers.add_column(heading, justify="right")
+    for layer in report.layers:
+        layers.add_row(layer.name, f"{layer.total:,}", f"{layer.surviving:,}", f"{layer.surviving / layer.total:.4f}")
+    console.print()
+    console.print(outcome)
+    console.print()
+    console.print(layers)
+    console.print()
+    console.print(f"files in {folder}", soft_wrap=True, highlight=False)
+
+
+def _figures(row: EpochRow) -> str:
+    if row.stage == "dense":
+        return f"accuracy {row.accuracy:.4f}"
+    return (
+        f"density {row.density:.4f} (wanted {row.wanted:.4f})  pressure {row.pressure:.2f}  accuracy {row.accuracy:.4f}"
+    )
+
+
+def _print_line(row: EpochRow, epochs: int) -> None:
+    width = len(str(epochs))
+    print(f"epoch {row.epoch:>{width}}/{epochs}  {row.stage:<8}  {_figures(row)}", flush=True)

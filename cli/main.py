@@ -1,0 +1,58 @@
+"""The command group, and how errors leave it: one line, exit code 2 for bad input, 1 for a run that failed."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, NoReturn
+
+import click
+
+import hyperflux
+
+from .prune import prune
+from .recipes import recipes
+
+INTERRUPTED = 130
+
+
+class OneLineErrors(click.Group):
+    """A group that reports every error as one line on standard error."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command as click does, and turn what goes wrong into a line and an exit code."""
+        run = functools.partial(super().main, *args, standalone_mode=False, **extra)
+        if not standalone_mode:
+            return run()
+        try:
+            result: object = run()
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(0)
+        except click.ClickException as error:
+            _fail(error.format_message(), 2)
+        except hyperflux.InputError as error:
+            _fail(str(error), 2)
+        except hyperflux.RunError as error:
+            _fail(str(error), 1)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"hyperflux: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(hyperflux.__version__, prog_name="hyperflux")
+def main() -> None:
+    """Prune neural networks while they train.
+
+    `hyperflux prune` alone runs the whole job on a small data set that comes with the package.
+    """
+
+
+main.add_command(prune)
+main.add_command(recipes)

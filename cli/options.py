@@ -1,0 +1,48 @@
+"""Command-line options made from the settings in `hyperflux.config`, and settings made from the options given."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import click
+
+from hyperflux.config import RunConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def settings_options(command: F) -> F:
+    """Decorate a command with an option for every setting that has a flag; not given, an option is None."""
+    for path, flag, kind, default, text in reversed(list(_flagged(RunConfig, ()))):
+        shown = f"{text}  [default: {default}]" if default != "" else text
+        command = click.option(flag, "__".join(path), type=kind, default=None, help=shown)(command)
+    return command
+
+
+def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested `tables` of a recipe with the options that were given laid over them."""
+    result = dict(tables)
+    for key, value in given.items():
+        if value is not None:
+            *section, name = key.split("__")
+            if section:
+                table = result.get(section[0], {})
+                # Anything but a table is left for the configuration to refuse, with its name.
+                result[section[0]] = {**table, name: value} if isinstance(table, Mapping) else table
+            else:
+                result[name] = value
+    return result
+
+
+def _flagged(settings: type, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, type, Any, str]]:
+    """(path, flag, type, default, help) of every setting with a flag, in the order of their declaration."""
+    hints = typing.get_type_hints(settings)
+    for setting in fields(settings):
+        kind = hints[setting.name]
+        if is_dataclass(kind):
+            yield from _flagged(typing.cast(type, kind), (*path, setting.name))
+        elif flag := setting.metadata.get("flag"):
+            yield (*path, setting.name), flag, kind, setting.default, setting.metadata["help"]

@@ -1,0 +1,22 @@
+"""`hyperflux recipes`: list the package's recipes, or show one."""
+
+from __future__ import annotations
+
+import click
+
+from hyperflux import recipes as library
+
+
+@click.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the recipes of `hyperflux prune --recipe`, or show the TOML text of the one called NAME.
+
+    To make your own, save a recipe's text to a file, change it, and give the file to --recipe.
+    """
+    if name is not None:
+        click.echo(library.text(name), nl=False)
+        return
+    width = max(map(len, library.names()))
+    for known in library.names():
+        click.echo(f"{known:<{width}}  {library.summary(known)}")
