@@ -120,10 +120,9 @@ class RunConfig:
             raise unknown("dtype", self.dtype, ("float32", "float64"))
         check_model(self.model)
         if not 0 < self.sparsity < 1:
-            percent = (
-                f"; for {self.sparsity:g} % give --sparsity {self.sparsity / 100:g}" if 1 < self.sparsity < 100 else ""
-            )
-            raise InputError(f"sparsity: {self.sparsity} is not a fraction between 0 and 1 (both excluded){percent}")
+            as_fraction = f"; for {self.sparsity:g} % give --sparsity {self.sparsity / 100:g}"
+            hint = as_fraction if 1 < self.sparsity < 100 else ""
+            raise InputError(f"sparsity: {self.sparsity} is not a fraction between 0 and 1 (both excluded){hint}")
         _require("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _require("seed", self.seed, self.seed >= 0, "at least 0")
         self.program()  # its parts validate what is left

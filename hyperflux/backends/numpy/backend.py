@@ -118,6 +118,7 @@ class NumpyBackend:
             view[...] = tensors[name]
         self._state, self._biases = self._fresh_state(weights), biases
 
+    @np.errstate(over="ignore", invalid="ignore")  # a run that diverges is seen by its loss, which is reported
     def _train(
         self,
         batches: Iterable[NDArray[np.intp]],

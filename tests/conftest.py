@@ -1,0 +1,18 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No deadline: these machines are noisy. Derandomised, so that a failure on one machine is a failure on every one.
+settings.register_profile("hyperflux", deadline=None, derandomize=True)
+settings.load_profile("hyperflux")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; tests that ask for it carry the mark `data`."""
+    folder = os.environ.get("HYPERFLUX_DATA")
+    if not folder:
+        pytest.skip("HYPERFLUX_DATA is unset: it names the folder that holds MNIST/raw")
+    return Path(folder)

@@ -1,0 +1,202 @@
+"""The command line as a person meets it: run in processes of its own, through the installed entry point."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from idx_files import write_mnist
+
+from hyperflux import recipes
+
+HYPERFLUX = [sys.executable, "-c", "from hyperflux_cli.main import main; main()"]
+QUICK_RECIPE = """
+dataset = "synthetic"
+model = "mlp:16-24-4"
+sparsity = 0.8
+[dense]
+epochs = 2
+[pruning]
+epochs = 10
+presence_learning_rate = 1e-2
+[regrowth]
+epochs = 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A working folder with a quick recipe in it."""
+    (tmp_path / "quick.toml").write_text(QUICK_RECIPE)
+    return tmp_path
+
+
+def run(here, *arguments):
+    environment = {key: value for key, value in os.environ.items() if key != "HYPERFLUX_DATA"}
+    return subprocess.run(
+        [*HYPERFLUX, *arguments], cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_prune_prints_epochs_and_an_outcome_that_agrees_with_its_report(here):
+    done = run(here, "prune", "--recipe", "quick.toml", "--out", "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads((here / "out" / "report.json").read_text())
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("epoch") for line in lines) == 15
+    assert "wanted" in lines[5]
+    assert "pressure" in lines[5]
+    assert f"{report['surviving_weights']:,} of 480 (density " in done.stdout
+    assert f"pruned accuracy  {report['final_accuracy']:.4f}" in done.stdout
+    assert "asked for 0.8" in done.stdout
+    assert "fc2.weight" in done.stdout
+    assert lines[-1] == "files in out"
+
+
+def test_json_is_the_report_and_nothing_else(here):
+    done = run(here, "prune", "--recipe", "quick.toml", "--seed", "5", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = json.loads(done.stdout)
+    assert printed.pop("folder") == "runs/synthetic-mlp-16-24-4-0.8-5"
+    assert printed == json.loads((here / "runs/synthetic-mlp-16-24-4-0.8-5/report.json").read_text())
+    assert printed["seed"] == 5
+
+
+def test_options_override_the_recipe(here):
+    options = {
+        "--backend": "numpy",
+        "--dataset": "synthetic",
+        "--model": "mlp:16-8-4",
+        "--sparsity": "0.7",
+        "--batch-size": "64",
+        "--seed": "2",
+        "--dense-epochs": "1",
+        "--pruning-epochs": "9",
+        "--regrowth-epochs": "1",
+    }
+    pairs = [word for pair in options.items() for word in pair]
+    assert run(here, "prune", "--recipe", "quick.toml", "--out", "out", *pairs).returncode == 0
+    config = tomllib.loads((here / "out" / "config.toml").read_text())
+    assert (config["model"], config["sparsity"], config["batch_size"], config["seed"]) == ("mlp:16-8-4", 0.7, 64, 2)
+    assert [config[stage]["epochs"] for stage in ("dense", "pruning", "regrowth")] == [1, 9, 1]
+    assert config["pruning"]["presence_learning_rate"] == 1e-2  # the recipe's, where no option speaks
+
+
+def test_recipes_lists_each_with_what_it_is_for_and_shows_one(here):
+    listed = run(here, "recipes").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == recipes.names() == ["digits", "lenet300-mnist"]
+    assert "MNIST with the published settings" in listed[1]
+    shown = run(here, "recipes", "lenet300-mnist").stdout
+    assert shown == recipes.text("lenet300-mnist")
+
+
+def test_help_and_version(here):
+    assert "prune" in run(here).stdout
+    assert run(here).returncode == 0
+    assert "--sparsity FLOAT" in run(here, "prune", "--help").stdout
+    assert run(here, "--version").stdout.startswith("hyperflux, version ")
+
+
+def refused(here, *arguments):
+    """The one line on standard error of a command that must refuse its input and leave nothing behind."""
+    before = files_in(here)
+    done = run(here, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("hyperflux: ")
+    assert files_in(here) == before
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "digts"], "data set 'digts' is not known; did you mean digits?"),
+        (["--model", "lenet30"], "model 'lenet30' is not known; did you mean lenet300?"),
+        (["--model", "mlp:784-10"], "use mlp:64-10 or lenet300"),
+        (["--recipe", "lenet300-mnst"], "did you mean lenet300-mnist?"),
+        (["--recipe", "no-such.toml"], "no-such.toml: No such file"),
+        (["--backend", "nmpy"], "did you mean numpy?"),
+        (["--sparsity", "0"], "sparsity: 0.0 is not a fraction"),
+        (["--sparsity", "1"], "sparsity: 1.0 is not a fraction"),
+        (["--sparsity", "-0.5"], "sparsity: -0.5 is not a fraction"),
+        (["--sparsity", "95"], "for 95 % give --sparsity 0.95"),
+        (["--sparsity", "nan"], "sparsity: nan is not a fraction"),
+        (["--sparsity", "much"], "'much' is not a valid float"),
+        (["--pruning-epochs", "0"], "pruning.epochs: 0 is too few; give --pruning-epochs 1 or more"),
+        (["--pruning-epochs", "3"], "give --pruning-epochs 11"),
+        (["--regrowth-epochs", "-1"], "regrowth.epochs: -1 is too few"),
+        (["--batch-size", "0"], "batch_size: 0 is out of range"),
+        (["--seed", "-1"], "seed: -1 is out of range"),
+        (["--dataset", "mnist", "--data-dir", "nowhere"], "train-images-idx3-ubyte.gz) is missing"),
+        (["--checkpoint", "nowhere.safetensors"], "checkpoint nowhere.safetensors: no such file"),
+        (["--checkpoint", "quick.toml"], "checkpoint quick.toml: not a readable safetensors file"),
+        (["--out", "quick.toml/below"], "quick.toml/below: cannot be used as a run's folder"),
+        (["--out", "/proc/run"], "/proc/run: cannot be used as a run's folder"),
+        (["--out", "."], "is not empty; name another folder with --out"),
+        (["--no-such-option"], "No such option"),
+        (["surprise"], "unexpected extra argument"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(here, arguments, message):
+    assert message in refused(here, "prune", *arguments)
+
+
+def test_an_unknown_command_or_recipe_is_refused(here):
+    assert "No such command 'prun'" in refused(here, "prun")
+    assert "did you mean digits?" in refused(here, "recipes", "digit")
+
+
+def test_a_truncated_idx_file_is_refused(here):
+    raw = write_mnist(here / "data", zipped=True)
+    whole = (raw / "t10k-images-idx3-ubyte.gz").read_bytes()
+    (raw / "t10k-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
+    message = refused(here, "prune", "--dataset", "mnist", "--data-dir", "data")
+    assert "t10k-images-idx3-ubyte.gz: cannot be read" in message
+
+
+def test_a_folder_that_holds_another_run_is_refused_and_kept(here):
+    assert run(here, "prune", "--recipe", "quick.toml", "--out", "out").returncode == 0
+    kept = (here / "out" / "report.json").read_bytes()
+    assert "out holds another run" in refused(here, "prune", "--recipe", "quick.toml", "--seed", "1", "--out", "out")
+    assert (here / "out" / "report.json").read_bytes() == kept
+
+
+def test_a_checkpoint_of_another_model_is_refused(here):
+    assert run(here, "prune", "--recipe", "quick.toml", "--out", "out").returncode == 0
+    message = refused(here, "prune", "--checkpoint", "out/model.safetensors")
+    assert "checkpoint out/model.safetensors: tensor fc3.bias is missing" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sparsity = ", "not valid TOML"),
+        ("sparsty = 0.5", "did you mean sparsity?"),
+        ("[pruning]\nepochs = 1.5", "pruning.epochs: 1.5 is not int"),
+        ("pruning = 3", "pruning: 3 is not a table"),
+    ],
+)
+def test_a_bad_recipe_file_is_refused(here, text, message):
+    (here / "bad.toml").write_text(text)
+    assert message in refused(here, "prune", "--recipe", "bad.toml", "--regrowth-epochs", "1")
+
+
+def test_a_bad_recipe_is_refused_even_where_an_option_touches_the_same_table(here):
+    (here / "bad.toml").write_text("pruning = 3")
+    assert "pruning: 3 is not a table" in refused(here, "prune", "--recipe", "bad.toml", "--pruning-epochs", "20")
+
+
+def test_a_run_that_fails_exits_with_1_and_one_line(here):
+    text = QUICK_RECIPE.replace("[dense]", '[optimizer]\nname = "sgd"\n[dense]\nlearning_rate = 1e30')
+    (here / "diverges.toml").write_text(text)
+    done = run(here, "prune", "--recipe", "diverges.toml", "--out", "out", "--json")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "lower dense.learning_rate" in done.stderr

@@ -1,0 +1,110 @@
+"""Settings: validation, and the round trip through TOML."""
+
+import dataclasses
+import math
+import tomllib
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperflux import InputError, RunConfig, recipes
+
+
+def test_the_digits_recipe_is_the_default():
+    assert RunConfig.from_dict(recipes.load("digits")) == RunConfig()
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_name_every_setting_but_those_of_the_machine(name):
+    """A recipe that leaves a setting out would change silently with its default."""
+    machine = {"data_dir", "checkpoint"}
+    loaded = recipes.load(name)
+    everything = RunConfig.from_dict(loaded).to_dict()
+    left_out = {key for key in everything if key not in loaded} - machine
+    adam_only = {"momentum", "nesterov"} if loaded["optimizer"]["name"] == "adam" else set()
+    for table in ("optimizer", "dense", "pruning", "regrowth"):
+        left_out |= everything[table].keys() - loaded[table].keys() - adam_only
+    assert left_out == set()
+
+
+@given(
+    st.floats(0.0005, 0.9995),
+    st.integers(1, 500),
+    st.integers(0, 500),
+    st.integers(0, 2**32),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_round_trip_through_toml(sparsity, pruning, regrowth, seed, dtype):
+    config = RunConfig.from_dict(
+        {
+            "sparsity": sparsity,
+            "seed": seed,
+            "dtype": dtype,
+            "pruning": {"epochs": pruning},
+            "regrowth": {"epochs": regrowth},
+            "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True},
+        }
+    )
+    assert RunConfig.from_dict(tomllib.loads(tomli_w.dumps(config.to_dict()))) == config
+
+
+def test_program_is_built_from_the_settings():
+    config = RunConfig.from_dict(recipes.load("lenet300-mnist"))
+    program = config.program()
+    assert program.target_density == pytest.approx(0.05)
+    assert (program.pruning.epochs, program.regrowth.epochs) == (30, 30)
+    assert program.regrowth.presence_learning_rate == pytest.approx(1e-4)
+    assert program.controller.step == 0.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": 0}, "sparsity: 0"),
+        ({"sparsity": 1}, "sparsity: 1"),
+        ({"sparsity": -0.5}, "sparsity: -0.5"),
+        ({"sparsity": 95}, "give --sparsity 0.95"),
+        ({"sparsity": math.nan}, "sparsity: nan"),
+        ({"sparsity": "0.9"}, "sparsity: '0.9' is not float"),
+        ({"sparsty": 0.9}, "did you mean sparsity"),
+        ({"pruning": {"epoch": 3}}, "did you mean pruning.epochs"),
+        ({"pruning": 3}, "pruning: 3 is not a table"),
+        ({"seed": {"a": 1}}, "seed: .* is not int"),
+        ({"seed": True}, "seed: True is not int"),
+        ({"seed": -1}, "seed: -1"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"backend": "torhc"}, "backend 'torhc'"),
+        ({"dataset": "mnits"}, "did you mean mnist"),
+        ({"model": "lenet"}, "did you mean lenet300"),
+        ({"model": "mlp:10"}, "two or more layer sizes"),
+        ({"model": "mlp:10-0-2"}, "two or more layer sizes"),
+        ({"dtype": "float16"}, "did you mean float"),
+        ({"optimizer": {"name": "adamw"}}, "did you mean adam"),
+        ({"optimizer": {"momentum": 0.9}}, "belong to sgd"),
+        ({"optimizer": {"name": "sgd", "momentum": 1.0}}, "optimizer.momentum: 1.0"),
+        ({"optimizer": {"name": "sgd", "nesterov": True}}, "needs a momentum"),
+        ({"optimizer": {"weight_decay": -1.0}}, "optimizer.weight_decay: -1.0"),
+        ({"dense": {"epochs": -1}}, "dense.epochs: -1"),
+        ({"dense": {"learning_rate": math.nan}}, "dense.learning_rate: nan"),
+        ({"dense": {"label_smoothing": 1.0}}, "dense.label_smoothing: 1.0"),
+        ({"pruning": {"epochs": 0}}, "give --pruning-epochs 1"),
+        ({"pruning": {"label_smoothing": -0.1}}, "pruning.label_smoothing: -0.1"),
+        ({"pruning": {"controller_step": 0.0}}, "controller step: 0.0"),
+        ({"pruning": {"presence_learning_rate": math.inf}}, "pruning.presence_learning_rate: inf"),
+        ({"regrowth": {"epochs": -1}}, "regrowth.epochs: -1"),
+        ({"regrowth": {"presence_decay": 1.5}}, "regrowth.presence_decay: 1.5"),
+        ({"regrowth": {"presence_reset": -1.0}}, "regrowth.presence_reset: -1.0"),
+        ({"regrowth": {"label_smoothing": 2.0}}, "regrowth.label_smoothing: 2.0"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name_and_value_in_one_line(settings, message):
+    with pytest.raises(InputError, match=message) as caught:
+        RunConfig.from_dict(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed_after_they_were_checked():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().sparsity = 2.0

@@ -1,0 +1,162 @@
+"""The NumPy backend: every step is the specification's, counts are conserved, weights load and leave whole."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperflux import InputError, RunConfig, spec
+from hyperflux.backends.numpy import NumpyBackend
+from hyperflux.backends.numpy.mlp import MLP
+from hyperflux.data import Dataset
+from hyperflux.seeding import generator
+
+SIZES = (6, 5, 3)
+N = 6 * 5 + 5 * 3
+
+
+def make_data(count=40):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(count, 6)).astype(np.float32)
+    labels = rng.integers(3, size=count)
+    return Dataset(inputs, labels, inputs[:10], labels[:10], 3)
+
+
+def make_backend(**settings):
+    config = RunConfig.from_dict({"model": "mlp:6-5-3", "dtype": "float64", **settings})
+    return NumpyBackend(config, make_data())
+
+
+def batches(count=12, size=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.choice(40, size, replace=False) for _ in range(count)]
+
+
+PRUNING = {"learning_rate": 0.05, "label_smoothing": 0.1, "presence_learning_rate": 0.05}
+optimizers = st.sampled_from(
+    [{"name": "adam"}, {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"name": "sgd"}]
+)
+
+
+@given(optimizers, st.floats(0, 100), st.integers(0, 100))
+def test_training_is_the_specification_applied_batch_by_batch(optimizer, pressure, seed):
+    """E1 to E7: θ after several steps equals a second implementation of the loop, written here with `spec` and
+    a network's gradient from central pieces, bit for bit."""
+    from hyperflux.backends.numpy.optimizers import build_optimizer
+
+    backend = make_backend(optimizer=optimizer, seed=seed)
+    mlp, data = MLP(SIZES), make_data()
+    weights, biases = mlp.initial(seed, np.dtype(np.float64))
+    presence = np.concatenate(
+        [spec.initial_presence(size, generator(seed, f"fc{i}.weight presence")) for i, size in ((1, 30), (2, 15))]
+    )
+    state = spec.State(weights, presence, spec.Moments.zeros_like(presence))
+    settings = RunConfig.from_dict({"optimizer": optimizer}).optimizer
+    for_weights, for_biases = build_optimizer(settings), build_optimizer(settings)
+    for batch in batches():
+        inputs, labels = data.train_inputs[batch].astype(np.float64), data.train_labels[batch]
+        mask = spec.gate(state.presence)
+        theta = spec.effective_weights(state.weights, mask)
+        values = mlp.forward(theta, biases, inputs)
+        _, logits_gradient = spec.smoothed_cross_entropy(values[-1], labels, 0.1)
+        gradient, bias_gradient = mlp.backward(theta, values, logits_gradient)
+        weight_gradient, presence_gradient = spec.straight_through(gradient, state.weights, mask)
+        presence, moments = spec.update_presence(state.presence, presence_gradient + pressure / N, state.moments, 0.05)
+        state = spec.State(for_weights.update(state.weights, weight_gradient, 0.05), presence, moments)
+        biases = for_biases.update(biases, bias_gradient, 0.05)
+    backend.start_pruning()
+    backend.train_pruning(batches(), pressure=pressure, **PRUNING)
+    theta = spec.effective_weights(state.weights, spec.gate(state.presence))
+    tensors = backend.tensors()
+    assert np.concatenate([tensors["fc1.weight"].ravel(), tensors["fc2.weight"].ravel()]).tolist() == theta.tolist()
+    assert np.concatenate([tensors["fc1.bias"], tensors["fc2.bias"]]).tolist() == biases.tolist()
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=5), optimizers)
+def test_present_and_pruned_add_up_and_flips_explain_every_change(course, optimizer):
+    """E1: present + pruned = N always; surviving now = surviving before − pruned + regrown."""
+    backend = make_backend(optimizer=optimizer)
+    backend.start_pruning()
+    surviving = N
+    for epoch, pressure in enumerate(course):
+        result = backend.train_pruning(batches(seed=epoch), pressure=pressure, **PRUNING)
+        layers = backend.layers()
+        assert [layer.total for layer in layers] == [30, 15]
+        tensors = backend.tensors()
+        pruned = sum(int((tensors[layer.name] == 0).sum()) for layer in layers)
+        assert sum(layer.surviving for layer in layers) + pruned == N
+        surviving += result.regrown - result.pruned
+        assert surviving == sum(layer.surviving for layer in layers)
+
+
+def test_pressure_prunes_and_flux_brings_back():
+    """E4, E5: under pressure weights go; without it, the flux of those that matter returns some."""
+    backend = make_backend()
+    backend.start_pruning()
+    pressed = backend.train_pruning(batches(12), pressure=0.1, **PRUNING)
+    released = backend.train_pruning(batches(40, seed=1), pressure=0.0, **PRUNING)
+    assert pressed.pruned > N / 4
+    assert released.regrown > 0
+
+
+def test_dense_training_prunes_nothing_and_learns():
+    backend = make_backend()
+    first = backend.train_dense(batches(50), learning_rate=0.01, label_smoothing=0.0)
+    last = backend.train_dense(batches(50), learning_rate=0.01, label_smoothing=0.0)
+    assert last.loss < first.loss
+    assert (first.pruned, first.regrown) == (0, 0)
+    assert sum(layer.surviving for layer in backend.layers()) == N
+
+
+def test_evaluation_is_that_of_the_effective_weights():
+    """E7 without smoothing, from the tensors a user would load."""
+    backend = make_backend()
+    backend.start_pruning()
+    backend.train_pruning(batches(40), pressure=20.0, **PRUNING)
+    t, data = backend.tensors(), make_data()
+    hidden = np.maximum(data.test_inputs @ t["fc1.weight"].T + t["fc1.bias"], 0)
+    logits = hidden @ t["fc2.weight"].T + t["fc2.bias"]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    losses = -np.log(probabilities[np.arange(10), data.test_labels])
+    evaluation = backend.evaluate()
+    assert evaluation.loss == pytest.approx(losses.mean(), rel=1e-9)
+    assert evaluation.accuracy == (logits.argmax(axis=1) == data.test_labels).mean()
+
+
+def test_tensors_load_back_exactly():
+    source, other = make_backend(seed=1), make_backend(seed=2)
+    other.load_tensors(source.tensors())
+    for name, tensor in source.tensors().items():
+        assert other.tensors()[name].tobytes() == tensor.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("fc2.bias"), "fc2.bias is missing"),
+        (lambda t: t.update(extra=np.ones(1)), "extra is unknown"),
+        (lambda t: t.update({"fc1.weight": np.ones((5, 7))}), r"fc1.weight has shape \(5, 7\); .* has \(5, 6\)"),
+        (lambda t: t.update({"fc1.bias": np.full(5, np.nan)}), "fc1.bias holds values that are not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_and_nothing_is_replaced(change, message):
+    backend = make_backend()
+    before, tensors = backend.tensors(), make_backend(seed=9).tensors()
+    change(tensors)
+    with pytest.raises(InputError, match=message):
+        backend.load_tensors(tensors)
+    assert all(np.array_equal(backend.tensors()[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_runs_dtype_is_kept_throughout(dtype):
+    backend = make_backend(dtype=dtype)
+    backend.start_pruning()
+    backend.train_pruning(batches(), pressure=1.0, **PRUNING)
+    assert {tensor.dtype for tensor in backend.tensors().values()} == {np.dtype(dtype)}
+
+
+def test_a_model_whose_ends_do_not_fit_the_data_is_refused_with_one_that_does():
+    config = RunConfig.from_dict({"model": "mlp:784-300-10"})
+    with pytest.raises(InputError, match="use mlp:6-300-3"):
+        NumpyBackend(config, make_data())
