@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -15,20 +16,21 @@ from hyperflux.record import EpochRow, Report
 
 @contextmanager
 def progress(epochs: int, console: Console, quiet: bool) -> Iterator[Callable[[EpochRow], None]]:
-    """An observer of epochs: a live line on a terminal; elsewhere a plain line an epoch, or nothing if `quiet`."""
+    """An observer of epochs: live lines on a terminal; elsewhere a plain line an epoch, or nothing if `quiet`."""
     if not console.is_terminal:
         yield (lambda row: None) if quiet else (lambda row: _print_line(row, epochs))
         return
-    columns = (
-        TextColumn("{task.description:<8}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
+    bar = Progress(
+        TextColumn("{task.description:<8}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
     )
-    with Progress(*columns, console=console, transient=True) as live:
-        task = live.add_task("starting", total=epochs, figures="")
-        yield lambda row: live.update(task, completed=row.epoch, description=row.stage, figures=_figures(row))
+    task = bar.add_task("starting", total=epochs)
+    with Live(bar, console=console, transient=True) as live:
+
+        def observe(row: EpochRow) -> None:
+            bar.update(task, completed=row.epoch, description=row.stage)
+            live.update(Group(bar, _figures(row)))
+
+        yield observe
 
 
 def print_summary(report: Report, folder: Path, console: Console) -> None:

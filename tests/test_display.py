@@ -1,4 +1,4 @@
-"""The live progress line, on a terminal that records what it is sent."""
+"""The live progress, on a terminal that records what it is sent."""
 
 import io
 
@@ -11,7 +11,7 @@ ROW = EpochRow(7, "pruning", 0.25, 0.2, 1.5, 1e-3, 1e-3, 0.5, 0.6, 0.97, 12, 3)
 
 
 def test_a_terminal_sees_epoch_stage_density_pressure_and_accuracy():
-    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     with progress(20, console, quiet=False) as observe:
         observe(ROW)
     shown = console.file.getvalue()
