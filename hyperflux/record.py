@@ -23,6 +23,7 @@ from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError
 from hyperflux.program import Stage
+from hyperflux.recipes import load
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,6 @@ class RecordedRun:
 
 def read_run(path: Path) -> RecordedRun:
     """Read the text files of a finished run's folder. Raises InputError where one is missing or damaged."""
-    from hyperflux.recipes import load
-
     try:
         lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         epochs = [EpochRow(**json.loads(line)) for line in lines]
