@@ -129,7 +129,7 @@ class Program:
         stage, finished = self.stage(state), state.finished_epochs + 1
         if stage == "done":
             raise ValueError(f"the program is done after its {self.epochs} epochs")
-        if stage == "regrowth" or finished == self.pruning.epochs:
+        if stage == "regrowth":
             return ProgramState(finished, 0.0, state.controller)
         controller, pressure = self.controller.update(state.controller, self.trajectory[finished - 1], density)
         return ProgramState(finished, pressure, controller)

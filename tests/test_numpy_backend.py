@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerances import ROUNDING
 
 from hyperflux import InputError, RunConfig, spec
 from hyperflux.backends.numpy import NumpyBackend
@@ -106,6 +107,14 @@ def test_dense_training_prunes_nothing_and_learns():
     assert last.loss < first.loss
     assert (first.pruned, first.regrown) == (0, 0)
     assert sum(layer.surviving for layer in backend.layers()) == N
+
+
+def test_the_epochs_loss_is_the_mean_over_samples_not_over_batches():
+    backend = make_backend()
+    still = {"learning_rate": 0.0, "label_smoothing": 0.1}
+    uneven = backend.train_dense([np.arange(30), np.arange(30, 40)], **still)
+    whole = backend.train_dense([np.arange(40)], **still)
+    assert uneven.loss == pytest.approx(whole.loss, rel=ROUNDING)
 
 
 def test_evaluation_is_that_of_the_effective_weights():

@@ -45,6 +45,15 @@ def test_pressure_is_exactly_zero_throughout_regrowth():
     assert {o.pressure for o in orders if o.stage == "regrowth"} == {0.0}
 
 
+def test_the_controller_compares_each_epoch_with_its_own_point_of_the_trajectory():
+    """E8, E9: just above D(e) raises the pressure after epoch e, just below lowers it."""
+    wanted = trajectory(0.05, 4)
+    rising, _ = course(PROGRAM, [density * 1.0001 for density in wanted])
+    assert [o.pressure for o in rising] == pytest.approx([0, 0.3**1.5, 0.675**1.5, 1.125**1.5])
+    resting, _ = course(PROGRAM, [density * 0.9999 for density in wanted])
+    assert [o.pressure for o in resting] == [0, 0, 0, 0]
+
+
 def test_without_regrowth_the_program_ends_after_pruning():
     program = replace(PROGRAM, regrowth=replace(PROGRAM.regrowth, epochs=0))
     _, state = course(program, [0.5] * 4)

@@ -1,6 +1,7 @@
 """The driver end to end: real data, determinism, the files a run leaves."""
 
 import statistics
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from hyperflux import InputError, RunConfig, RunError, recipes
+from hyperflux.backends.numpy import NumpyBackend
+from hyperflux.program import ProgramState
 from hyperflux.record import read_run
 from hyperflux.run import default_folder, execute, total_epochs
 
@@ -101,6 +104,39 @@ def test_config_toml_repeats_the_run(quick_run, tmp_path):
     folder, _ = quick_run
     execute(RunConfig.from_dict(recipes.load(str(folder / "config.toml"))), tmp_path / "again")
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "again" / "model.safetensors").read_bytes()
+
+
+def test_the_backend_gets_every_epochs_orders_and_a_fresh_order_of_the_data(tmp_path, monkeypatch):
+    """E10: the driver passes on the program's orders and the stage's settings; the real backend is listened to."""
+    heard = []
+
+    class Listening(NumpyBackend):
+        def train_dense(self, batches, **orders):
+            heard.append((batches := list(batches), orders))
+            return super().train_dense(batches, **orders)
+
+        def train_pruning(self, batches, **orders):
+            heard.append((batches := list(batches), orders))
+            return super().train_pruning(batches, **orders)
+
+    monkeypatch.setattr("hyperflux.run.NumpyBackend", Listening)
+    smoothings = {"dense": 0.01, "pruning": 0.02, "regrowth": 0.03}
+    stages = {stage: {**QUICK[stage], "label_smoothing": value} for stage, value in smoothings.items()}
+    config = quick(**stages)
+    execute(config, tmp_path / "run")
+    rows = read_run(tmp_path / "run").epochs
+    program, state = config.program(), ProgramState()
+    for row, (_, orders) in zip(rows, heard, strict=True):
+        assert orders["label_smoothing"] == smoothings[row.stage]
+        assert orders["learning_rate"] == row.lr
+        if row.stage != "dense":
+            expected = program.orders(state)
+            assert (orders["pressure"], orders["presence_learning_rate"]) == (row.pressure, row.presence_lr)
+            assert (row.stage, row.wanted, row.pressure, row.lr, row.presence_lr) == astuple(expected)
+            state = program.advance(state, row.density)
+    orders_of_data = [np.concatenate(batches).tolist() for batches, _ in heard]
+    assert all(sorted(order) == list(range(1024)) for order in orders_of_data)
+    assert len({tuple(order) for order in orders_of_data}) == len(rows) == 19
 
 
 def test_a_checkpoint_replaces_dense_training(quick_run, tmp_path):
