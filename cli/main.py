@@ -35,6 +35,8 @@ class OneLineErrors(click.Group):
             _fail(str(error), 2)
         except hyperflux.RunError as error:
             _fail(str(error), 1)
+        except MemoryError as error:
+            _fail(f"out of memory ({error}); a smaller --model or --batch-size takes less", 1)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
         sys.exit(result if isinstance(result, int) else 0)

@@ -30,7 +30,7 @@ def prune(recipe: str | None, out: Path | None, as_json: bool, **given: Any) -> 
 
     from .display import print_summary, progress
 
-    config = RunConfig.from_dict(merged(recipes.load(recipe) if recipe else {}, given))
+    config = RunConfig.from_dict(merged({} if recipe is None else recipes.load(recipe), given))
     folder = out or default_folder(config)
     with progress(total_epochs(config), Console(stderr=as_json), quiet=as_json) as observe:
         report = execute(config, folder, observe)

@@ -13,7 +13,7 @@ from hyperflux.data import DATASETS
 from hyperflux.errors import InputError
 from hyperflux.models import check_model
 from hyperflux.naming import unknown
-from hyperflux.program import Program, PruningCourse, RegrowthCourse
+from hyperflux.program import Program, PruningCourse, RegrowthCourse, require_epochs
 
 BACKENDS = ("numpy",)
 
@@ -55,7 +55,7 @@ class DenseSettings:
     label_smoothing: float = setting(0.05, "of the cross-entropy (E7)")
 
     def __post_init__(self) -> None:
-        _require("dense.epochs", self.epochs, self.epochs >= 0, "at least 0 (--dense-epochs 0 prunes from scratch)")
+        require_epochs("dense", self.epochs, least=0)
         for name in ("learning_rate", "final_learning_rate"):
             _require(f"dense.{name}", getattr(self, name), getattr(self, name) >= 0, "at least 0")
         _require_smoothing("dense", self.label_smoothing)

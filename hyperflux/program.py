@@ -11,6 +11,9 @@ from hyperflux.controller import PublishedController, PublishedState
 from hyperflux.errors import InputError
 from hyperflux.schedule import cosine, presence_decay, trajectory
 
+MOST_EPOCHS = 100_000
+"""The longest stage: what lies above is a slip of the keyboard."""
+
 Stage = Literal["dense", "pruning", "regrowth"]
 
 
@@ -24,7 +27,7 @@ class PruningCourse:
     presence_learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require_epochs("pruning", self.epochs, least=1)
+        require_epochs("pruning", self.epochs, least=1)
         _require_rates("pruning", self)
 
 
@@ -39,7 +42,7 @@ class RegrowthCourse:
     presence_decay: float = 0.75
 
     def __post_init__(self) -> None:
-        _require_epochs("regrowth", self.epochs, least=0)
+        require_epochs("regrowth", self.epochs, least=0)
         _require_rates("regrowth", self)
 
 
@@ -135,9 +138,12 @@ class Program:
         return ProgramState(finished, pressure, controller)
 
 
-def _require_epochs(stage: str, epochs: int, least: int) -> None:
+def require_epochs(stage: str, epochs: int, least: int) -> None:
+    """Raise InputError unless a stage's number of epochs is from `least` to `MOST_EPOCHS`."""
     if epochs < least:
         raise InputError(f"{stage}.epochs: {epochs} is too few; give --{stage}-epochs {least} or more")
+    if epochs > MOST_EPOCHS:
+        raise InputError(f"{stage}.epochs: {epochs} is too many; give --{stage}-epochs {MOST_EPOCHS} or fewer")
 
 
 def _require_rates(stage: str, course: PruningCourse | RegrowthCourse) -> None:

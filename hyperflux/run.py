@@ -49,6 +49,7 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     data = load_dataset(config.dataset, config.data_dir)
     check_pruning_steps(config, len(data.train_labels))
     backend: Backend = NumpyBackend(config, data)
+    check_target(config, sum(layer.total for layer in backend.layers()))
     if config.checkpoint:
         try:
             backend.load_tensors(read_checkpoint(config.checkpoint))
@@ -88,6 +89,16 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     )
     record.finish(report)
     return report
+
+
+def check_target(config: RunConfig, total: int) -> None:
+    """Raise InputError where the wanted sparsity leaves none, or all, of the `total` prunable weights."""
+    if not 0 < (left := round(total * (1 - config.sparsity))) < total:
+        outcome = "all" if left else "none"
+        raise InputError(
+            f"sparsity: {config.sparsity} leaves {outcome} of the {total:,} weights of {config.model}; "
+            f"give a fraction from {1 / total:.2g} to 1 - {1 / total:.2g}"
+        )
 
 
 def check_pruning_steps(config: RunConfig, samples: int) -> None:

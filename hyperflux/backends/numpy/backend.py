@@ -20,6 +20,8 @@ from hyperflux.seeding import generator
 from hyperflux.spec import Array
 
 EVALUATION_BATCH = 4096
+MOST_WEIGHTS = 100_000_000
+"""The largest network, so that a slip in a model's name does not take all memory."""
 
 
 class NumpyBackend:
@@ -30,6 +32,9 @@ class NumpyBackend:
         self._config = config
         self._dtype = np.dtype(config.dtype)
         self._mlp = MLP(layer_sizes(config.model, data.features, data.classes))
+        if self._mlp.weight_count > MOST_WEIGHTS:
+            count = f"{self._mlp.weight_count:,}"
+            raise InputError(f"model {config.model}: {count} weights; the NumPy backend takes at most {MOST_WEIGHTS:,}")
         self._train_inputs, self._test_inputs = self._flat(data.train_inputs), self._flat(data.test_inputs)
         self._train_labels, self._test_labels = data.train_labels, data.test_labels
         weights, self._biases = self._mlp.initial(config.seed, self._dtype)
