@@ -51,12 +51,11 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     backend: Backend = NumpyBackend(config, data)
     check_target(config, sum(layer.total for layer in backend.layers()))
     if config.checkpoint:
+        tensors = read_checkpoint(config.checkpoint)
         try:
-            backend.load_tensors(read_checkpoint(config.checkpoint))
+            backend.load_tensors(tensors)
         except InputError as error:
-            message = str(error)
-            prefix = "" if message.startswith("checkpoint ") else f"checkpoint {config.checkpoint}: "
-            raise InputError(prefix + message) from error
+            raise InputError(f"checkpoint {config.checkpoint}: {error}") from error
     record = RunFolder(folder, config)
     training = _Training(config, backend, record, observe, samples=len(data.train_labels))
     if not config.checkpoint:
