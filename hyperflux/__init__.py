@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hyperflux.backends.torch.loop import prune as prune
+    from hyperflux.backends.torch.pruner import Pruner as Pruner
     from hyperflux.config import RunConfig as RunConfig
     from hyperflux.errors import InputError as InputError
     from hyperflux.errors import RunError as RunError
@@ -18,11 +20,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Pruner": "backends.torch.pruner",
     "InputError": "errors",
     "PruningLaw": "law",
     "RunConfig": "config",
     "RunError": "errors",
     "fit_pruning_law": "law",
+    "prune": "backends.torch.loop",
 }
 
 __all__ = [*_HOMES, "__version__"]

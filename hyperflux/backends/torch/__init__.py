@@ -1,0 +1,1 @@
+from hyperflux.backends.torch.pruner import Pruner

@@ -1,0 +1,242 @@
+"""The gate around an optimizer: hooks before and after `step` that keep θ = w·m in the module's parameters.
+
+Between steps a parameter holds the effective weights θ, so that forward, backward, evaluation, `state_dict`, deepcopy
+and averaging see a plain sparse network. Inside `optimizer.step()` it points at the latent weights w:
+
+    before  g is read, t moves on κ g w + γ/N, the gradient becomes g·m, the parameter points at w
+    step    the user's optimizer updates w, with its own momentum and weight decay
+    after   the parameter points at its own storage again, which gets θ = w·m under the new mask
+
+This is the autograd of E1 to E5 with separate w and t, to the bit, without its cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperflux.backends.torch.update import WeightState
+from hyperflux.errors import InputError
+
+
+@dataclass
+class _Entry:
+    """One prunable parameter, its flips (pruned, regrown) so far, and how its storage looked after the last step."""
+
+    name: str
+    parameter: nn.Parameter
+    state: WeightState
+    flips: Tensor
+    version: int = -1
+    pointer: int = -1
+
+    def remember(self) -> None:
+        self.version, self.pointer = self.parameter._version, self.parameter.data_ptr()
+
+    def was_touched(self) -> bool:
+        """Whether something wrote to the parameter or replaced its storage. Writes through `.data` go unnoticed."""
+        return self.version != self.parameter._version or self.pointer != self.parameter.data_ptr()
+
+    def holds_effective(self) -> bool:
+        """Whether the parameter still is θ = w·m, bit for bit; NaN equals NaN."""
+        self.state.like(self.parameter)
+        expected = torch.empty_like(self.parameter)
+        self.state.write_effective(expected)
+        return bool(((expected == self.parameter) | (expected.isnan() & self.parameter.isnan())).all())
+
+
+class GatedParameters:
+    """Parameters under the gate of Hyperflux while `optimizer` trains them; pressure and rate are set from outside.
+
+    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies. N is the number of all weights of
+    `parameters`. `steps` counts optimizer steps that took place: one that a GradScaler skipped is none. A parameter
+    without a gradient stays as it is for that step, its t included.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:
+        """Draw t for every parameter and register the hooks. Raises InputError for an optimizer without step hooks."""
+        _require_hooks(optimizer)
+        self.pressure = 0.0
+        self.presence_lr = 0.0
+        self.steps = 0
+        self.total = sum(parameter.numel() for parameter in parameters.values())
+        self._entries = {
+            name: _Entry(name, parameter, WeightState.of(parameter, seed, name), _no_flips(parameter))
+            for name, parameter in parameters.items()
+        }
+        self._active: list[tuple[_Entry, Tensor, Tensor, Tensor]] = []
+        self._stepping = False
+        self._loading: dict[str, Any] = {}
+        self._optimizer = optimizer
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_load_state_dict_pre_hook(self._before_load),
+            optimizer.register_load_state_dict_post_hook(self._after_load),
+        ]
+        self.write_effective()
+
+    @property
+    def states(self) -> dict[str, WeightState]:
+        """The state of every parameter by name; the tensors are those in use, not copies."""
+        return {name: entry.state for name, entry in self._entries.items()}
+
+    def masks(self) -> dict[str, Tensor]:
+        """m of every parameter, bool."""
+        return {name: state.mask() for name, state in self.states.items()}
+
+    def surviving(self) -> dict[str, int]:
+        """Number of present weights of every parameter; waits for the device."""
+        counts = [torch.count_nonzero(mask) for mask in self.masks().values()]
+        return {name: int(count) for name, count in zip(self._entries, counts, strict=True)}
+
+    def take_flips(self) -> tuple[int, int]:
+        """How often a weight was pruned and how often one came back since the last call; waits for the device."""
+        pruned, regrown = torch.stack([entry.flips.cpu() for entry in self._entries.values()]).sum(0).tolist()
+        for entry in self._entries.values():
+            entry.flips = _no_flips(entry.parameter)
+        return pruned, regrown
+
+    def write_effective(self) -> None:
+        """Write θ = w·m into every parameter."""
+        with torch.no_grad():
+            for entry in self._entries.values():
+                entry.state.like(entry.parameter)
+                entry.state.write_effective(entry.parameter.data)
+                entry.remember()
+
+    def verify(self) -> None:
+        """Raise InputError where a parameter is not what the last step left; waits for the device."""
+        self._restore()
+        for entry in self._entries.values():
+            self._require_untouched(entry)
+
+    def resync(self) -> None:
+        """Take the parameters' present values as the latent weights, and write θ = w·m back.
+
+        A pruned weight whose parameter is 0 keeps its latent value: a sparse checkpoint says nothing about it.
+        """
+        self._restore()
+        with torch.no_grad():
+            for entry in self._entries.values():
+                entry.state.like(entry.parameter)
+                values = entry.parameter.to(entry.state.latent.dtype)
+                unknown = (values == 0) & (entry.state.presence < 0)
+                entry.state.latent.copy_(torch.where(unknown, entry.state.latent, values))
+        self.write_effective()
+
+    def remove(self) -> None:
+        """Remove the hooks and leave θ in the parameters; safe to call twice."""
+        self._restore()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is not None:
+            raise InputError(
+                "optimizer.step(closure): a closure would evaluate the latent weights instead of the pruned network; "
+                "call backward() before, and step() without it"
+            )
+        self._restore()
+        found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+        if found_inf is not None and found_inf.item():
+            return  # a GradScaler lets a fused optimizer skip this step by itself
+        self._stepping = True
+        entries = [entry for entry in self._entries.values() if entry.parameter.grad is not None]
+        for entry in entries:
+            if entry.was_touched():
+                self._require_untouched(entry)
+        for entry in entries:
+            gradient = _dense_gradient(entry)
+            entry.state.like(entry.parameter)
+            mask = entry.state.mask()
+            flux_gradient = gradient.to(entry.state.latent.dtype)
+            if scale is not None:  # a fused optimizer unscales inside its step
+                flux_gradient = flux_gradient / scale.to(flux_gradient)
+            entry.state.update_presence(flux_gradient, self.pressure / self.total, self.presence_lr)
+            self._active.append((entry, mask, entry.parameter.data, gradient))
+            entry.parameter.data = entry.state.latent
+            if gradient.dtype == entry.state.latent.dtype:
+                gradient.masked_fill_(~mask, 0)
+            else:
+                entry.parameter.grad = gradient.to(entry.state.latent.dtype).masked_fill_(~mask, 0)
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._stepping:
+            return
+        for entry, before, _, _ in self._active:
+            after = entry.state.mask()
+            entry.flips = entry.flips.to(after.device)
+            entry.flips[0] += torch.count_nonzero(before & ~after)
+            entry.flips[1] += torch.count_nonzero(after & ~before)
+        self._restore()
+        self.steps += 1
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        """Point the parameters back at their own storage and write θ: after a step, or after one that was broken off."""
+        for entry, _, storage, gradient in self._active:
+            entry.parameter.data = storage
+            entry.parameter.grad = gradient
+            entry.state.write_effective(storage)
+            entry.remember()
+        self._active = []
+        self._stepping = False
+
+    @torch.no_grad()
+    def _require_untouched(self, entry: _Entry) -> None:
+        if not entry.holds_effective():
+            raise InputError(
+                f"{entry.name}: its weights were changed outside the optimizer's step (a checkpoint loaded, values "
+                "assigned); call resync() on the pruner to go on from the new ones"
+            )
+        entry.remember()
+
+    def _before_load(self, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+        self._loading = saved
+
+    def _after_load(self, optimizer: torch.optim.Optimizer) -> None:
+        """Undo torch's cast of loaded state to the parameter's dtype, where the state belongs to a wider w."""
+        saved, self._loading = self._loading, {}
+        numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
+        parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+        number_of = {id(parameter): number for number, parameter in zip(numbers, parameters, strict=True)}
+        for entry in self._entries.values():
+            latent = entry.state.latent
+            if entry.parameter.dtype != latent.dtype:
+                for key, value in saved["state"].get(number_of[id(entry.parameter)], {}).items():
+                    if isinstance(value, Tensor) and value.dtype == latent.dtype and value.shape == latent.shape:
+                        optimizer.state[entry.parameter][key] = value.to(latent.device, copy=True)
+
+
+def _no_flips(parameter: Tensor) -> Tensor:
+    return torch.zeros(2, dtype=torch.int64, device=parameter.device)
+
+
+def _dense_gradient(entry: _Entry) -> Tensor:
+    gradient = entry.parameter.grad
+    assert gradient is not None
+    if gradient.layout != torch.strided:
+        raise InputError(f"{entry.name}: its gradient is sparse, which can't be pruned; exclude this parameter")
+    return gradient
+
+
+def _require_hooks(optimizer: torch.optim.Optimizer) -> None:
+    """Raise InputError for an optimizer whose `step` would not call hooks, or calls a closure more than once."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError("optimizer: LBFGS needs a closure, which would evaluate the latent weights; take another one")
+    if not getattr(type(optimizer).step, "hooked", False):
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} does not run step hooks; give the optimizer that it wraps"
+        )

@@ -1,0 +1,212 @@
+"""Which parameters of a module are prunable: by kind, then by the user's patterns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import UninitializedParameter
+
+from hyperflux.errors import InputError
+from hyperflux.naming import unknown
+
+Pattern = str | re.Pattern[str] | type[nn.Module]
+Patterns = Pattern | Iterable[Pattern]
+
+_WEIGHTS = {
+    nn.Linear: ("weight",),
+    nn.Conv1d: ("weight",),
+    nn.Conv2d: ("weight",),
+    nn.Conv3d: ("weight",),
+    nn.ConvTranspose1d: ("weight",),
+    nn.ConvTranspose2d: ("weight",),
+    nn.ConvTranspose3d: ("weight",),
+    nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
+}
+"""Kinds of modules whose weights are prunable by default, with those weights' names."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Prunable parameters by name, and why each other parameter was left out. `print` it to see both."""
+
+    prunable: dict[str, nn.Parameter]
+    left_out: dict[str, str]
+
+    def __str__(self) -> str:
+        """One line a parameter."""
+        rows = [(name, f"{parameter.numel():,} weights, prunable") for name, parameter in self.prunable.items()]
+        rows += self.left_out.items()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile, DataParallel and DistributedDataParallel: its names are the stock ones."""
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def select(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+) -> Selection:
+    """Choose the parameters of `model` that get presence parameters.
+
+    By default: weights of linear and (transposed) convolution layers and the packed projections of attention, if
+    `optimizer` trains them. `include` keeps only what one of its patterns matches, `exclude` takes away. A pattern is
+
+    - a name with wildcards, `"layer1"` or `"*.fc?"`: of a parameter, or of any module that contains it,
+    - a regular expression (`re.compile`), searched for in the parameter's name,
+    - a type of module: everything inside modules of that type.
+
+    A parameter's exact name in `include` chooses it whatever its kind (an embedding, a recurrent weight). Tied
+    parameters are one, under their first name; one that is also an embedding's counts as an embedding.
+
+    Raises InputError for a pattern that matches nothing, where nothing is left to prune, and for modules whose weights
+    are recomputed from other parameters (parametrizations, weight norm, torch.nn.utils.prune) or not yet initialised.
+    """
+    model = unwrap(model)
+    included, excluded = _as_list(include), _as_list(exclude)
+    parameters = dict(model.named_parameters())
+    paths = {id(parameter): list(_owners(model, parameter)) for parameter in parameters.values()}
+    by_default = _by_default(model, parameters)
+    exact = {pattern for pattern in included if isinstance(pattern, str) and pattern in parameters}
+    for pattern in included:
+        if not any(
+            pattern in exact or (name in by_default and _matches(pattern, name, paths[id(parameter)]))
+            for name, parameter in parameters.items()
+        ):
+            raise _no_match("include", pattern, "prunable weight", by_default)
+    for pattern in excluded:
+        if not any(_matches(pattern, name, paths[id(parameter)]) for name, parameter in parameters.items()):
+            raise _no_match("exclude", pattern, "parameter", parameters)
+
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    prunable: dict[str, nn.Parameter] = {}
+    left_out: dict[str, str] = {}
+    for name, parameter in parameters.items():
+        owners = paths[id(parameter)]
+        if name not in by_default and name not in exact:
+            left_out[name] = "not of a prunable kind"
+        elif included and not any(pattern == name or _matches(pattern, name, owners) for pattern in included):
+            left_out[name] = "not included"
+        elif any(_matches(pattern, name, owners) for pattern in excluded):
+            left_out[name] = "excluded"
+        elif not parameter.requires_grad:
+            left_out[name] = "frozen (requires_grad is False)"
+        elif id(parameter) not in trained:
+            left_out[name] = "not in the optimizer"
+        else:
+            _require_plain(name, parameter, [module for _, module in owners])
+            prunable[name] = parameter
+    _refuse_reparametrized(model, included, excluded)
+    if not prunable:
+        reasons = ", ".join(sorted(set(left_out.values()))) or "it has no parameters"
+        raise InputError(f"model {type(model).__name__}: no prunable weight ({reasons}); see include and exclude")
+    return Selection(prunable, left_out)
+
+
+def _as_list(patterns: Patterns | None) -> list[Pattern]:
+    if patterns is None:
+        return []
+    found = [patterns] if isinstance(patterns, str | re.Pattern | type) else list(patterns)
+    for pattern in found:
+        is_module = isinstance(pattern, type) and issubclass(pattern, nn.Module)
+        if not (is_module or isinstance(pattern, str | re.Pattern)):
+            raise InputError(f"pattern {pattern!r}: give a name, a compiled regular expression or a type of module")
+    return found
+
+
+def _owners(model: nn.Module, parameter: nn.Parameter) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of every module that holds the parameter, directly or inside."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        if any(candidate is parameter for candidate in module._parameters.values()):
+            yield from _along(model, path)
+
+
+def _along(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) from the root down to `path`."""
+    parts = path.split(".") if path else []
+    for length in range(len(parts) + 1):
+        name = ".".join(parts[:length])
+        yield name, model.get_submodule(name)
+
+
+def _matches(pattern: Pattern, name: str, owners: Collection[tuple[str, nn.Module]]) -> bool:
+    if isinstance(pattern, str):
+        return fnmatchcase(name, pattern) or any(path and fnmatchcase(path, pattern) for path, _ in owners)
+    if isinstance(pattern, re.Pattern):
+        return pattern.search(name) is not None
+    return any(isinstance(module, pattern) for _, module in owners)
+
+
+def _weight_names(module: nn.Module) -> tuple[str, ...]:
+    return next((names for kind, names in _WEIGHTS.items() if isinstance(module, kind)), ())
+
+
+def _by_default(model: nn.Module, parameters: dict[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters that are prunable by their kind."""
+    weights = {
+        id(parameter)
+        for module in model.modules()
+        for name in _weight_names(module)
+        if (parameter := module._parameters.get(name)) is not None
+    }
+    embeddings = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        for parameter in module._parameters.values()
+    }
+    return {name for name, parameter in parameters.items() if id(parameter) in weights - embeddings}
+
+
+def _require_plain(name: str, parameter: nn.Parameter, owners: list[nn.Module]) -> None:
+    """Raise InputError for a parameter that presence parameters can't be put beside."""
+    if isinstance(parameter, UninitializedParameter):
+        raise InputError(f"{name}: not initialised yet; pass one batch through the model first")
+    if not parameter.is_floating_point():
+        raise InputError(f"{name}: holds {parameter.dtype}, not floating point numbers; exclude it")
+    if type(parameter.data) is not torch.Tensor:
+        kind = type(parameter.data).__name__
+        raise InputError(f"{name}: a {kind} (sharded or quantised) can't be pruned; exclude it")
+    if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse for module in owners):
+        raise InputError(f"{name}: an embedding with sparse gradients can't be pruned; build it with sparse=False")
+
+
+def _refuse_reparametrized(model: nn.Module, included: list[Pattern], excluded: list[Pattern]) -> None:
+    """Raise InputError for a chosen module whose weight is no parameter but computed from others."""
+    for path, module in model.named_modules():
+        for weight in _weight_names(module):
+            if weight in module._parameters or not hasattr(module, weight):
+                continue
+            name = f"{path}.{weight}" if path else weight
+            owners = list(_along(model, path))
+            if any(_matches(pattern, name, owners) for pattern in excluded):
+                continue
+            if included and not any(_matches(pattern, name, owners) for pattern in included):
+                continue
+            raise InputError(
+                f"{name}: recomputed from other parameters (parametrization, weight norm or torch.nn.utils.prune), "
+                f"so the mask would not hold; remove that first or exclude {path or weight!r}"
+            )
+
+
+def _no_match(option: str, pattern: Pattern, what: str, names: Iterable[str]) -> InputError:
+    if isinstance(pattern, str):
+        return InputError(f"{option}: {unknown(what, pattern, names)}")
+    shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern.__name__
+    return InputError(f"{option}: {shown!r} matches no {what} of the model")
