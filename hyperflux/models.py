@@ -1,19 +1,37 @@
-"""Models by name, as numbers that every backend builds from."""
+"""Models by name; multilayer perceptrons as numbers that every backend builds from."""
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from hyperflux.errors import InputError
 from hyperflux.naming import unknown
+from hyperflux.seeding import generator
 
 LENET_HIDDEN = (300, 100)
+NETWORKS = ("resnet20", "resnet18", "resnet50", "vgg19", "deit_tiny", "deit_small")
+"""Networks with convolutions or attention: the torch backend's."""
+LIBRARIES = ("torchvision", "timm")
+"""Prefixes of `torchvision:NAME` and `timm:NAME`."""
 
 
 def check_model(name: str) -> None:
-    """Raise InputError unless `name` is `lenet300` or `mlp:IN-...-OUT`."""
+    """Raise InputError unless `name` is one of the models; a library's own names are checked when it builds them."""
     if name.startswith("mlp:"):
         _parse_mlp(name)
-    elif name != "lenet300":
-        raise unknown("model", name, ["lenet300", "mlp:784-300-100-10"])
+    elif name != "lenet300" and name not in NETWORKS and name.partition(":")[0] not in LIBRARIES:
+        libraries = [f"{library}:NAME" for library in LIBRARIES]
+        raise unknown("model", name, ["lenet300", "mlp:784-300-100-10", *NETWORKS, *libraries])
+
+
+def is_mlp(name: str) -> bool:
+    """Whether `name` is a multilayer perceptron, which every backend can build."""
+    return name == "lenet300" or name.startswith("mlp:")
 
 
 def layer_sizes(name: str, features: int, classes: int) -> tuple[int, ...]:
@@ -31,6 +49,19 @@ def layer_sizes(name: str, features: int, classes: int) -> tuple[int, ...]:
             f"model {name}: the data has {features} features and {classes} classes; use mlp:{fitting} or lenet300"
         )
     return sizes
+
+
+def initial_mlp(sizes: tuple[int, ...], seed: int) -> dict[str, NDArray[np.floating[Any]]]:
+    """First weights (outputs, inputs) and biases (outputs,) of `fc1`, `fc2`, ..., float64.
+
+    Uniform in ±1/√inputs, as torch.nn.Linear draws them; a generator a parameter, so the same on every backend.
+    """
+    initial: dict[str, NDArray[np.floating[Any]]] = {}
+    for index, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
+        bound = 1 / math.sqrt(inputs)
+        for name, shape in ((f"fc{index}.weight", (outputs, inputs)), (f"fc{index}.bias", (outputs,))):
+            initial[name] = generator(seed, name).uniform(-bound, bound, shape)
+    return initial
 
 
 def _parse_mlp(name: str) -> tuple[int, ...]:

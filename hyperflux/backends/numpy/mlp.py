@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -11,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux.seeding import generator
+from hyperflux.models import initial_mlp
 from hyperflux.spec import Array
 
 S = TypeVar("S", bound=np.generic)
@@ -52,12 +51,9 @@ class MLP:
         return _split(biases, self.sizes[1:])
 
     def initial(self, seed: int, dtype: np.dtype[np.floating]) -> tuple[Array, Array]:
-        """Weights and biases uniform in ±1/√inputs, as torch.nn.Linear draws them; a generator a parameter."""
-        weights, biases = [], []
-        for name, (inputs, outputs) in zip(self.names, pairwise(self.sizes), strict=True):
-            bound = 1 / math.sqrt(inputs)
-            weights.append(generator(seed, f"{name}.weight").uniform(-bound, bound, outputs * inputs))
-            biases.append(generator(seed, f"{name}.bias").uniform(-bound, bound, outputs))
+        """Flat weights and biases as `hyperflux.models.initial_mlp` draws them."""
+        drawn = initial_mlp(tuple(self.sizes), seed)
+        weights, biases = ([drawn[f"{name}.{part}"].ravel() for name in self.names] for part in ("weight", "bias"))
         return np.concatenate(weights).astype(dtype), np.concatenate(biases).astype(dtype)
 
     def forward(self, weights: Array, biases: Array, inputs: Array) -> list[Array]:

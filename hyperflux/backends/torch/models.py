@@ -1,0 +1,153 @@
+"""Models by name: our own small ones, torchvision's and timm's, with the published stems for 32×32 images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from hyperflux.errors import InputError
+from hyperflux.models import initial_mlp, is_mlp, layer_sizes
+from hyperflux.naming import unknown
+
+SMALL_IMAGE = 32
+"""Images up to this many pixels a side get the stems of the CIFAR experiments."""
+MOST_PARAMETERS = 2_000_000_000
+"""The largest network, so that a slip in a model's name does not take all memory."""
+
+
+class MLP(nn.Module):
+    """Linear layers `fc1`, `fc2`, ... with ReLU between, on flattened inputs: the network of the NumPy backend."""
+
+    def __init__(self, sizes: tuple[int, ...], seed: int) -> None:
+        super().__init__()
+        for index, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
+            self.add_module(f"fc{index}", nn.Linear(inputs, outputs))
+        initial = initial_mlp(sizes, seed)
+        self.load_state_dict({name: torch.from_numpy(array) for name, array in initial.items()})
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (batch, classes) of inputs (batch, ...)."""
+        values = inputs.flatten(1)
+        *hidden, last = self.children()
+        for layer in hidden:
+            values = torch.relu(layer(values))
+        logits: Tensor = last(values)
+        return logits
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions; where the shape changes the shortcut takes every second pixel and pads channels with 0."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.added = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, h, w) -> (batch, outputs, h/stride, w/stride)."""
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return torch.relu(y + nn.functional.pad(shortcut, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2)))
+
+
+def resnet20(channels: int, classes: int) -> nn.Module:
+    """ResNet-20 for small images, with parameter-free shortcuts (He and others 2016, section 4.2, option A)."""
+    widths = [16] * 4 + [32] * 3 + [64] * 3
+    blocks = [BasicBlock(i, o, 1 if i == o else 2) for i, o in pairwise(widths)]
+    stem = [nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def build_model(name: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+    """The network `name` for inputs of `shape`, (features,) or (channels, height, width), with weights drawn by `seed`.
+
+    Raises InputError for a name that is not known and a network that can't take the shape.
+    """
+    if is_mlp(name):
+        return MLP(layer_sizes(name, math.prod(shape), classes), seed)
+    if len(shape) != 3:
+        raise InputError(f"model {name}: needs images, but a sample of this data has shape {shape}; use lenet300")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(name, *shape, classes)
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"model {name}: can't take images of shape {shape} ({reason})") from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+        raise InputError(f"model {name}: does not give {classes} logits a sample; it is no plain classifier")
+    return model.train()
+
+
+def _build(name: str, channels: int, height: int, width: int, classes: int) -> nn.Module:
+    small = max(height, width) <= SMALL_IMAGE
+    if name == "resnet20":
+        return resnet20(channels, classes)
+    if name in ("resnet18", "resnet50"):
+        model = _torchvision(name, classes)
+        if small:
+            model.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+            nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+            model.maxpool = nn.Identity()
+        return model
+    if name == "vgg19":
+        return _small_vgg19(channels, classes) if small else _torchvision("vgg19_bn", classes)
+    if name in ("deit_tiny", "deit_small"):
+        size = {"img_size": height, "patch_size": 4} if small else {"img_size": height}
+        return _timm(f"{name}_patch16_224", channels, classes, **size)
+    source, _, network = name.partition(":")
+    return _torchvision(network, classes) if source == "torchvision" else _timm(network, channels, classes)
+
+
+def _small_vgg19(channels: int, classes: int) -> nn.Module:
+    """VGG-19 with batch norm, a 2×2 average pool in the place of the last maximum, and one linear layer."""
+    from torchvision.models.vgg import make_layers
+
+    layout = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4]
+    features = make_layers(layout, batch_norm=True)
+    if channels != 3:
+        features[0] = nn.Conv2d(channels, 64, 3, padding=1)
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    return nn.Sequential(features, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(512, classes))
+
+
+def _torchvision(name: str, classes: int) -> nn.Module:
+    from torchvision import models
+
+    if name not in (known := models.list_models()):
+        raise unknown("torchvision model", name, known)
+    return _quietly(lambda: models.get_model(name, weights=None, num_classes=classes), f"torchvision:{name}")
+
+
+def _timm(name: str, channels: int, classes: int, **extra: int) -> nn.Module:
+    import timm
+
+    if name not in (known := timm.list_models()):
+        raise unknown("timm model", name, known)
+    return _quietly(
+        lambda: timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **extra),
+        f"timm:{name}",
+    )
+
+
+def _quietly(build: Callable[[], nn.Module], name: str) -> nn.Module:
+    try:
+        return build()
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise InputError(f"model {name}: can't be built ({str(error).splitlines()[0]})") from error
