@@ -17,8 +17,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 def settings_options(command: F) -> F:
     """Decorate a command with an option for every setting that has a flag; not given, an option is None."""
     for path, flag, kind, default, text in reversed(list(_flagged(RunConfig, ()))):
-        shown = f"{text}  [default: {default}]" if default != "" else text
-        command = click.option(flag, "__".join(path), type=kind, default=None, help=shown)(command)
+        shown = f"{text}  [default: {default}]" if default not in ("", ()) else text
+        several = typing.get_origin(kind) is tuple
+        option = click.option(
+            flag, "__".join(path), type=str if several else kind, multiple=several, default=None, help=shown
+        )
+        command = option(command)
     return command
 
 
@@ -26,7 +30,7 @@ def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     """Nested `tables` of a recipe with the options that were given laid over them."""
     result = dict(tables)
     for key, value in given.items():
-        if value is not None:
+        if value is not None and value != ():
             *section, name = key.split("__")
             if section:
                 table = result.get(section[0], {})

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from hyperflux.controller import PublishedController
-from hyperflux.data import DATASETS
+from hyperflux.data import DATASETS, IMAGE_DATASETS
 from hyperflux.errors import InputError
-from hyperflux.models import check_model
+from hyperflux.feasibility import require_fraction
+from hyperflux.models import check_model, is_mlp
 from hyperflux.naming import unknown
 from hyperflux.program import Program, PruningCourse, RegrowthCourse, require_epochs
 
-BACKENDS = ("numpy",)
+BACKENDS = ("torch", "numpy")
+DTYPES = ("float32", "float64")
+AMP = ("off", "bfloat16", "float16")
 
 T = TypeVar("T")
 
@@ -33,6 +36,7 @@ class OptimizerSettings:
     momentum: float = setting(0.0, "momentum of sgd, below 1")
     nesterov: bool = setting(False, "Nesterov momentum of sgd")
     weight_decay: float = setting(0.0, "added to every gradient, times the parameter")
+    decay_all: bool = setting(True, "weight decay on biases and norms too")
 
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adam"):
@@ -97,15 +101,33 @@ class RegrowthSettings:
 class RunConfig:
     """A whole run. Two equal configurations give the same run on the same machine."""
 
-    backend: str = setting("numpy", "what trains: numpy", "--backend")
-    dataset: str = setting("digits", "digits, mnist or synthetic", "--dataset")
+    backend: str = setting("torch", "what trains: torch or numpy", "--backend")
+    dataset: str = setting(
+        "digits", "digits, mnist, cifar10, cifar100, imagenet, imagefolder or synthetic", "--dataset"
+    )
     data_dir: str = setting("", "folder of the data set's files  [$HYPERFLUX_DATA or ./data]", "--data-dir")
-    model: str = setting("lenet300", "lenet300 or mlp:IN-...-OUT, as in mlp:784-300-100-10", "--model")
+    train_samples: int = setting(0, "train on so many samples only; 0 takes all", "--train-samples")
+    augment: bool = setting(True, "random crops and flips of colour images")
+    model: str = setting(
+        "lenet300",
+        "lenet300, mlp:IN-...-OUT, resnet20, resnet18, resnet50, vgg19, deit_tiny, deit_small, torchvision:NAME or "
+        "timm:NAME",
+        "--model",
+    )
+    include: tuple[str, ...] = setting((), "prune only parameters or modules of this name, wildcards allowed", "--include")
+    exclude: tuple[str, ...] = setting((), "keep parameters or modules of this name dense", "--exclude")
     sparsity: float = setting(0.95, "wanted sparsity, a fraction", "--sparsity")
     batch_size: int = setting(32, "samples a step", "--batch-size")
     seed: int = setting(0, "seed of weights, presence parameters and data order", "--seed")
-    checkpoint: str = setting("", "safetensors file to start from instead of dense training", "--checkpoint")
+    checkpoint: str = setting(
+        "", "safetensors file or torch checkpoint to start from instead of dense training", "--checkpoint"
+    )
     dtype: str = setting("float32", "float32 or float64")
+    device: str = setting("auto", "cuda, mps or cpu; auto takes the first there is", "--device")
+    amp: str = setting("off", "mixed precision: off, bfloat16 or float16", "--amp")
+    channels_last: bool = setting(False, "memory layout of images, faster on recent GPUs")
+    compile: bool = setting(False, "compile the network with torch.compile")
+    workers: int = setting(4, "processes that decode large images")
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     dense: DenseSettings = field(default_factory=DenseSettings)
     pruning: PruningSettings = field(default_factory=PruningSettings)
@@ -114,18 +136,34 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise unknown("backend", self.backend, BACKENDS)
-        if self.dataset not in DATASETS:
-            raise unknown("data set", self.dataset, DATASETS)
-        if self.dtype not in ("float32", "float64"):
-            raise unknown("dtype", self.dtype, ("float32", "float64"))
+        if self.dataset not in (*DATASETS, *IMAGE_DATASETS):
+            raise unknown("data set", self.dataset, (*DATASETS, *IMAGE_DATASETS))
+        for name, known in (("dtype", DTYPES), ("amp", AMP)):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
         check_model(self.model)
-        if not 0 < self.sparsity < 1:
-            as_fraction = f"; for {self.sparsity:g} % give --sparsity {self.sparsity / 100:g}"
-            hint = as_fraction if 1 < self.sparsity < 100 else ""
-            raise InputError(f"sparsity: {self.sparsity} is not a fraction between 0 and 1 (both excluded){hint}")
+        if self.backend == "numpy":
+            self._require_what_numpy_can()
+        require_fraction(self.sparsity)
+        _require("train_samples", self.train_samples, self.train_samples >= 0, "at least 0")
+        _require("workers", self.workers, self.workers >= 0, "at least 0")
         _require("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _require("seed", self.seed, self.seed >= 0, "at least 0")
         self.program()  # its parts validate what is left
+
+    def _require_what_numpy_can(self) -> None:
+        """Raise InputError for settings that only the torch backend follows."""
+        only_torch = {
+            f"data set {self.dataset}": self.dataset in IMAGE_DATASETS,
+            f"model {self.model}": not is_mlp(self.model),
+            "include and exclude": bool(self.include or self.exclude),
+            f"device {self.device}": self.device not in ("auto", "cpu"),
+            f"amp {self.amp}": self.amp != "off",
+            "compile": self.compile,
+        }
+        for what, wanted in only_torch.items():
+            if wanted:
+                raise InputError(f"{what}: the NumPy backend can't; use --backend torch")
 
     def program(self) -> Program:
         """The course of the two stages that these settings describe."""
@@ -161,7 +199,13 @@ class RunConfig:
 def _tables(settings: Any) -> dict[str, Any]:
     """A settings dataclass as tables."""
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return {name: _tables(value) if is_dataclass(value) else value for name, value in values.items()}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return _tables(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -183,6 +227,10 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     """`value` if it is of the field's type; an int serves as a float."""
     if kind is float and type(value) is int:
         return float(value)
+    if typing.get_origin(kind) is tuple:
+        if not (isinstance(value, list | tuple) and all(type(item) is str for item in value)):
+            raise InputError(f"{name}: {value!r} is not a list of strings")
+        return tuple(value)
     expected = str if typing.get_origin(kind) is Literal else kind
     if is_dataclass(expected) or type(value) is not expected:
         wanted = "a table" if is_dataclass(expected) else expected.__name__

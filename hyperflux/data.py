@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,24 @@ class Dataset:
         return int(np.prod(self.train_inputs.shape[1:]))
 
 
-def load_dataset(name: str, data_dir: str = "") -> Dataset:
-    """A data set by name; files are looked for under `data_dir`, else $HYPERFLUX_DATA, else ./data.
+def data_folder(data_dir: str) -> Path:
+    """Where data sets' files are looked for: `data_dir`, else $HYPERFLUX_DATA, else ./data."""
+    return Path(data_dir or os.environ.get("HYPERFLUX_DATA") or "data")
 
-    Raises InputError for an unknown name and for files that are missing or damaged.
+
+def load_dataset(name: str, data_dir: str = "", train_samples: int = 0) -> Dataset:
+    """A data set by name, from files under `data_folder(data_dir)`.
+
+    With `train_samples` above 0 the training part is cut to that many of its first samples. Raises InputError for an
+    unknown name and for files that are missing or damaged.
     """
     if name not in _LOADERS:
         raise unknown("data set", name, _LOADERS)
-    return _LOADERS[name](Path(data_dir or os.environ.get("HYPERFLUX_DATA") or "data"))
+    data = _LOADERS[name](data_folder(data_dir))
+    if not train_samples:
+        return data
+    kept = slice(train_samples)
+    return replace(data, train_inputs=data.train_inputs[kept], train_labels=data.train_labels[kept])
 
 
 def _digits(_: Path) -> Dataset:
@@ -94,3 +104,5 @@ def _standardised(
 
 _LOADERS: dict[str, Callable[[Path], Dataset]] = {"digits": _digits, "mnist": _mnist, "synthetic": _synthetic}
 DATASETS = tuple(_LOADERS)
+IMAGE_DATASETS = ("cifar10", "cifar100", "imagenet", "imagefolder")
+"""Data sets of colour images: the torch backend's."""

@@ -8,14 +8,19 @@ from hyperflux.errors import InputError
 from hyperflux.spec import INITIAL_PRESENCE
 
 
+def require_fraction(sparsity: float) -> None:
+    """Raise InputError unless the wanted sparsity is a fraction between 0 and 1, both excluded."""
+    if not 0 < sparsity < 1:
+        hint = f"; for {sparsity:g} % give {sparsity / 100:g}" if 1 < sparsity < 100 else ""
+        raise InputError(f"sparsity: {sparsity} is not a fraction between 0 and 1 (both excluded){hint}")
+
+
 def kept_weights(total: int, sparsity: float, model: str) -> int:
     """Weights that `sparsity` leaves of `total`; `model` names the network in messages.
 
     Raises InputError for a sparsity that is not a fraction between 0 and 1, or that leaves no weight or every one.
     """
-    if not 0 < sparsity < 1:
-        as_fraction = f"; for {sparsity:g} % give {sparsity / 100:g}" if 1 < sparsity < 100 else ""
-        raise InputError(f"sparsity: {sparsity} is not a fraction between 0 and 1 (both excluded){as_fraction}")
+    require_fraction(sparsity)
     left = round(total * (1 - sparsity))
     if not 0 < left < total:
         outcome = "all" if left else "none"

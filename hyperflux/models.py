@@ -14,6 +14,8 @@ from hyperflux.naming import unknown
 from hyperflux.seeding import generator
 
 LENET_HIDDEN = (300, 100)
+MOST_MLP_WEIGHTS = 100_000_000
+"""The largest multilayer perceptron, so that a slip in a model's name does not take all memory."""
 NETWORKS = ("resnet20", "resnet18", "resnet50", "vgg19", "deit_tiny", "deit_small")
 """Networks with convolutions or attention: the torch backend's."""
 LIBRARIES = ("torchvision", "timm")
@@ -43,6 +45,8 @@ def layer_sizes(name: str, features: int, classes: int) -> tuple[int, ...]:
     if name == "lenet300":
         return (features, *LENET_HIDDEN, classes)
     sizes = _parse_mlp(name)
+    if (count := sum(inputs * outputs for inputs, outputs in pairwise(sizes))) > MOST_MLP_WEIGHTS:
+        raise InputError(f"model {name}: {count:,} weights; an MLP has at most {MOST_MLP_WEIGHTS:,}")
     if (sizes[0], sizes[-1]) != (features, classes):
         fitting = "-".join(map(str, (features, *sizes[1:-1], classes)))
         raise InputError(

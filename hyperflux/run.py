@@ -13,17 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hyperflux
+from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend, EpochResult
-from hyperflux.backends.numpy import NumpyBackend
-from hyperflux.checkpoint import read_checkpoint
 from hyperflux.config import RunConfig
-from hyperflux.data import load_dataset
 from hyperflux.errors import InputError, RunError
+from hyperflux.feasibility import kept_weights, presence_distance
 from hyperflux.program import Orders, ProgramState
 from hyperflux.record import EpochRow, Report, RunFolder
 from hyperflux.schedule import cosine
 from hyperflux.seeding import generator
-from hyperflux.spec import INITIAL_PRESENCE
 
 Observer = Callable[[EpochRow], None]
 
@@ -46,18 +44,13 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     good. Raises InputError for bad input, RunError for a run that can't go on.
     """
     started = time.monotonic()
-    data = load_dataset(config.dataset, config.data_dir)
-    check_pruning_steps(config, len(data.train_labels))
-    backend: Backend = NumpyBackend(config, data)
-    check_target(config, sum(layer.total for layer in backend.layers()))
+    backend = build_backend(config)
+    check_pruning_steps(config, backend.samples)
+    kept_weights(sum(layer.total for layer in backend.layers()), config.sparsity, config.model)
     if config.checkpoint:
-        tensors = read_checkpoint(config.checkpoint)
-        try:
-            backend.load_tensors(tensors)
-        except InputError as error:
-            raise InputError(f"checkpoint {config.checkpoint}: {error}") from error
+        backend.load_checkpoint(config.checkpoint)
     record = RunFolder(folder, config)
-    training = _Training(config, backend, record, observe, samples=len(data.train_labels))
+    training = _Training(config, backend, record, observe)
     if not config.checkpoint:
         training.dense()
     record.add_tensors("dense", backend.tensors())
@@ -84,30 +77,16 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
             "hyperflux": hyperflux.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
+            **backend.versions(),
         },
     )
     record.finish(report)
     return report
 
 
-def check_target(config: RunConfig, total: int) -> None:
-    """Raise InputError where the wanted sparsity leaves none, or all, of the `total` prunable weights."""
-    if not 0 < (left := round(total * (1 - config.sparsity))) < total:
-        outcome = "all" if left else "none"
-        raise InputError(
-            f"sparsity: {config.sparsity} leaves {outcome} of the {total:,} weights of {config.model}; "
-            f"give a fraction from {1 / total:.2g} to 1 - {1 / total:.2g}"
-        )
-
-
 def check_pruning_steps(config: RunConfig, samples: int) -> None:
-    """Raise InputError where too few steps for t to cross zero make the wanted sparsity impossible.
-
-    t starts uniformly in `INITIAL_PRESENCE` and moves by about its learning rate a step, so the share `sparsity` of
-    all t has to travel up to that quantile of the interval.
-    """
-    low, high = INITIAL_PRESENCE
-    distance = low + config.sparsity * (high - low)
+    """Raise InputError where too few steps for t to cross zero make the wanted sparsity impossible."""
+    distance = presence_distance(config.sparsity)
     rate, steps_an_epoch = config.pruning.presence_learning_rate, math.ceil(samples / config.batch_size)
     steps = config.pruning.epochs * steps_an_epoch
     if rate * steps < distance:
@@ -128,7 +107,6 @@ class _Training:
     backend: Backend
     record: RunFolder
     observe: Observer
-    samples: int
     epoch: int = 0
 
     def dense(self) -> None:
@@ -159,11 +137,16 @@ class _Training:
             state = program.advance(state, density)
 
     def _batches(self) -> Iterator[NDArray[np.intp]]:
-        """A fresh order of the training part; the last batch may be smaller."""
+        """A fresh order of the training part; the last batch may be smaller, but takes in a lone last sample, of
+        which a batch norm could make nothing.
+        """
         self.epoch += 1
-        order = generator(self.config.seed, f"data order of epoch {self.epoch}").permutation(self.samples)
-        for start in range(0, self.samples, self.config.batch_size):
-            yield order[start : start + self.config.batch_size]
+        samples, size = self.backend.samples, self.config.batch_size
+        order = generator(self.config.seed, f"data order of epoch {self.epoch}").permutation(samples)
+        ends = list(range(size, samples, size))
+        if ends and samples - ends[-1] == 1 < size:
+            ends.pop()
+        yield from np.split(order, ends)
 
     def _finish_epoch(
         self,

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Tensors = dict[str, NDArray[np.floating[Any]]]
-"""Parameters by name: `fc1.weight` (out, in), `fc1.bias` (out,), ..."""
+Tensors = dict[str, NDArray[Any]]
+"""Parameters and buffers by name: `fc1.weight` (out, in), `fc1.bias` (out,), ..."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class LayerCount:
 class Backend(Protocol):
     """A network, its data and its optimizers. Batches are index arrays into the training part."""
 
+    @property
+    def samples(self) -> int:
+        """Samples of the training part."""
+
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
     ) -> EpochResult:
@@ -70,5 +74,11 @@ class Backend(Protocol):
     def tensors(self) -> Tensors:
         """Effective weights and biases by name: pruned weights are exact zeros."""
 
-    def load_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Replace all parameters. Raises InputError where names or shapes do not fit; then nothing was replaced."""
+    def load_checkpoint(self, path: str) -> None:
+        """Replace all parameters by those of a file.
+
+        Raises InputError where it can't be read, or names or shapes do not fit; then nothing was replaced.
+        """
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the libraries that train, beyond NumPy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hyperflux import spec
 from hyperflux.backends.base import EpochResult, Evaluation, LayerCount, Tensors
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
+from hyperflux.checkpoint import read_checkpoint
 from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
@@ -20,8 +22,6 @@ from hyperflux.seeding import generator
 from hyperflux.spec import Array
 
 EVALUATION_BATCH = 4096
-MOST_WEIGHTS = 100_000_000
-"""The largest network, so that a slip in a model's name does not take all memory."""
 
 
 class NumpyBackend:
@@ -32,15 +32,17 @@ class NumpyBackend:
         self._config = config
         self._dtype = np.dtype(config.dtype)
         self._mlp = MLP(layer_sizes(config.model, data.features, data.classes))
-        if self._mlp.weight_count > MOST_WEIGHTS:
-            count = f"{self._mlp.weight_count:,}"
-            raise InputError(f"model {config.model}: {count} weights; the NumPy backend takes at most {MOST_WEIGHTS:,}")
         self._train_inputs, self._test_inputs = self._flat(data.train_inputs), self._flat(data.test_inputs)
         self._train_labels, self._test_labels = data.train_labels, data.test_labels
         weights, self._biases = self._mlp.initial(config.seed, self._dtype)
         # Dense training is Hyperflux with every weight present; t moves only between start_pruning and the end.
         self._state = self._fresh_state(weights)
         self._fresh_optimizers()
+
+    @property
+    def samples(self) -> int:
+        """Samples of the training part."""
+        return len(self._train_labels)
 
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
@@ -106,6 +108,18 @@ class NumpyBackend:
         """Copies of the effective weights and the biases."""
         return {name: view.copy() for name, view in self._views(self._effective_weights(), self._biases).items()}
 
+    def load_checkpoint(self, path: str) -> None:
+        """Replace all parameters by those of a safetensors file."""
+        tensors = read_checkpoint(path)
+        try:
+            self.load_tensors(tensors)
+        except InputError as error:
+            raise InputError(f"checkpoint {path}: {error}") from error
+
+    def versions(self) -> Mapping[str, str]:
+        """NumPy itself trains."""
+        return {}
+
     def load_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Replace all parameters, cast to the run's dtype."""
         weights, biases = np.empty_like(self._state.weights), np.empty_like(self._biases)
@@ -159,7 +173,8 @@ class NumpyBackend:
 
     def _fresh_optimizers(self) -> None:
         self._weight_optimizer = build_optimizer(self._config.optimizer)
-        self._bias_optimizer = build_optimizer(self._config.optimizer)
+        settings = self._config.optimizer
+        self._bias_optimizer = build_optimizer(settings if settings.decay_all else replace(settings, weight_decay=0.0))
 
     def _effective_weights(self) -> Array:
         return spec.effective_weights(self._state.weights, spec.gate(self._state.presence))

@@ -15,8 +15,6 @@ from hyperflux.naming import unknown
 
 SMALL_IMAGE = 32
 """Images up to this many pixels a side get the stems of the CIFAR experiments."""
-MOST_PARAMETERS = 2_000_000_000
-"""The largest network, so that a slip in a model's name does not take all memory."""
 
 
 class MLP(nn.Module):

@@ -1,0 +1,148 @@
+"""The torch backend of the driver: any network by name, its data and its optimizer, under the gate of Hyperflux."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hyperflux.backends.base import EpochResult, Evaluation, LayerCount, Tensors
+from hyperflux.backends.torch import checkpoint
+from hyperflux.backends.torch.data import Data, load_data
+from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.models import build_model
+from hyperflux.backends.torch.selection import select
+from hyperflux.backends.torch.training import Precision, choose_device, evaluate, train_epoch
+from hyperflux.config import OptimizerSettings, RunConfig
+from hyperflux.errors import InputError
+from hyperflux.seeding import generator
+
+
+class TorchBackend:
+    """A network under training; the contract is `hyperflux.backends.base.Backend`."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Build model, data and optimizer of `config`. Raises InputError where they do not fit."""
+        self._config = config
+        self._device = choose_device(config.device)
+        if self._device.type == "mps" and config.dtype == "float64":
+            raise InputError("dtype float64: not available on mps; use --device cpu")
+        self._data: Data = load_data(config, self._device)
+        model = build_model(config.model, self._data.shape, self._data.classes, config.seed)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self._model = model.to(self._device, getattr(torch, config.dtype), memory_format=layout)
+        self._forward: nn.Module = torch.compile(self._model) if config.compile else self._model
+        self._precision = Precision(config.amp, self._device)
+        self._optimizer = build_optimizer(self._model, config.optimizer)
+        self._gated: GatedParameters | None = None
+        self._selected = select(
+            self._model, self._optimizer, config.include or None, config.exclude or None
+        ).prunable
+        self._epoch = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples of the training part."""
+        return self._data.samples
+
+    def train_dense(
+        self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
+    ) -> EpochResult:
+        """Train one epoch without a gate."""
+        return EpochResult(self._train(batches, learning_rate, label_smoothing))
+
+    def start_pruning(self) -> None:
+        """Draw the presence parameters, by seed and parameter name, and start with a fresh optimizer."""
+        if self._gated is not None:
+            self._gated.remove()
+        self._optimizer = build_optimizer(self._model, self._config.optimizer)
+        self._precision = Precision(self._config.amp, self._device)
+        self._gated = GatedParameters(self._selected, self._optimizer, self._config.seed)
+
+    def train_pruning(
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        *,
+        learning_rate: float,
+        label_smoothing: float,
+        pressure: float,
+        presence_learning_rate: float,
+    ) -> EpochResult:
+        """Train one epoch of Hyperflux: the gate's hooks act in every optimizer step."""
+        if self._gated is None:
+            raise RuntimeError("start_pruning() comes first")
+        self._gated.pressure, self._gated.presence_lr = pressure, presence_learning_rate
+        loss = self._train(batches, learning_rate, label_smoothing)
+        return EpochResult(loss, *self._gated.take_flips())
+
+    def evaluate(self) -> Evaluation:
+        """Loss and accuracy on the whole test part."""
+        return evaluate(self._model, self._data.test_batches(), self._precision)
+
+    def layers(self) -> list[LayerCount]:
+        """Counts of every prunable parameter, in the model's order."""
+        counts = {name: parameter.numel() for name, parameter in self._selected.items()}
+        present = counts if self._gated is None else self._gated.surviving()
+        return [LayerCount(name, count, present[name]) for name, count in counts.items()]
+
+    def tensors(self) -> Tensors:
+        """Copies of the parameters, effective weights among them, and of the buffers, such as batch statistics."""
+        state = self._model.state_dict()
+        return {name: tensor.detach().cpu().contiguous().numpy().copy() for name, tensor in state.items()}
+
+    def load_checkpoint(self, path: str) -> None:
+        """Replace all parameters and buffers by those of a safetensors file or torch checkpoint."""
+        try:
+            checkpoint.load_into(self._model, checkpoint.read_checkpoint(path), self._config.model)
+        except InputError as error:
+            prefix = "" if str(error).startswith("checkpoint ") else f"checkpoint {path}: "
+            raise InputError(f"{prefix}{error}") from error
+        if self._gated is not None:
+            self._gated.resync()
+
+    def versions(self) -> Mapping[str, str]:
+        """The library that trains."""
+        return {"torch": torch.__version__}
+
+    def _train(self, batches: Iterable[NDArray[np.intp]], learning_rate: float, label_smoothing: float) -> float:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._epoch += 1
+        loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
+        with self._own_randomness():
+            self._model.train()
+            ready = self._on_device(self._data.train_batches(batches, self._epoch))
+            return train_epoch(self._forward, ready, self._optimizer, loss, self._precision)
+
+    def _on_device(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Any]:
+        for inputs, labels in batches:
+            if self._config.channels_last and inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            yield inputs, labels
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Dropout and the like are drawn by seed and epoch, and the user's generators stay as they are."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            drawn = generator(self._config.seed, f"randomness of epoch {self._epoch}")
+            torch.manual_seed(int(drawn.integers(2**62)))
+            yield
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """A fresh optimizer of all parameters; without `decay_all` only those of two or more dimensions decay."""
+    decaying = [p for p in model.parameters() if settings.decay_all or p.ndim > 1]
+    others = [p for p in model.parameters() if not settings.decay_all and p.ndim <= 1]
+    groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}] if others else decaying
+    if settings.name == "adam":
+        return torch.optim.Adam(groups, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
+    )

@@ -1,0 +1,95 @@
+"""Epochs of a plain training loop: what the backend and `hyperflux.prune` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from hyperflux.backends.base import Evaluation
+from hyperflux.errors import InputError
+from hyperflux.naming import unknown
+
+PRECISIONS = ("off", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes cuda, then mps, then cpu. Raises InputError where it can't be had."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    kind = name.partition(":")[0]
+    if kind not in available:
+        raise unknown("device", name, DEVICES)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name!r}: not a device; give one such as cuda or cuda:1") from error
+    if not available[kind] or (device.index or 0) >= (torch.cuda.device_count() if kind == "cuda" else 1):
+        raise InputError(f"device {name}: not available on this machine; use --device auto")
+    return device
+
+
+class Precision:
+    """Automatic mixed precision: "off", "bfloat16", or "float16" with a GradScaler of its own."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        if name not in PRECISIONS:
+            raise unknown("amp", name, PRECISIONS)
+        self._device, self._enabled = device.type, name != "off"
+        self._dtype = torch.float16 if name == "float16" else torch.bfloat16
+        self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        return torch.autocast(self._device, self._dtype, enabled=self._enabled)
+
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Backward and one optimizer step, which the scaler skips where gradients overflowed."""
+        optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+
+def train_epoch(
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    precision: Precision,
+) -> float:
+    """One step a batch; gives the mean loss over samples."""
+    total: Tensor | None = None
+    samples = 0
+    for inputs, targets in batches:
+        with precision.autocast():
+            batch_loss = loss(forward(inputs), targets)
+        precision.step(batch_loss, optimizer)
+        weighted = batch_loss.detach() * len(inputs)
+        total = weighted if total is None else total + weighted
+        samples += len(inputs)
+    if total is None:
+        raise InputError("training data: no batch in an epoch")
+    return float(total) / samples
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> Evaluation:
+    """Mean cross-entropy without smoothing and accuracy, in evaluation mode; the mode is put back."""
+    was_training = model.training
+    model.eval()
+    losses, correct, samples = [], [], 0
+    for inputs, labels in batches:
+        with precision.autocast():
+            logits = model(inputs)
+        losses.append(nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum"))
+        correct.append((logits.argmax(1) == labels).sum())
+        samples += len(labels)
+    model.train(was_training)
+    return Evaluation(float(torch.stack(losses).sum()) / samples, int(torch.stack(correct).sum()) / samples)
