@@ -114,7 +114,9 @@ class RunConfig:
         "timm:NAME",
         "--model",
     )
-    include: tuple[str, ...] = setting((), "prune only parameters or modules of this name, wildcards allowed", "--include")
+    include: tuple[str, ...] = setting(
+        (), "prune only parameters or modules of this name, wildcards allowed", "--include"
+    )
     exclude: tuple[str, ...] = setting((), "keep parameters or modules of this name dense", "--exclude")
     sparsity: float = setting(0.95, "wanted sparsity, a fraction", "--sparsity")
     batch_size: int = setting(32, "samples a step", "--batch-size")

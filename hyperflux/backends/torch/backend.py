@@ -41,9 +41,7 @@ class TorchBackend:
         self._precision = Precision(config.amp, self._device)
         self._optimizer = build_optimizer(self._model, config.optimizer)
         self._gated: GatedParameters | None = None
-        self._selected = select(
-            self._model, self._optimizer, config.include or None, config.exclude or None
-        ).prunable
+        self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         self._epoch = 0
 
     @property

@@ -32,7 +32,9 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         ) from error
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, TypeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"checkpoint {path}: not a readable safetensors file or torch checkpoint ({reason})") from error
+        raise InputError(
+            f"checkpoint {path}: not a readable safetensors file or torch checkpoint ({reason})"
+        ) from error
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

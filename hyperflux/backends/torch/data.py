@@ -209,7 +209,9 @@ def _folders(folder: Path) -> tuple[Any, Any]:
 
     test = next((name for name in ("test", "val") if (folder / name).is_dir()), None)
     if not (folder / "train").is_dir() or test is None:
-        raise InputError(f"images under {folder}: needs the folders train/ and test/ or val/; name theirs by --data-dir")
+        raise InputError(
+            f"images under {folder}: needs the folders train/ and test/ or val/; name theirs by --data-dir"
+        )
     try:
         parts = [ImageFolder(str(folder / name)) for name in ("train", test)]
     except (FileNotFoundError, OSError) as error:

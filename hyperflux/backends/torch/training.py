@@ -88,7 +88,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precisi
     for inputs, labels in batches:
         with precision.autocast():
             logits = model(inputs)
-        losses.append(nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum"))
+        losses.append(
+            nn.functional.cross_entropy(
+                logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum"
+            )
+        )
         correct.append((logits.argmax(1) == labels).sum())
         samples += len(labels)
     model.train(was_training)
