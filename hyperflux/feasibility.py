@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from hyperflux.errors import InputError
 from hyperflux.spec import INITIAL_PRESENCE
 

@@ -186,7 +186,7 @@ def _arrays(config: RunConfig, device: torch.device, dtype: torch.dtype) -> Devi
 
 
 def _cifar(name: str, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """torchvision's layout: it reads the files only after their checksums have been found right."""
+    """Torchvision's layout: it reads the files only after their checksums have been found right."""
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]

@@ -87,7 +87,7 @@ class GatedParameters:
         return {name: entry.state for name, entry in self._entries.items()}
 
     def masks(self) -> dict[str, Tensor]:
-        """m of every parameter, bool."""
+        """M of every parameter, bool."""
         return {name: state.mask() for name, state in self.states.items()}
 
     def surviving(self) -> dict[str, int]:

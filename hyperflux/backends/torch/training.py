@@ -52,7 +52,7 @@ class Precision:
     def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Backward and one optimizer step, which the scaler skips where gradients overflowed."""
         optimizer.zero_grad()
-        self._scaler.scale(loss).backward()
+        torch.autograd.backward(self._scaler.scale(loss))
         self._scaler.step(optimizer)
         self._scaler.update()
 
@@ -88,11 +88,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precisi
     for inputs, labels in batches:
         with precision.autocast():
             logits = model(inputs)
-        losses.append(
-            nn.functional.cross_entropy(
-                logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum"
-            )
-        )
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses.append(nn.functional.cross_entropy(exact, labels, reduction="sum"))
         correct.append((logits.argmax(1) == labels).sum())
         samples += len(labels)
     model.train(was_training)
