@@ -114,10 +114,8 @@ class RunConfig:
         "timm:NAME",
         "--model",
     )
-    include: tuple[str, ...] = setting(
-        (), "prune only parameters or modules of this name, wildcards allowed", "--include"
-    )
-    exclude: tuple[str, ...] = setting((), "keep parameters or modules of this name dense", "--exclude")
+    include: tuple[str, ...] = setting((), "prune only what has this name, wildcards allowed; repeatable", "--include")
+    exclude: tuple[str, ...] = setting((), "keep what has this name dense; repeatable", "--exclude")
     sparsity: float = setting(0.95, "wanted sparsity, a fraction", "--sparsity")
     batch_size: int = setting(32, "samples a step", "--batch-size")
     seed: int = setting(0, "seed of weights, presence parameters and data order", "--seed")

@@ -1,1 +1,1 @@
-from hyperflux.backends.torch.pruner import Pruner
+"""Hyperflux for any PyTorch module and any optimizer, on CPU and GPU."""

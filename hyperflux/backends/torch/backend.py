@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -36,8 +36,8 @@ class TorchBackend:
         self._data: Data = load_data(config, self._device)
         model = build_model(config.model, self._data.shape, self._data.classes, config.seed)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self._model = model.to(self._device, getattr(torch, config.dtype), memory_format=layout)
-        self._forward: nn.Module = torch.compile(self._model) if config.compile else self._model
+        self._model = model.to(self._device, getattr(torch, config.dtype)).to(memory_format=layout)
+        self._forward: Callable[..., Any] = torch.compile(self._model) if config.compile else self._model
         self._precision = Precision(config.amp, self._device)
         self._optimizer = build_optimizer(self._model, config.optimizer)
         self._gated: GatedParameters | None = None
@@ -138,7 +138,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
     """A fresh optimizer of all parameters; without `decay_all` only those of two or more dimensions decay."""
     decaying = [p for p in model.parameters() if settings.decay_all or p.ndim > 1]
     others = [p for p in model.parameters() if not settings.decay_all and p.ndim <= 1]
-    groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}] if others else decaying
+    groups: Any = [{"params": decaying}, {"params": others, "weight_decay": 0.0}] if others else decaying
     if settings.name == "adam":
         return torch.optim.Adam(groups, weight_decay=settings.weight_decay)
     return torch.optim.SGD(

@@ -82,7 +82,7 @@ class DeviceData:
 
     def test_batches(self) -> Iterator[Batch]:
         """The test part, not augmented."""
-        parts = self.test_inputs.split(EVALUATION_BATCH), self.test_labels.split(EVALUATION_BATCH)
+        parts = (torch.split(part, EVALUATION_BATCH) for part in (self.test_inputs, self.test_labels))
         for inputs, labels in zip(*parts, strict=True):
             yield self._normalised(inputs), labels
 
@@ -155,25 +155,31 @@ def load_data(config: RunConfig, device: torch.device) -> Data:
             classes = len(train.classes)
             if max(train.loader(train.samples[0][0]).size) > IN_MEMORY_SIDE:
                 _set_transforms(train, test, config.augment)
-                kept = Subset(train, range(_kept(config, len(train))))
-                return StreamedData(kept, test, classes, device, dtype, config.workers, config.seed)
+                if config.train_samples:
+                    chosen = generator(0, "subset").permutation(len(train))[: config.train_samples]
+                    train = Subset(train, chosen.tolist())
+                return StreamedData(train, test, classes, device, dtype, config.workers, config.seed)
             (train_images, train_labels), (test_images, test_labels) = _read(train), _read(test)
             if train_images.shape[1:] != test_images.shape[1:]:
                 raise InputError(f"imagefolder {folder}: training and test images are not of one size")
         case _:
             return _arrays(config, device, dtype)
-    keep = generator(0, "subset").permutation(len(train_labels))[: _kept(config, len(train_labels))]
     if config.train_samples:
-        train_images, train_labels = train_images[keep], train_labels[keep]
+        kept = generator(0, "subset").permutation(len(train_labels))[: config.train_samples]
+        train_images, train_labels = train_images[kept], train_labels[kept]
     mean, deviation = _statistics(config.dataset, train_images)
     return DeviceData(
-        *(part.to(device) for part in (train_images, train_labels, test_images, test_labels)),
-        classes, dtype, config.seed, mean.to(device), deviation.to(device), config.augment,
-    )  # fmt: skip
-
-
-def _kept(config: RunConfig, samples: int) -> int:
-    return min(config.train_samples or samples, samples)
+        train_images.to(device),
+        train_labels.to(device),
+        test_images.to(device),
+        test_labels.to(device),
+        classes,
+        dtype,
+        config.seed,
+        mean.to(device),
+        deviation.to(device),
+        config.augment,
+    )
 
 
 def _arrays(config: RunConfig, device: torch.device, dtype: torch.dtype) -> DeviceData:
@@ -224,7 +230,7 @@ def _folders(folder: Path) -> tuple[Any, Any]:
 
 def _read(part: Any) -> tuple[Tensor, Tensor]:
     """Every image of a folder, (samples, 3, h, w) uint8, and its label."""
-    images = []
+    images: list[NDArray[np.uint8]] = []
     for path, _ in part.samples:
         try:
             image = np.asarray(part.loader(path))

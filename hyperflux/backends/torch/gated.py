@@ -183,7 +183,7 @@ class GatedParameters:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        """Point the parameters back at their own storage and write θ: after a step, or after one that was broken off."""
+        """Point the parameters back at their storage and write θ: after a step, or after one that was broken off."""
         for entry, _, storage, gradient in self._active:
             entry.parameter.data = storage
             entry.parameter.grad = gradient

@@ -16,8 +16,7 @@ from hyperflux.errors import InputError
 from hyperflux.schedule import cosine
 
 LEARNING_RATES = (0.01, 0.001, 0.001, 0.0001)
-"""SGD's rate: first and last of pruning, first and last of regrowth (the paper's course, for networks that are trained).
-"""
+"""SGD's rate at the start and end of pruning, then of regrowth: the paper's course for pretrained networks."""
 MOMENTUM = 0.9
 LABEL_SMOOTHING = 0.1
 
@@ -45,7 +44,8 @@ def prune(
     Without an `optimizer` it is SGD with momentum, on a cosine of `LEARNING_RATES` in each stage; a given one keeps its
     rates. `loss(outputs, targets)` is cross-entropy with label smoothing 0.1 (see E7) unless given. The model moves to
     `device` and stays there; `amp` is mixed precision. `on_epoch(pruner, mean_loss)` is called after each epoch. The
-    other arguments are the Pruner's. Gives the finalized Pruner: the model is plain, with exact zeros, in training mode.
+    other arguments are the Pruner's. Gives the finalized Pruner: the model is plain, with exact zeros, and in training
+    mode.
 
     Raises InputError where an argument is out of range or the loader is empty or has no length.
     """

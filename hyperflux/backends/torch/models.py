@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,8 @@ def _small_vgg19(channels: int, classes: int) -> nn.Module:
     for module in features.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return nn.Sequential(features, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(512, classes))
 
 
@@ -133,7 +135,7 @@ def _torchvision(name: str, classes: int) -> nn.Module:
     return _quietly(lambda: models.get_model(name, weights=None, num_classes=classes), f"torchvision:{name}")
 
 
-def _timm(name: str, channels: int, classes: int, **extra: int) -> nn.Module:
+def _timm(name: str, channels: int, classes: int, **extra: Any) -> nn.Module:
     import timm
 
     if name not in (known := timm.list_models()):

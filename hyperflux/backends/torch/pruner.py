@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.base import LayerCount
 from hyperflux.backends.torch.gated import GatedParameters
@@ -43,8 +44,8 @@ class Pruner:
     is. Learning rates, schedulers, clipping, accumulation and AMP are the user's own: a GradScaler that skips a step
     skips it here too. Between steps the parameters hold the effective weights, with stock names.
 
-    `include` and `exclude` choose parameters (see `hyperflux.backends.torch.selection.select`); `print(pruner.selection)`
-    shows what they chose. `presence_lr` is t's learning rate, `controller` "default", "published" or a
+    `include` and `exclude` choose parameters, see `hyperflux.backends.torch.selection.select`;
+    `print(pruner.selection)` shows what they chose. `presence_lr` is t's learning rate, `controller` "default", "published" or a
     `PublishedController`; "default" is the published one at present. t is drawn by `seed` and the parameter's name.
     w, t and two moments are kept in the parameter's dtype, at least float32: 16 bytes a weight in float32.
 
@@ -81,7 +82,7 @@ class Pruner:
         self._program = _program(target_sparsity, pruning_steps, regrowth_steps, presence_lr, _controller(controller))
         self._state = ProgramState()
         self._gated = GatedParameters(self.selection.prunable, optimizer, seed)
-        self._hook = optimizer.register_step_post_hook(lambda *_: self._advance())
+        self._hook: RemovableHandle | None = optimizer.register_step_post_hook(lambda *_: self._advance())
         self._give_orders()
         for module in root.modules():
             _pruned_modules[module] = weakref.ref(self)
