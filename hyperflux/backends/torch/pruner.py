@@ -45,9 +45,9 @@ class Pruner:
     skips it here too. Between steps the parameters hold the effective weights, with stock names.
 
     `include` and `exclude` choose parameters, see `hyperflux.backends.torch.selection.select`;
-    `print(pruner.selection)` shows what they chose. `presence_lr` is t's learning rate, `controller` "default", "published" or a
-    `PublishedController`; "default" is the published one at present. t is drawn by `seed` and the parameter's name.
-    w, t and two moments are kept in the parameter's dtype, at least float32: 16 bytes a weight in float32.
+    `print(pruner.selection)` shows what they chose. `presence_lr` is t's learning rate, `controller` "default",
+    "published" or a `PublishedController`; "default" is the published one at present. t is drawn by `seed` and the
+    parameter's name. w, t and two moments are kept in the parameter's dtype, at least float32: 16 bytes a weight.
 
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
     needs a closure or runs no step hooks, and for a model that is already under a Pruner.
