@@ -2,7 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
+
+# The networks of the tests are small: more threads only wait for each other, and tests that run side by side suffer.
+torch.set_num_threads(1)
 
 # No deadline: these machines are noisy. Derandomised, so that a failure on one machine is a failure on every one.
 settings.register_profile("hyperflux", deadline=None, derandomize=True)

@@ -16,6 +16,7 @@ from hyperflux.run import default_folder, execute, total_epochs
 
 # Small enough for a second, long enough for both stages: 32 steps an epoch, t moves 0.01 a step.
 QUICK = {
+    "backend": "numpy",
     "dataset": "synthetic",
     "model": "mlp:16-24-4",
     "sparsity": 0.8,
@@ -119,7 +120,7 @@ def test_the_backend_gets_every_epochs_orders_and_a_fresh_order_of_the_data(tmp_
             heard.append((batches := list(batches), orders))
             return super().train_pruning(batches, **orders)
 
-    monkeypatch.setattr("hyperflux.run.NumpyBackend", Listening)
+    monkeypatch.setattr("hyperflux.backends.numpy.NumpyBackend", Listening)
     smoothings = {"dense": 0.01, "pruning": 0.02, "regrowth": 0.03}
     stages = {stage: {**QUICK[stage], "label_smoothing": value} for stage, value in smoothings.items()}
     config = quick(**stages)

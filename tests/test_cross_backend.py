@@ -1,0 +1,160 @@
+"""The torch backend held to the specification: one step, ten steps, whole runs; and the comparison held to account."""
+
+import numpy as np
+import pytest
+from cross_backend import Case, assert_agree, numpy_steps, torch_steps
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from hyperflux import RunConfig, spec
+from hyperflux.config import OptimizerSettings
+from hyperflux.models import initial_mlp
+from hyperflux.record import read_run
+from hyperflux.run import execute
+
+AROUND_THE_GATE = [0.0, -0.0, np.nextafter(0, 1), np.nextafter(0, -1), 1e-3, -1e-3, 0.5, -0.5]
+rates = st.sampled_from([0.0, 1e-3, 0.1])
+
+optimizers = st.one_of(
+    st.builds(OptimizerSettings, name=st.just("adam"), weight_decay=rates, decay_all=st.booleans()),
+    st.builds(
+        OptimizerSettings,
+        name=st.just("sgd"),
+        momentum=st.sampled_from([0.5, 0.9]),
+        nesterov=st.booleans(),
+        weight_decay=rates,
+        decay_all=st.booleans(),
+    ),
+)
+
+
+@st.composite
+def cases(draw):
+    sizes = tuple(draw(st.lists(st.integers(1, 7), min_size=2, max_size=4)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    batch, seed = draw(st.integers(1, 6)), draw(st.integers(0, 5))
+    weights = np.concatenate(
+        [array.ravel() for name, array in initial_mlp(sizes, seed).items() if name.endswith("weight")]
+    ) * draw(st.sampled_from([1.0, 3.0]))
+    presence = np.where(
+        rng.random(len(weights)) < 0.5, rng.choice(AROUND_THE_GATE, len(weights)), rng.normal(0, 0.3, len(weights))
+    )
+    steps = draw(st.sampled_from([0, 1, 50, 5000]))
+    scale = draw(st.sampled_from([1e-6, 1e-2, 1.0])) if steps else 0.0
+    return Case(
+        sizes=sizes,
+        optimizer=draw(optimizers),
+        inputs=rng.normal(size=(batch, sizes[0])),
+        labels=rng.integers(sizes[-1], size=batch),
+        weights=weights,
+        presence=presence,
+        first=scale * rng.normal(size=len(weights)),
+        second=scale**2 * rng.random(len(weights)),
+        steps=steps,
+        pressure=draw(st.one_of(st.sampled_from([0.0, 1e-12, 1e6, 1e100]), st.floats(0, 100))),
+        learning_rate=draw(st.sampled_from([0.0, 1e-3, 0.1])),
+        presence_learning_rate=draw(st.sampled_from([0.0, 1e-3, 0.05])),
+        smoothing=draw(st.sampled_from([0.0, 0.1])),
+        seed=seed,
+    )
+
+
+@given(cases())
+def test_one_step_from_a_shared_state_agrees_in_every_array(case):
+    """E1 to E7: g, θ, w, t, both moments, biases and masks."""
+    assert_agree(next(numpy_steps(case, 1)), next(torch_steps(case, 1)))
+
+
+@given(cases())
+def test_ten_steps_agree(case):
+    """Rounding grows from step to step, so the tolerance is a thousandfold; a weight at the gate ends the comparison,
+    because the two may go different ways from there on."""
+    for ours, theirs in zip(numpy_steps(case, 10), torch_steps(case, 10), strict=True):
+        assume(np.isfinite(ours["w"]).all())
+        assert_agree(ours, theirs, growth=1e3)
+        if np.array_equal(ours["mask"], theirs["mask"]) is False or np.abs(ours["t"]).min() < 1e-9:
+            break
+
+
+def typical():
+    rng = np.random.default_rng(1)
+    weights = np.concatenate([a.ravel() for name, a in initial_mlp((6, 8, 4), 0).items() if name.endswith("weight")])
+    presence = rng.normal(0, 0.1, len(weights))
+    presence[:8] = AROUND_THE_GATE
+    return Case(
+        sizes=(6, 8, 4),
+        optimizer=OptimizerSettings("sgd", momentum=0.9),
+        inputs=rng.normal(size=(5, 6)),
+        labels=rng.integers(4, size=5),
+        weights=weights,
+        presence=presence,
+        first=np.zeros(len(weights)),
+        second=np.zeros(len(weights)),
+        steps=0,
+        pressure=2.0,
+        learning_rate=0.1,
+        presence_learning_rate=1e-3,
+        smoothing=0.1,
+    )
+
+
+def without_bias_correction(gradient, moments):
+    beta1, beta2 = spec.ADAM_BETAS
+    first = beta1 * moments.first + (1 - beta1) * gradient
+    second = beta2 * moments.second + (1 - beta2) * gradient**2
+    return first / (np.sqrt(second) + spec.ADAM_EPSILON), spec.Moments(first, second, moments.steps + 1)
+
+
+MUTANTS = {
+    "a wrong kappa": ("KAPPA", 0.2500001),
+    "no pressure": ("pressure_gradient", lambda pressure, total: 0.0),
+    "pressure not divided by N": ("pressure_gradient", lambda pressure, total: pressure),
+    "a gate at > instead of >=": ("gate", lambda presence: presence > 0),
+    "no mask on the weights' gradient": ("straight_through", lambda g, w, mask: (g, spec.KAPPA * g * w)),
+    "flux of present weights only": ("straight_through", lambda g, w, mask: (g * mask, spec.KAPPA * g * w * mask)),
+    "Adam without bias correction": ("adam_direction", without_bias_correction),
+    "another epsilon": ("ADAM_EPSILON", 1e-7),
+}
+
+
+def test_the_typical_case_agrees():
+    assert_agree(next(numpy_steps(typical(), 1)), next(torch_steps(typical(), 1)))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_comparison_kills_a_mutant_of_the_specification(mutant, monkeypatch):
+    theirs = next(torch_steps(typical(), 1))
+    monkeypatch.setattr(spec, *MUTANTS[mutant])
+    with pytest.raises(AssertionError):
+        assert_agree(next(numpy_steps(typical(), 1)), theirs)
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "adam"}, {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-3}])
+def test_both_backends_give_the_same_run_on_digits(optimizer, tmp_path):
+    """Same first weights, data order and program, float64, 540 steps through both stages: the same masks after every
+    epoch, by their counts, and the same mask and accuracies at the end."""
+    settings = {
+        "dtype": "float64",
+        "sparsity": 0.8,
+        "optimizer": optimizer,
+        "dense": {"epochs": 2, "learning_rate": 2e-3},
+        "pruning": {"epochs": 8, "presence_learning_rate": 2e-3, "learning_rate": 2e-3},
+        "regrowth": {"epochs": 2},
+    }
+    reports = {}
+    for backend in ("numpy", "torch"):
+        config = RunConfig.from_dict({**settings, "backend": backend})
+        reports[backend] = execute(config, tmp_path / backend)
+    ours, theirs = reports["numpy"], reports["torch"]
+    assert 0.02 < ours.final_sparsity < 0.999, "the run tried nothing"
+    assert ours.layers == theirs.layers
+    assert (ours.dense_accuracy, ours.final_accuracy) == (theirs.dense_accuracy, theirs.final_accuracy)
+    rows = [read_run(tmp_path / backend).epochs for backend in ("numpy", "torch")]
+    for one, other in zip(*rows, strict=True):
+        assert (one.density, one.pressure, one.pruned, one.regrown) == (
+            other.density, other.pressure, other.pruned, other.regrown,
+        )  # fmt: skip
+    tensors = [load_file(tmp_path / backend / "model.safetensors") for backend in ("numpy", "torch")]
+    for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
+        np.testing.assert_array_equal(tensors[0][name] != 0, tensors[1][name] != 0)
