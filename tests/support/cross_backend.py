@@ -1,15 +1,16 @@
 """One training step on both backends from a shared state, and the comparison of everything that it changes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from tolerances import ROUNDING
 
-from hyperflux import Pruner, spec
+from hyperflux import spec
 from hyperflux.backends.numpy.mlp import MLP as NumpyMLP
 from hyperflux.backends.numpy.optimizers import build_optimizer as numpy_optimizer
 from hyperflux.backends.torch.backend import build_optimizer as torch_optimizer
+from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import MLP as TorchMLP
 from hyperflux.config import OptimizerSettings
 
@@ -38,7 +39,8 @@ def numpy_steps(case, count):
     """`count` steps of the specification; arrays after each step by name, with the mask and g of the step."""
     mlp = NumpyMLP(case.sizes)
     biases = mlp.initial(case.seed, np.dtype(np.float64))[1]
-    for_weights, for_biases = numpy_optimizer(case.optimizer), numpy_optimizer(case.optimizer)
+    of_biases = case.optimizer if case.optimizer.decay_all else replace(case.optimizer, weight_decay=0.0)
+    for_weights, for_biases = numpy_optimizer(case.optimizer), numpy_optimizer(of_biases)
     state = spec.State(case.weights, case.presence, spec.Moments(case.first, case.second, case.steps))
     for _ in range(count):
         seen = {}
@@ -77,18 +79,16 @@ def torch_steps(case, count):
     optimizer = torch_optimizer(model, case.optimizer)
     for group in optimizer.param_groups:
         group["lr"] = case.learning_rate
-    pruner = Pruner(model, optimizer, target_sparsity=0.5, pruning_steps=10**6, regrowth_steps=0)
-    saved, start = pruner.state_dict(), 0
-    for values in saved["parameters"].values():
-        shape, end = values["latent"].shape, start + values["latent"].numel()
-        arrays = {"latent": case.weights, "presence": case.presence, "first": case.first, "second": case.second}
-        for key, array in arrays.items():
-            values[key] = torch.from_numpy(array[start:end].reshape(tuple(shape)))
-        values["steps"], start = case.steps, end
-    pruner.load_state_dict(saved)
-    inputs, labels = torch.from_numpy(case.inputs), torch.from_numpy(case.labels)
     weights = [layer.weight for layer in model.children()]
-    gated = pruner._gated
+    gated, start = GatedParameters({str(i): weight for i, weight in enumerate(weights)}, optimizer, seed=0), 0
+    for state in gated.states.values():
+        end = start + state.latent.numel()
+        arrays = {"latent": case.weights, "presence": case.presence, "first": case.first, "second": case.second}
+        for name, tensor in state.tensors().items():
+            tensor.copy_(torch.from_numpy(arrays[name][start:end].reshape(tuple(tensor.shape))))
+        state.steps, start = case.steps, end
+    gated.write_effective()
+    inputs, labels = torch.from_numpy(case.inputs), torch.from_numpy(case.labels)
     for _ in range(count):
         gated.pressure, gated.presence_lr = case.pressure, case.presence_learning_rate
         loss = torch.nn.functional.cross_entropy(model(inputs), labels, label_smoothing=case.smoothing)
@@ -105,7 +105,7 @@ def torch_steps(case, count):
             "first moment": _flat([state.first for state in states]),
             "second moment": _flat([state.second for state in states]),
             "biases": _flat([layer.bias for layer in model.children()]),
-            "mask": _flat(pruner.masks().values()),
+            "mask": _flat(gated.masks().values()),
         }
 
 

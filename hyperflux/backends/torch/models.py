@@ -19,12 +19,12 @@ SMALL_IMAGE = 32
 
 
 class MLP(nn.Module):
-    """Linear layers `fc1`, `fc2`, ... with ReLU between, on flattened inputs: the network of the NumPy backend."""
+    """Linear layers `fc1`, `fc2`, ... with ReLU between, on flattened inputs: the network of the NumPy backend, in float64."""
 
     def __init__(self, sizes: tuple[int, ...], seed: int) -> None:
         super().__init__()
         for index, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
-            self.add_module(f"fc{index}", nn.Linear(inputs, outputs))
+            self.add_module(f"fc{index}", nn.Linear(inputs, outputs, dtype=torch.float64))
         initial = initial_mlp(sizes, seed)
         self.load_state_dict({name: torch.from_numpy(array) for name, array in initial.items()})
 
