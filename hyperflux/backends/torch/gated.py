@@ -53,7 +53,8 @@ class _Entry:
 class GatedParameters:
     """Parameters under the gate of Hyperflux while `optimizer` trains them; pressure and rate are set from outside.
 
-    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies. N is the number of all weights of
+    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies. With `check_contents` it first compares every
+    parameter with what the last step left, which finds writes through `.data`; other writes are found without it. N is the number of all weights of
     `parameters`. `steps` counts optimizer steps that took place: one that a GradScaler skipped is none. A parameter
     without a gradient stays as it is for that step, its t included.
     """
@@ -63,6 +64,7 @@ class GatedParameters:
         _require_hooks(optimizer)
         self.pressure = 0.0
         self.presence_lr = 0.0
+        self.check_contents = False
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self._entries = {
@@ -152,7 +154,7 @@ class GatedParameters:
         self._stepping = True
         entries = [entry for entry in self._entries.values() if entry.parameter.grad is not None]
         for entry in entries:
-            if entry.was_touched():
+            if self.check_contents or entry.was_touched():
                 self._require_untouched(entry)
         for entry in entries:
             gradient = _dense_gradient(entry)

@@ -216,9 +216,9 @@ class Pruner:
     def _advance(self) -> None:
         """After an optimizer step: let the controller act where a control interval has ended."""
         while self.stage != "done" and self._gated.steps >= self._interval_end():
-            self._gated.verify()
             self._state = self._program.advance(self._state, self.surviving / self.total)
             self._give_orders()
+        self._gated.check_contents = self.stage != "done" and self._gated.steps + 1 >= self._interval_end()
 
     def _interval_end(self) -> int:
         """The step that ends the present control interval: intervals divide each stage as evenly as whole steps can."""

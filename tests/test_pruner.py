@@ -1,0 +1,329 @@
+"""`Pruner` in other people's training loops: every way of stepping, saving, copying and loading that they have."""
+
+import copy
+import io
+
+import pytest
+import torch
+from networks import batches, build
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import hyperflux
+from hyperflux import InputError, Pruner
+
+SETTINGS = {"target_sparsity": 0.6, "pruning_steps": 60, "regrowth_steps": 20, "presence_lr": 0.02}
+
+
+def pruned(kind="mlp", dtype=torch.float64, make=None, **settings):
+    model = build(kind, dtype=dtype)
+    optimizer = (make or (lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)))(model.parameters())
+    return model, optimizer, Pruner(model, optimizer, **{**SETTINGS, **settings})
+
+
+def train(model, optimizer, steps, seed=0, dtype=torch.float64):
+    for inputs, labels in batches(steps, seed=seed, dtype=dtype):
+        optimizer.zero_grad()
+        cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_whole_course_in_two_lines():
+    """E10: pruning, regrowth, done; afterwards the mask stays; finalize leaves stock keys, exact zeros and no hook."""
+    model, optimizer, pruner = pruned()
+    assert (pruner.stage, pruner.step_count, pruner.pressure, pruner.sparsity) == ("pruning", 0, 0.0, 0.0)
+    train(model, optimizer, 60)
+    assert pruner.stage == "regrowth"
+    assert pruner.pressure == 0
+    train(model, optimizer, 20)
+    assert (pruner.stage, pruner.step_count) == ("done", 80)
+    masks = pruner.masks()
+    train(model, optimizer, 5)
+    assert same(pruner.masks(), masks)
+    pruner.finalize()
+    pruner.finalize()
+    assert list(model.state_dict()) == list(build("mlp").state_dict())
+    weights = dict(model.named_parameters())
+    for name, mask in masks.items():
+        assert torch.equal(weights[name][~mask], torch.zeros_like(weights[name][~mask]))
+    surviving = sum(int(mask.sum()) for mask in masks.values())
+    assert pruner.surviving == surviving < pruner.total == 64 * 24 + 24 * 4
+    assert [(row.name, row.total) for row in pruner.layers()] == [("1.weight", 1536), ("3.weight", 96)]
+    before = weights["1.weight"].clone()
+    train(model, optimizer, 1)
+    assert not torch.equal(before == 0, weights["1.weight"] == 0), "a hook is still there"
+
+
+def test_parameters_keep_their_storage_outside_a_step():
+    model, optimizer, _ = pruned()
+    pointers = [parameter.data_ptr() for parameter in model.parameters()]
+    train(model, optimizer, 3)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == pointers
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p, lr=1e-2), lambda p: torch.optim.SGD(p, 0.05, 0.9)])
+def test_a_restored_pruner_goes_on_to_the_bit(dtype, make):
+    """Through both stages; w, t and moments stay at least float32, also in the optimizer's own state."""
+    model, optimizer, pruner = pruned(dtype=dtype, make=make)
+    train(model, optimizer, 45, dtype=dtype)
+    file = io.BytesIO()
+    torch.save([model.state_dict(), optimizer.state_dict(), pruner.state_dict()], file)
+    train(model, optimizer, 35, seed=1, dtype=dtype)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again, its_optimizer, its_pruner = pruned(dtype=dtype, make=make, seed=5)
+    its_pruner.load_state_dict(saved[2])
+    again.load_state_dict(saved[0])
+    its_optimizer.load_state_dict(saved[1])
+    assert its_pruner.step_count == 45
+    train(again, its_optimizer, 35, seed=1, dtype=dtype)
+    assert its_pruner.stage == pruner.stage == "done"
+    assert same(again.state_dict(), model.state_dict())
+    assert same(its_pruner.presence(), pruner.presence())
+    assert same(its_pruner.latent(), pruner.latent())
+    assert all(t.dtype == torch.promote_types(dtype, torch.float32) for t in pruner.presence().values())
+
+
+def test_a_state_of_another_pruner_is_refused():
+    saved = pruned()[2].state_dict()
+    with pytest.raises(InputError, match=r"target_sparsity is 0\.6, but 0\.5"):
+        pruned(target_sparsity=0.5)[2].load_state_dict(saved)
+    with pytest.raises(InputError, match="parameters is"):
+        pruned("convolutional")[2].load_state_dict(saved)
+    with pytest.raises(InputError, match="format is 99"):
+        pruned()[2].load_state_dict({**saved, "format": 99})
+
+
+def test_accumulation_presses_once_a_step():
+    model, optimizer, pruner = pruned(seed=1)
+    for _ in range(3):
+        for inputs, labels in batches(2):
+            cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert pruner.step_count == 3
+
+
+def test_clipping_acts_before_flux():
+    """E3: t moves on the gradient that clipping left; with nothing left and no pressure, t stays."""
+    model, optimizer, pruner = pruned()
+    first = pruner.presence()
+    inputs, labels = next(batches(1))
+    cross_entropy(model(inputs), labels).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.0)
+    optimizer.step()
+    assert same(pruner.presence(), first)
+
+
+def test_copies_and_averages_are_plain_sparse_modules():
+    model, optimizer, pruner = pruned()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    train(model, optimizer, 50)
+    average.update_parameters(model)
+    copied = copy.deepcopy(model)
+    inputs, _ = next(batches(1))
+    assert torch.equal(copied(inputs), model(inputs))
+    assert torch.equal(average(inputs), model(inputs))
+    kept = {name: tensor.clone() for name, tensor in copied.state_dict().items()}
+    train(model, optimizer, 5)
+    assert same(copied.state_dict(), kept)
+    assert isinstance(Pruner(copied, torch.optim.SGD(copied.parameters(), lr=0.1), **SETTINGS), Pruner)
+
+
+def test_a_parameter_without_gradient_stays_as_it_is():
+    model, optimizer, pruner = pruned()
+    train(model, optimizer, 30)
+    before, t = pruner.latent(), pruner.presence()
+    inputs, labels = next(batches(1))
+    optimizer.zero_grad()
+    cross_entropy(model(inputs), labels).backward()
+    model[1].weight.grad = None
+    optimizer.step()
+    assert torch.equal(pruner.latent()["1.weight"], before["1.weight"])
+    assert torch.equal(pruner.presence()["1.weight"], t["1.weight"])
+    assert not torch.equal(pruner.presence()["3.weight"], t["3.weight"])
+
+
+def test_frozen_layers_are_not_counted_and_never_touched():
+    model = build("mlp")
+    model[1].requires_grad_(False)
+    first = model[1].weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = Pruner(model, optimizer, **SETTINGS)
+    train(model, optimizer, 80)
+    assert pruner.total == 96
+    assert torch.equal(model[1].weight, first)
+    assert "frozen" in str(pruner.selection)
+
+
+def test_groups_and_schedulers_keep_their_rates():
+    model = build("mlp")
+    optimizer = torch.optim.SGD([{"params": model[1].parameters(), "lr": 0.2}, {"params": model[3].parameters()}], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    Pruner(model, optimizer, **SETTINGS)
+    train(model, optimizer, 1)
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.05]
+
+
+def test_tied_weights_count_once():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).double()
+    model[2].weight = model[0].weight
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = Pruner(model, optimizer, **SETTINGS)
+    assert pruner.total == 64
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(torch.ones(2, 8, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+    assert model[2].weight is model[0].weight
+    assert torch.equal(model[2].weight == 0, ~pruner.masks()["0.weight"])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_leaves_everything_untouched(fused):
+    make = lambda p: torch.optim.SGD(p, lr=0.05, fused=fused)  # noqa: E731
+    model, optimizer, pruner = pruned(dtype=torch.float32, make=make)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    train(model, optimizer, 20, dtype=torch.float32)
+    before, weights = pruner.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
+    inputs, labels = next(batches(1, dtype=torch.float32))
+    optimizer.zero_grad()
+    scaler.scale(cross_entropy(model(inputs), labels) * float("inf")).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    after = pruner.state_dict()
+    assert (after["steps"], after["program"]) == (before["steps"], before["program"]) == (20, before["program"])
+    assert all(same_state(after["parameters"][k], before["parameters"][k]) for k in before["parameters"])
+    assert same(model.state_dict(), weights)
+
+
+def same_state(ours, theirs):
+    return all(
+        torch.equal(ours[key], theirs[key]) if isinstance(ours[key], torch.Tensor) else ours[key] == theirs[key]
+        for key in theirs
+    )
+
+
+def test_a_fused_optimizer_under_a_scaler_sees_unscaled_flux():
+    """E4: a scale that is a power of two changes no bit of flux, t or w."""
+    make = lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True)  # noqa: E731
+    model, optimizer, pruner = pruned(dtype=torch.float32, make=make)
+    twin, its_optimizer, its_pruner = pruned(dtype=torch.float32, make=make)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for inputs, labels in batches(40, dtype=torch.float32):
+        optimizer.zero_grad()
+        scaler.scale(cross_entropy(model(inputs), labels)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    train(twin, its_optimizer, 40, dtype=torch.float32)
+    assert pruner.sparsity > 0
+    assert same(pruner.flux(), its_pruner.flux())
+    assert same(pruner.presence(), its_pruner.presence())
+    assert same(model.state_dict(), twin.state_dict())
+
+
+def test_flux_is_the_running_mean_less_pressure():
+    """E4, E5: at the first step it is −κ g w, whatever the pressure."""
+    model, optimizer, pruner = pruned()
+    pruner._gated.pressure = 1e3
+    weight = model[1].weight.detach().clone()
+    inputs, labels = next(batches(1))
+    cross_entropy(model(inputs), labels).backward()
+    gradient = model[1].weight.grad.clone()
+    optimizer.step()
+    torch.testing.assert_close(pruner.flux()["1.weight"], -0.25 * gradient * weight, rtol=0, atol=1e-12)
+
+
+def test_a_compiled_model_is_pruned_under_its_stock_names():
+    model, twin = build("mlp"), build("mlp")
+    compiled = torch.compile(model, backend="aot_eager")
+    optimizer, its = (torch.optim.SGD(m.parameters(), lr=0.05) for m in (compiled, twin))
+    pruner, its_pruner = Pruner(compiled, optimizer, **SETTINGS), Pruner(twin, its, **SETTINGS)
+    train(compiled, optimizer, 60)
+    train(twin, its, 60)
+    assert list(pruner.masks()) == ["1.weight", "3.weight"]
+    assert same(pruner.masks(), its_pruner.masks())
+
+
+def test_weights_loaded_from_outside_are_detected_and_resync_accepts_them():
+    model, optimizer, pruner = pruned()
+    train(model, optimizer, 50)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    latent = pruner.latent()
+    other = build("mlp", seed=3)
+    model.load_state_dict(other.state_dict())
+    with pytest.raises(InputError, match=r"1\.weight: its weights were changed outside .* resync\(\)"):
+        train(model, optimizer, 1)
+    with pytest.raises(InputError, match="resync"):
+        pruner.state_dict()
+    pruner.resync()
+    masks = pruner.masks()
+    assert torch.equal(model[1].weight, torch.where(masks["1.weight"], other[1].weight, 0.0))
+    assert torch.equal(pruner.latent()["1.weight"], other[1].weight)
+    train(model, optimizer, 1)
+    model2, optimizer2, pruner2 = pruned()
+    train(model2, optimizer2, 50)
+    model2.load_state_dict(own)  # what it holds already: nothing to complain of
+    pruner2.resync()
+    assert same(pruner2.latent(), latent)
+
+
+def test_a_write_through_data_is_found_at_the_next_control_interval():
+    model, optimizer, _ = pruned()
+    train(model, optimizer, 50)
+    model[1].weight.data.add_(1.0)
+    with pytest.raises(InputError, match="resync"):
+        train(model, optimizer, 1)
+
+
+def test_what_cannot_be_pruned_is_refused_with_the_reason():
+    model, optimizer, pruner = pruned()
+    with pytest.raises(InputError, match="already under a Pruner"):
+        Pruner(model, torch.optim.SGD(model.parameters(), lr=0.1), **SETTINGS)
+    with pytest.raises(InputError, match="closure"):
+        optimizer.step(lambda: 0.0)
+    pruner.finalize()
+    with pytest.raises(InputError, match="LBFGS"):
+        Pruner(model, torch.optim.LBFGS(model.parameters()), **SETTINGS)
+    nn.utils.parametrizations.weight_norm(model[1])
+    with pytest.raises(InputError, match=r"1\.weight: recomputed from other parameters"):
+        Pruner(model, torch.optim.SGD(model.parameters(), lr=0.1), **SETTINGS)
+    assert Pruner(model, torch.optim.SGD(model.parameters(), lr=0.1), exclude="1", **SETTINGS).total == 96
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_sparsity": 95}, "for 95 % give 0.95"),
+        ({"target_sparsity": 0.9999}, "leaves none"),
+        ({"pruning_steps": 0}, "pruning_steps: 0"),
+        ({"regrowth_steps": 1.5}, "regrowth_steps: 1.5"),
+        ({"presence_lr": 0.0}, "presence_lr: 0.0"),
+        ({"controller": "pid"}, "controller 'pid' is not known"),
+        ({"include": "nothing"}, "include: prunable weight 'nothing' is not known"),
+        ({"exclude": "4.weigth"}, "exclude: parameter '4.weigth' is not known"),
+        ({"exclude": "*"}, "no prunable weight"),
+    ],
+)
+def test_wrong_arguments_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        pruned(**settings)
+
+
+def test_prune_runs_the_whole_course_without_a_loop():
+    model, losses = build("convolutional", dtype=torch.float32), []
+    loader = list(batches(30, dtype=torch.float32))
+    pruner = hyperflux.prune(
+        model, loader, target_sparsity=0.5, pruning_epochs=3, regrowth_epochs=1, presence_lr=0.02, device="cpu",
+        on_epoch=lambda _, loss: losses.append(loss),
+    )  # fmt: skip
+    assert (pruner.stage, pruner.step_count, len(losses)) == ("done", 120, 4)
+    assert sum(int((module.weight == 0).sum()) for module in (model[0], model[4], model[9])) >= pruner.total * 0.1
+    with pytest.raises(InputError, match="train_loader: has no length"):
+        hyperflux.prune(model, iter(loader), target_sparsity=0.5)
