@@ -163,7 +163,9 @@ def test_frozen_layers_are_not_counted_and_never_touched():
 
 def test_groups_and_schedulers_keep_their_rates():
     model = build("mlp")
-    optimizer = torch.optim.SGD([{"params": model[1].parameters(), "lr": 0.2}, {"params": model[3].parameters()}], lr=0.1)
+    optimizer = torch.optim.SGD(
+        [{"params": model[1].parameters(), "lr": 0.2}, {"params": model[3].parameters()}], lr=0.1
+    )
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     Pruner(model, optimizer, **SETTINGS)
     train(model, optimizer, 1)
