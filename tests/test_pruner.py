@@ -121,7 +121,7 @@ def test_clipping_acts_before_flux():
 
 
 def test_copies_and_averages_are_plain_sparse_modules():
-    model, optimizer, pruner = pruned()
+    model, optimizer, _ = pruned()
     average = torch.optim.swa_utils.AveragedModel(model)
     train(model, optimizer, 50)
     average.update_parameters(model)

@@ -53,10 +53,10 @@ class _Entry:
 class GatedParameters:
     """Parameters under the gate of Hyperflux while `optimizer` trains them; pressure and rate are set from outside.
 
-    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies. With `check_contents` it first compares every
-    parameter with what the last step left, which finds writes through `.data`; other writes are found without it. N is the number of all weights of
+    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies. N is the number of all weights of
     `parameters`. `steps` counts optimizer steps that took place: one that a GradScaler skipped is none. A parameter
-    without a gradient stays as it is for that step, its t included.
+    without a gradient stays as it is for that step, its t included. With `check_contents` the next step first compares
+    every parameter with what the last one left, which finds writes through `.data`; other writes are found without it.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:

@@ -19,7 +19,7 @@ SMALL_IMAGE = 32
 
 
 class MLP(nn.Module):
-    """Linear layers `fc1`, `fc2`, ... with ReLU between, on flattened inputs: the network of the NumPy backend, in float64."""
+    """The NumPy backend's network, in float64: linear layers `fc1`, `fc2`, ... with ReLU between, on flat inputs."""
 
     def __init__(self, sizes: tuple[int, ...], seed: int) -> None:
         super().__init__()
