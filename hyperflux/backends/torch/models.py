@@ -130,7 +130,7 @@ def _small_vgg19(channels: int, classes: int) -> nn.Module:
 def _torchvision(name: str, classes: int) -> nn.Module:
     from torchvision import models
 
-    if name not in (known := models.list_models()):
+    if name not in (known := models.list_models(module=models)):
         raise unknown("torchvision model", name, known)
     return _quietly(lambda: models.get_model(name, weights=None, num_classes=classes), f"torchvision:{name}")
 
