@@ -27,8 +27,8 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"checkpoint {path}: not a readable safetensors file, nor a torch checkpoint of tensors alone (other content "
-            "is not read, for safety); save the model's state_dict() by itself"
+            f"checkpoint {path}: not a readable safetensors file or torch checkpoint of tensors alone (nothing else "
+            "is read, for safety); save the model's state_dict() by itself"
         ) from error
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, TypeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
