@@ -121,7 +121,7 @@ def refused(here, *arguments):
         (["--dataset", "digts"], "data set 'digts' is not known; did you mean digits?"),
         (["--model", "lenet30"], "model 'lenet30' is not known; did you mean lenet300"),
         (["--model", "mlp:784-10"], "use mlp:64-10 or lenet300"),
-        (["--recipe", "lenet300-mnst"], "did you mean lenet300-mnist?"),
+        (["--recipe", "lenet300-mnst"], "did you mean lenet300-mnist or lenet300-mnist-short?"),
         (["--recipe", "no-such.toml"], "no-such.toml: No such file"),
         (["--backend", "nmpy"], "did you mean numpy?"),
         (["--sparsity", "0"], "sparsity: 0.0 is not a fraction"),
