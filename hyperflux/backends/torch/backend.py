@@ -14,7 +14,8 @@ from torch import nn
 
 from hyperflux.backends.base import EpochResult, Evaluation, LayerCount, Tensors
 from hyperflux.backends.torch import checkpoint
-from hyperflux.backends.torch.data import Data, load_data
+from hyperflux.backends.torch.batches import Data
+from hyperflux.backends.torch.data import load_data
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.selection import select
