@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +17,8 @@ from hyperflux.errors import InputError
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which checkpoints of training scripts keep the weights."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
@@ -24,7 +28,8 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what matters of a file's form is whether it can be read
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint {path}: not a readable safetensors file or torch checkpoint of tensors alone (nothing else "
@@ -35,12 +40,23 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         raise InputError(
             f"checkpoint {path}: not a readable safetensors file or torch checkpoint ({reason})"
         ) from error
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    while inner := _wrapped(content):
+        content = inner
+    if not isinstance(content, Mapping) or not content or not all(map(_is_tensor, content.items())):
         raise InputError(f"checkpoint {path}: is no state_dict of tensors")
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in content)), None):
+        content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+def _wrapped(content: Any) -> Mapping[str, Any] | None:
+    """The mapping that `content` keeps under one of `WRAPPERS`."""
+    found = [content.get(key) for key in WRAPPERS] if isinstance(content, Mapping) else []
+    return next((value for value in found if isinstance(value, Mapping)), None)
+
+
+def _is_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
