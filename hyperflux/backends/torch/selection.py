@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -122,7 +123,8 @@ def select(
 def _as_list(patterns: Patterns | None) -> list[Pattern]:
     if patterns is None:
         return []
-    found = [patterns] if isinstance(patterns, str | re.Pattern | type) else list(patterns)
+    one = isinstance(patterns, str | re.Pattern | type) or not isinstance(patterns, Iterable)
+    found: list[Any] = [patterns] if one else list(patterns)
     for pattern in found:
         is_module = isinstance(pattern, type) and issubclass(pattern, nn.Module)
         if not (is_module or isinstance(pattern, str | re.Pattern)):
