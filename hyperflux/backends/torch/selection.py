@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -124,7 +124,7 @@ def _as_list(patterns: Patterns | None) -> list[Pattern]:
     if patterns is None:
         return []
     one = isinstance(patterns, str | re.Pattern | type) or not isinstance(patterns, Iterable)
-    found: list[Any] = [patterns] if one else list(patterns)
+    found: list[Any] = [patterns] if one else list(cast(Iterable[Pattern], patterns))
     for pattern in found:
         is_module = isinstance(pattern, type) and issubclass(pattern, nn.Module)
         if not (is_module or isinstance(pattern, str | re.Pattern)):
