@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 ALGORITHM = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")
 CONSTANTS = (ROOT / "docs" / "constants.md").read_text(encoding="utf-8")
+OPTIONAL = ("accelerate", "lightning")
+"""Libraries that examples of docs/torch.md use and the project does not install."""
 TAGS = re.findall(r"^### (E\d+)\b", ALGORITHM, re.MULTILINE)
 
 
@@ -66,16 +68,36 @@ def test_code_cites_no_tag_that_the_page_lacks():
     assert cited <= set(TAGS)
 
 
+def run_example(page, block, namespace):
+    """Run a block as a doctest in `namespace`, which it changes."""
+    assert ">>>" in block, "an example without a prompt would not be run"
+    example = doctest.DocTestParser().get_doctest(block, namespace, f"{page.name}: {block[:60]}", str(page), 0)
+    failures, tried = doctest.DocTestRunner().run(example, clear_globs=False)
+    assert failures == 0
+    assert tried > 0
+    namespace.update(example.globs)
+
+
+def optional_library(block):
+    """The library of `OPTIONAL` that an example imports."""
+    return next((name for name in OPTIONAL if re.search(rf"^>>> (import|from) {name}\b", block, re.MULTILINE)), None)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples_run_and_print_what_the_page_says(page):
-    parser, runner, namespace = doctest.DocTestParser(), doctest.DocTestRunner(), {}
-    for number, block in enumerate(fenced(page, "python"), start=1):
-        assert ">>>" in block, "an example without a prompt would not be run"
-        example = parser.get_doctest(block, namespace, f"{page.name} block {number}", str(page), 0)
-        failures, tried = runner.run(example, clear_globs=False)
-        assert failures == 0
-        assert tried > 0
-        namespace = example.globs
+    namespace = {}
+    for block in fenced(page, "python"):
+        if optional_library(block) is None:
+            run_example(page, block, namespace)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("library", OPTIONAL)
+def test_examples_with_other_libraries_run_where_these_are_installed(library):
+    pytest.importorskip(library)
+    page = ROOT / "docs" / "torch.md"
+    (block,) = [block for block in fenced(page, "python") if optional_library(block) == library]
+    run_example(page, block, {})
 
 
 def test_the_algorithm_page_has_examples():
