@@ -109,7 +109,7 @@ def test_commands_on_the_page_use_options_that_exist(page):
     for block in fenced(page, "(?:console|sh)"):
         for line in re.sub(r"\\\n", " ", block).splitlines():
             for command in re.findall(r"(?:^|[ /])hyperflux( .*?)?(?= \||&&|$)", line.removeprefix("$ ")):
-                words = shlex.split(command.replace("$seed", "0"), comments=True)
+                words = shlex.split(command.replace("$seed", "0").replace("$sparsity", "0.9"), comments=True)
                 if words and words[0] in main.commands:
                     with main.commands[words[0]].make_context(words[0], words[1:]):
                         pass
