@@ -37,7 +37,8 @@ def print_summary(report: Report, folder: Path, console: Console) -> None:
     """The outcome in a few lines, then the layers."""
     outcome = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     density = 1 - report.final_sparsity
-    outcome.add_row("dense accuracy", f"{report.dense_accuracy:.4f}")
+    dense = "none: pruned from scratch" if report.dense_accuracy is None else f"{report.dense_accuracy:.4f}"
+    outcome.add_row("dense accuracy", dense)
     outcome.add_row("pruned accuracy", f"{report.final_accuracy:.4f}")
     outcome.add_row("sparsity", f"{report.final_sparsity:.4f} (asked for {report.target_sparsity:g})")
     outcome.add_row("weights left", f"{report.surviving_weights:,} of {report.total_weights:,} (density {density:.4f})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -14,16 +14,24 @@ from hyperflux.config import RunConfig
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def settings_options(command: F) -> F:
-    """Decorate a command with an option for every setting that has a flag; not given, an option is None."""
-    for path, flag, kind, default, text in reversed(list(_flagged(RunConfig, ()))):
-        shown = f"{text}  [default: {default}]" if default not in ("", ()) else text
-        several = typing.get_origin(kind) is tuple
-        option = click.option(
-            flag, "__".join(path), type=str if several else kind, multiple=several, default=None, help=shown
-        )
-        command = option(command)
-    return command
+def settings_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
+    """Decorate a command with an option, None by default, for every setting that has a flag, but those `without`."""
+
+    def decorate(command: F) -> F:
+        for setting in reversed(list(_flagged(RunConfig, ()))):
+            if setting[0][-1] not in without:
+                command = _option(*setting)(command)
+        return command
+
+    return decorate
+
+
+def _option(path: tuple[str, ...], flag: str, kind: type, default: Any, text: str) -> Callable[[F], F]:
+    shown = f"{text}  [default: {default}]" if default not in ("", ()) else text
+    several = typing.get_origin(kind) is tuple
+    return click.option(
+        flag, "__".join(path), type=str if several else kind, multiple=several, default=None, help=shown
+    )
 
 
 def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

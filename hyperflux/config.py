@@ -11,12 +11,19 @@ from typing import Any, Literal, TypeVar
 from hyperflux.controller import PublishedController
 from hyperflux.data import DATASETS, IMAGE_DATASETS
 from hyperflux.errors import InputError
-from hyperflux.feasibility import require_fraction
+from hyperflux.feasibility import kept_weights, require_fraction
 from hyperflux.models import check_model, is_mlp
 from hyperflux.naming import unknown
-from hyperflux.program import Program, PruningCourse, RegrowthCourse, require_epochs
+from hyperflux.programs.base import Program
+from hyperflux.programs.capacity import CapacityProgram
+from hyperflux.programs.magnitude import MagnitudeProgram
+from hyperflux.programs.published import PublishedProgram
 
 BACKENDS = ("torch", "numpy")
+METHODS = ("hyperflux", "magnitude")
+CONTROLLERS = ("default", "published")
+MOST_EPOCHS = 100_000
+"""The longest stage: what lies above is a slip of the keyboard."""
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
 
@@ -59,10 +66,7 @@ class DenseSettings:
     label_smoothing: float = setting(0.05, "of the cross-entropy (E7)")
 
     def __post_init__(self) -> None:
-        require_epochs("dense", self.epochs, least=0)
-        for name in ("learning_rate", "final_learning_rate"):
-            _require(f"dense.{name}", getattr(self, name), getattr(self, name) >= 0, "at least 0")
-        _require_smoothing("dense", self.label_smoothing)
+        _require_stage("dense", self, least_epochs=0)
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,19 @@ class PruningSettings:
     controller_step: float = setting(0.3, "Δ of the published controller (E9)")
 
     def __post_init__(self) -> None:
-        _require_smoothing("pruning", self.label_smoothing)
+        _require_stage("pruning", self, least_epochs=1)
+        _require(
+            "pruning.presence_learning_rate", self.presence_learning_rate, self.presence_learning_rate > 0, "above 0"
+        )
+        PublishedController(self.controller_step)
 
 
 @dataclass(frozen=True)
 class RegrowthSettings:
-    """The second stage of Hyperflux (E10): no pressure, and a learning rate of t that dies away."""
+    """The second stage of Hyperflux (E10): no pressure, and a learning rate of t that dies away.
+
+    Its reset and decay are those of the published controller.
+    """
 
     epochs: int = setting(40, "epochs of the regrowth stage", "--regrowth-epochs")
     learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
@@ -92,9 +103,9 @@ class RegrowthSettings:
     presence_decay: float = setting(0.95, "factor on t's learning rate each epoch")
 
     def __post_init__(self) -> None:
+        _require_stage("regrowth", self, least_epochs=0)
         _require("regrowth.presence_reset", self.presence_reset, self.presence_reset >= 0, "at least 0")
         _require("regrowth.presence_decay", self.presence_decay, 0 <= self.presence_decay <= 1, "in [0, 1]")
-        _require_smoothing("regrowth", self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,10 @@ class RunConfig:
     )
     include: tuple[str, ...] = setting((), "prune only what has this name, wildcards allowed; repeatable", "--include")
     exclude: tuple[str, ...] = setting((), "keep what has this name dense; repeatable", "--exclude")
+    method: str = setting("hyperflux", "how to prune: hyperflux or magnitude", "--method")
+    controller: str = setting(
+        "default", "of hyperflux: default, which meets the sparsity exactly, or published", "--controller"
+    )
     sparsity: float = setting(0.95, "wanted sparsity, a fraction", "--sparsity")
     batch_size: int = setting(32, "samples a step", "--batch-size")
     seed: int = setting(0, "seed of weights, presence parameters and data order", "--seed")
@@ -138,7 +153,8 @@ class RunConfig:
             raise unknown("backend", self.backend, BACKENDS)
         if self.dataset not in (*DATASETS, *IMAGE_DATASETS):
             raise unknown("data set", self.dataset, (*DATASETS, *IMAGE_DATASETS))
-        for name, known in (("dtype", DTYPES), ("amp", AMP)):
+        named = (("method", METHODS), ("controller", CONTROLLERS), ("dtype", DTYPES), ("amp", AMP))
+        for name, known in named:
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         check_model(self.model)
@@ -149,7 +165,6 @@ class RunConfig:
         _require("workers", self.workers, self.workers >= 0, "at least 0")
         _require("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
         _require("seed", self.seed, self.seed >= 0, "at least 0")
-        self.program()  # its parts validate what is left
 
     def _require_what_numpy_can(self) -> None:
         """Raise InputError for settings that only the torch backend follows."""
@@ -165,21 +180,26 @@ class RunConfig:
             if wanted:
                 raise InputError(f"{what}: the NumPy backend can't; use --backend torch")
 
-    def program(self) -> Program:
-        """The course of the two stages that these settings describe."""
+    def program(self, total: int, epoch_steps: int) -> Program[Any]:
+        """The course of both stages over a network of `total` prunable weights, at `epoch_steps` steps an epoch.
+
+        Raises InputError where the sparsity leaves no weight or every one.
+        """
+        kept = kept_weights(total, self.sparsity, self.model)
         pruning, regrowth = self.pruning, self.regrowth
-        return Program(
+        steps = (pruning.epochs * epoch_steps, regrowth.epochs * epoch_steps)
+        if self.method == "magnitude":
+            return MagnitudeProgram(total, kept, *steps)
+        if self.controller == "default":
+            return CapacityProgram(total, kept, *steps, pruning.presence_learning_rate)
+        return PublishedProgram(
             1 - self.sparsity,
-            PruningCourse(
-                pruning.epochs, pruning.learning_rate, pruning.final_learning_rate, pruning.presence_learning_rate
-            ),
-            RegrowthCourse(
-                regrowth.epochs,
-                regrowth.learning_rate,
-                regrowth.final_learning_rate,
-                regrowth.presence_reset * pruning.presence_learning_rate,
-                regrowth.presence_decay,
-            ),
+            *steps,
+            pruning.epochs,
+            regrowth.epochs,
+            pruning.presence_learning_rate,
+            regrowth.presence_reset,
+            regrowth.presence_decay,
             PublishedController(pruning.controller_step),
         )
 
@@ -243,5 +263,13 @@ def _require(name: str, value: float, holds: bool, range_: str) -> None:
         raise InputError(f"{name}: {value} is out of range; give a number {range_}")
 
 
-def _require_smoothing(stage: str, value: float) -> None:
-    _require(f"{stage}.label_smoothing", value, 0 <= value < 1, "in [0, 1)")
+def _require_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, least_epochs: int) -> None:
+    """Raise InputError for epochs, learning rates or a label smoothing out of range."""
+    epochs = settings.epochs
+    if epochs < least_epochs:
+        raise InputError(f"{stage}.epochs: {epochs} is too few; give --{stage}-epochs {least_epochs} or more")
+    if epochs > MOST_EPOCHS:
+        raise InputError(f"{stage}.epochs: {epochs} is too many; give --{stage}-epochs {MOST_EPOCHS} or fewer")
+    for name in ("learning_rate", "final_learning_rate"):
+        _require(f"{stage}.{name}", getattr(settings, name), getattr(settings, name) >= 0, "at least 0")
+    _require(f"{stage}.label_smoothing", settings.label_smoothing, 0 <= settings.label_smoothing < 1, "in [0, 1)")

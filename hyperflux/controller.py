@@ -1,4 +1,4 @@
-"""Controllers of pressure: (state, density wanted, density seen) -> (state, pressure)."""
+"""Controllers of pressure: (state, what is seen) -> (state, pressure)."""
 
 from __future__ import annotations
 
@@ -44,3 +44,38 @@ class PublishedController:
         else:
             state = PublishedState(max(0.0, state.base - self.step - state.falling), 0.0, state.falling + gain)
         return state, state.base**PRESSURE_EXPONENT
+
+
+GAIN = 300.0
+"""Units of ln γ over the whole pruning stage for a shift as fast as t can move (E13)."""
+FASTEST = 0.05
+"""Most units of ln γ a step for such a shift: slow beside Adam's mean over ten steps (E13)."""
+FIRST_PRESSURE = 0.1
+"""γ/N at the first control step, as a share of the typical size of κ g w (E13)."""
+
+SMALLEST_FLUX = 1e-30
+"""Stands in for the typical flux where every gradient is 0 (E13)."""
+
+
+@dataclass(frozen=True)
+class ShiftController:
+    """The default controller: pressure rises while the gate has to be moved towards pruning, and falls while back.
+
+    `steps` are those of the pruning stage. The capacity gate holds the density; the pressure that makes it hold by
+    itself is the one at which no shift is needed.
+    """
+
+    steps: int
+
+    def first(self, total: int, flux: float) -> float:
+        """Ln γ at the first control step, from N and the typical size of κ g w."""
+        return math.log(total * max(FIRST_PRESSURE * flux, SMALLEST_FLUX))
+
+    def update(self, log_pressure: float, shift: float, reach: float, steps: int) -> float:
+        """Ln γ after an interval of `steps` at whose end the gate moved by `shift`; t moved by at most `reach` (E13).
+
+        The error is the shift as a share of what t can do, u = shift/reach in [−1, 1], and ln γ its integral:
+        scale-free in N, the loss and η_t.
+        """
+        error = max(-1.0, min(1.0, shift / reach))
+        return log_pressure + min(GAIN / self.steps, FASTEST) * steps * error

@@ -22,13 +22,16 @@ from safetensors.numpy import save
 from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError
-from hyperflux.program import Stage
 from hyperflux.recipes import load
+
+Stage = Literal["dense", "pruning", "regrowth"]
 
 
 @dataclass(frozen=True)
 class EpochRow:
     """One line of metrics.jsonl. Densities and accuracy are fractions; `wanted` is the density the epoch aimed at.
+
+    `pressure` and `presence_lr` are those of the epoch's first step.
 
     `epoch` counts from 1 over all stages; `pruned` and `regrown` count events, so a weight can enter several times.
     """
@@ -49,10 +52,12 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Report:
-    """report.json. Accuracies are fractions on the test part: of the weights that pruning started from, and at the
-    final mask after the last epoch."""
+    """report.json. Accuracies are fractions on the test part: of the dense network that pruning started from, None
+    where its weights were untrained, and at the final mask after the last epoch. `controller` belongs to hyperflux.
+    """
 
     method: str
+    controller: str | None
     backend: str
     dataset: str
     model: str
@@ -61,7 +66,7 @@ class Report:
     final_sparsity: float
     surviving_weights: int
     total_weights: int
-    dense_accuracy: float
+    dense_accuracy: float | None
     final_accuracy: float
     seconds: float
     layers: list[LayerCount]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 import hyperflux
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend, EpochResult
-from hyperflux.config import RunConfig
+from hyperflux.config import PruningSettings, RegrowthSettings, RunConfig
 from hyperflux.errors import InputError, RunError
-from hyperflux.feasibility import kept_weights, presence_distance
-from hyperflux.program import Orders, ProgramState
-from hyperflux.record import EpochRow, Report, RunFolder
+from hyperflux.feasibility import presence_distance
+from hyperflux.programs.base import Program
+from hyperflux.programs.pilot import Pilot
+from hyperflux.record import EpochRow, Report, RunFolder, Stage
 from hyperflux.schedule import cosine
 from hyperflux.seeding import generator
 
@@ -34,7 +36,8 @@ def default_folder(config: RunConfig) -> Path:
 
 def total_epochs(config: RunConfig) -> int:
     """Epochs of all stages that a run of `config` will train."""
-    return (0 if config.checkpoint else config.dense.epochs) + config.program().epochs
+    dense = 0 if config.checkpoint else config.dense.epochs
+    return dense + config.pruning.epochs + config.regrowth.epochs
 
 
 def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: None) -> Report:
@@ -45,8 +48,9 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     """
     started = time.monotonic()
     backend = build_backend(config)
-    check_pruning_steps(config, backend.samples)
-    kept_weights(sum(layer.total for layer in backend.layers()), config.sparsity, config.model)
+    epoch_steps = len(_batch_ends(backend.samples, config.batch_size))
+    program = config.program(sum(layer.total for layer in backend.layers()), epoch_steps)
+    check_pruning_steps(config, epoch_steps)
     if config.checkpoint:
         backend.load_checkpoint(config.checkpoint)
     record = RunFolder(folder, config)
@@ -54,13 +58,14 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     if not config.checkpoint:
         training.dense()
     record.add_tensors("dense", backend.tensors())
-    dense_accuracy = backend.evaluate().accuracy
-    training.prune()
+    dense_accuracy = backend.evaluate().accuracy if config.checkpoint or config.dense.epochs else None
+    training.prune(program)
     record.add_tensors("model", backend.tensors())
     layers = backend.layers()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
     report = Report(
-        method="hyperflux",
+        method=config.method,
+        controller=config.controller if config.method == "hyperflux" else None,
         backend=config.backend,
         dataset=config.dataset,
         model=config.model,
@@ -84,18 +89,29 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     return report
 
 
-def check_pruning_steps(config: RunConfig, samples: int) -> None:
-    """Raise InputError where too few steps for t to cross zero make the wanted sparsity impossible."""
-    distance = presence_distance(config.sparsity)
-    rate, steps_an_epoch = config.pruning.presence_learning_rate, math.ceil(samples / config.batch_size)
-    steps = config.pruning.epochs * steps_an_epoch
+def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row: None) -> None:
+    """The dense stage alone: leaves `config.toml`, `metrics.jsonl` and `dense.safetensors` in the folder.
+
+    Raises InputError for bad input, RunError for a run that can't go on.
+    """
+    backend = build_backend(config)
+    record = RunFolder(folder, config)
+    _Training(config, backend, record, observe).dense()
+    record.add_tensors("dense", backend.tensors())
+
+
+def check_pruning_steps(config: RunConfig, epoch_steps: int) -> None:
+    """Raise InputError where the published course has too few steps for t to cross zero."""
+    if config.method != "hyperflux" or config.controller != "published":
+        return
+    distance, rate = presence_distance(config.sparsity), config.pruning.presence_learning_rate
+    steps = config.pruning.epochs * epoch_steps
     if rate * steps < distance:
-        needed = math.ceil(distance / rate) if rate else None
-        way_out = f"--pruning-epochs {math.ceil(needed / steps_an_epoch)} or a higher" if needed else "a positive"
         raise InputError(
             f"pruning.epochs: {config.pruning.epochs} give {steps} steps of about {rate:g}, too few for presence "
-            f"parameters to fall by the {distance:.3g} that sparsity {config.sparsity:g} takes; "
-            f"give {way_out} pruning.presence_learning_rate"
+            f"parameters to fall by the {distance:.3g} that sparsity {config.sparsity:g} takes; give --pruning-epochs "
+            f"{math.ceil(distance / rate / epoch_steps)}, a higher pruning.presence_learning_rate or "
+            "--controller default"
         )
 
 
@@ -116,58 +132,57 @@ class _Training:
             result = self.backend.train_dense(
                 self._batches(), learning_rate=rate, label_smoothing=settings.label_smoothing
             )
-            self._finish_epoch(Orders("dense", 1.0, 0.0, rate, 0.0), result, density=1.0)
+            self._finish_epoch("dense", rate, result)
 
-    def prune(self) -> None:
-        program, state = self.config.program(), ProgramState()
-        self.backend.start_pruning()
-        while program.stage(state) != "done":
-            orders = program.orders(state)
-            settings = self.config.pruning if orders.stage == "pruning" else self.config.regrowth
-            result = self.backend.train_pruning(
-                self._batches(),
-                learning_rate=orders.learning_rate,
-                label_smoothing=settings.label_smoothing,
-                pressure=orders.pressure,
-                presence_learning_rate=orders.presence_learning_rate,
-            )
-            layers = self.backend.layers()
-            density = sum(layer.surviving for layer in layers) / sum(layer.total for layer in layers)
-            self._finish_epoch(orders, result, density)
-            state = program.advance(state, density)
+    def prune(self, program: Program[Any]) -> None:
+        gate = self.backend.start_pruning(program.initial_presence)
+        pilot = Pilot(program, gate)
+        stages: tuple[tuple[Literal["pruning", "regrowth"], PruningSettings | RegrowthSettings], ...]
+        stages = (("pruning", self.config.pruning), ("regrowth", self.config.regrowth))
+        for stage, settings in stages:
+            for epoch in range(1, settings.epochs + 1):
+                rate = cosine(settings.learning_rate, settings.final_learning_rate, epoch, settings.epochs)
+                pressure, presence_lr = gate.pressure, gate.presence_lr or 0.0
+                result = self.backend.train_pruning(
+                    self._batches(),
+                    learning_rate=rate,
+                    label_smoothing=settings.label_smoothing,
+                    after_step=pilot.after_step,
+                )
+                density, wanted = gate.surviving() / gate.total, program.wanted(gate.steps)
+                self._finish_epoch(stage, rate, result, density, wanted, pressure, presence_lr)
+        pilot.finish()  # what is missing where a GradScaler skipped steps
 
     def _batches(self) -> Iterator[NDArray[np.intp]]:
-        """A fresh order of the training part; the last batch may be smaller, but takes in a lone last sample, of
-        which a batch norm could make nothing.
-        """
+        """A fresh order of the training part, in batches."""
         self.epoch += 1
-        samples, size = self.backend.samples, self.config.batch_size
-        order = generator(self.config.seed, f"data order of epoch {self.epoch}").permutation(samples)
-        ends = list(range(size, samples, size))
-        if ends and samples - ends[-1] == 1 < size:
-            ends.pop()
-        yield from np.split(order, ends)
+        order = generator(self.config.seed, f"data order of epoch {self.epoch}").permutation(self.backend.samples)
+        yield from np.split(order, _batch_ends(self.backend.samples, self.config.batch_size)[:-1])
 
     def _finish_epoch(
         self,
-        orders: Orders,
+        stage: Stage,
+        rate: float,
         result: EpochResult,
-        density: float,
+        density: float = 1.0,
+        wanted: float = 1.0,
+        pressure: float = 0.0,
+        presence_lr: float = 0.0,
     ) -> None:
         if not math.isfinite(result.loss):
             raise RunError(
-                f"the loss became {result.loss} in epoch {self.epoch} ({orders.stage}); "
-                f"lower {orders.stage}.learning_rate ({orders.learning_rate:g}) and run again"
+                f"the loss became {result.loss} in epoch {self.epoch} ({stage}); "
+                f"lower {stage}.learning_rate ({rate:g}) and run again"
             )
         evaluation = self.backend.evaluate()
         row = EpochRow(
             epoch=self.epoch,
-            stage=orders.stage,
+            stage=stage,
             density=density,
-            wanted=orders.wanted,
-            pressure=orders.pressure,
-            lr=orders.learning_rate,
-            presence_lr=orders.presence_learning_rate,
+            wanted=wanted,
+            pressure=pressure,
+            lr=rate,
+            presence_lr=presence_lr,
             train_loss=result.loss,
             test_loss=evaluation.loss,
             accuracy=evaluation.accuracy,
@@ -176,3 +191,13 @@ class _Training:
         )
         self.record.add_epoch(row)
         self.observe(row)
+
+
+def _batch_ends(samples: int, size: int) -> list[int]:
+    """Where each batch ends; the last may be smaller, but takes in a lone last sample, of which a batch norm could make
+    nothing.
+    """
+    ends = [*range(size, samples, size), samples]
+    if len(ends) > 1 and samples - ends[-2] == 1 < size:
+        del ends[-2]
+    return ends

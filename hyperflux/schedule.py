@@ -12,6 +12,8 @@ STEEPNESS = 6.0
 """E8's sigmoid runs over about STEEPNESS units in the E epochs of the stage."""
 PRESENCE_CUTOFF = 50
 """Regrowth epochs after which the presence parameters' learning rate is exactly 0 (E10)."""
+MOST_STEPS_BETWEEN_CONTROLS = 5
+"""Longest interval between two control steps of the default course."""
 
 
 def trajectory(target_density: float, epochs: int) -> tuple[float, ...]:
@@ -34,6 +36,22 @@ def trajectory(target_density: float, epochs: int) -> tuple[float, ...]:
         log_density += math.log(ratio)
         densities.append(math.exp(log_density))
     return tuple(densities)
+
+
+def control_interval(pruning_steps: int) -> int:
+    """Steps between two control steps: a 500th of the pruning stage, from 1 to `MOST_STEPS_BETWEEN_CONTROLS`."""
+    return max(1, min(MOST_STEPS_BETWEEN_CONTROLS, round(pruning_steps / 2000)))
+
+
+def density_at(course: tuple[float, ...], progress: float) -> float:
+    """Density at a share `progress` of a stage whose `course` gives it after each of equal parts; 1 at the start.
+
+    Between two of them the logarithm is interpolated: the density falls by equal shares in equal times.
+    """
+    place = min(max(progress, 0.0), 1.0) * len(course)
+    index = min(int(place), len(course) - 1)
+    before = math.log(course[index - 1]) if index else 0.0
+    return math.exp(before + (math.log(course[index]) - before) * (place - index))
 
 
 def cosine(start: float, end: float, epoch: int, epochs: int) -> float:

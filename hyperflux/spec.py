@@ -1,4 +1,4 @@
-"""Hyperflux in plain NumPy: the specification, equations E1 to E7 of docs/algorithm.md. Read this file first.
+"""Hyperflux in plain NumPy: the specification, E1 to E7 and E12 of docs/algorithm.md. Read this file first.
 
 Symbols, as in the paper (Barbulescu, Alexoaie, Busoniu, "Hyperflux: Pruning Reveals Importance", arXiv 2504.05349v4):
 
@@ -31,7 +31,7 @@ Mask = NDArray[np.bool_]
 KAPPA = 0.25
 """κ: the sigmoid's derivative at 0."""
 INITIAL_PRESENCE = (0.2, 0.5)
-"""The interval (a, 2.5a), a = 0.2, from which the first t are drawn: every weight starts present."""
+"""The interval (a, 2.5a), a = 0.2, from which the first t are drawn: every weight starts present (E2)."""
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
 
@@ -59,9 +59,9 @@ class State:
     moments: Moments
 
 
-def initial_presence(count: int, rng: np.random.Generator) -> Array:
-    """Draw `count` presence parameters uniformly from `INITIAL_PRESENCE`, float64."""
-    return rng.uniform(*INITIAL_PRESENCE, size=count)
+def initial_presence(count: int, rng: np.random.Generator, interval: tuple[float, float] = INITIAL_PRESENCE) -> Array:
+    """Draw `count` presence parameters uniformly from `interval`, float64."""
+    return rng.uniform(*interval, size=count)
 
 
 def gate(presence: Array) -> Mask:
@@ -119,6 +119,27 @@ def update_presence(presence: Array, gradient: Array, moments: Moments, learning
     return presence - learning_rate * direction, moments
 
 
+def typical_flux(moments: Moments) -> float:
+    """Mean over weights of √v̂, the size of κ g w + γ/N by Adam's bias-corrected second moment; 0 before a step."""
+    _, beta2 = ADAM_BETAS
+    return float(np.sqrt(moments.second / (1 - beta2 ** max(1, moments.steps))).mean())
+
+
+def meet_capacity(presence: Array, kept: int) -> tuple[Array, float]:
+    """Lower every t by the same τ, the `kept`-th largest, so that exactly `kept` weights are present (E12).
+
+    Gives the new t and τ, which is negative where too few weights were present. Nothing in E1 to E6 depends on the
+    level of t, only on its sign and its changes: t − τ under the gate H is t under a gate at τ. Of equal t at the gate
+    the first ones stay. `presence` is of the whole network, (N,); 1 <= kept <= N.
+    """
+    tau = np.partition(presence, -kept)[-kept]
+    shifted = presence - tau
+    at_gate = np.flatnonzero(shifted == 0)
+    surplus = np.count_nonzero(shifted >= 0) - kept
+    shifted[at_gate[len(at_gate) - surplus :]] = -np.finfo(presence.dtype).tiny
+    return shifted, float(tau)
+
+
 def smoothed_cross_entropy(logits: Array, labels: NDArray[np.integer[Any]], smoothing: float) -> tuple[float, Array]:
     """Mean cross-entropy with label smoothing, and its gradient for the logits (E7).
 
@@ -140,18 +161,22 @@ def step(
     loss_gradient: Callable[[Array], Array],
     update_weights: Callable[[Array, Array], Array],
     pressure: float,
-    presence_learning_rate: float,
+    presence_learning_rate: float | None,
     total: int,
 ) -> State:
     """One training step of Hyperflux, E1 to E6 in the paper's order.
 
     `loss_gradient` maps θ to g (the network and its loss: E7), `update_weights` maps (w, its gradient) to the new w
-    (the user's own optimizer: momentum and weight decay act on pruned weights too). `total` is N.
+    (the user's own optimizer: momentum and weight decay act on pruned weights too). `total` is N. With a rate of None
+    the mask is settled: t and its moments stay as they are.
     """
     mask = gate(state.presence)  # E1
     theta = effective_weights(state.weights, mask)  # E2
     gradient = loss_gradient(theta)
     for_weights, for_presence = straight_through(gradient, state.weights, mask)  # E3; where pruned, E4
+    weights = update_weights(state.weights, for_weights)
+    if presence_learning_rate is None:
+        return State(weights, state.presence, state.moments)
     for_presence = for_presence + pressure_gradient(pressure, total)  # E5
     presence, moments = update_presence(state.presence, for_presence, state.moments, presence_learning_rate)  # E6
-    return State(update_weights(state.weights, for_weights), presence, moments)
+    return State(weights, presence, moments)

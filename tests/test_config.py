@@ -10,6 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflux import InputError, RunConfig, recipes
+from hyperflux.controller import PublishedController
+from hyperflux.programs.capacity import CapacityProgram
+from hyperflux.programs.magnitude import MagnitudeProgram
+from hyperflux.programs.published import PublishedProgram
 
 
 def test_the_digits_recipe_is_the_default():
@@ -19,7 +23,7 @@ def test_the_digits_recipe_is_the_default():
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipes_name_every_setting_but_those_of_the_machine(name):
     """A recipe that leaves a setting out would change with its default; what is off unless asked for may be."""
-    machine = {"data_dir", "checkpoint", "device", "workers", "compile", "amp", "channels_last"}
+    machine = {"data_dir", "checkpoint", "device", "workers", "compile", "amp", "channels_last", "method", "controller"}
     off = {"include", "exclude", "train_samples", "augment"}
     loaded = recipes.load(name)
     everything = RunConfig.from_dict(loaded).to_dict()
@@ -51,13 +55,23 @@ def test_round_trip_through_toml(sparsity, pruning, regrowth, seed, dtype):
     assert RunConfig.from_dict(tomllib.loads(tomli_w.dumps(config.to_dict()))) == config
 
 
-def test_program_is_built_from_the_settings():
-    config = RunConfig.from_dict(recipes.load("lenet300-mnist"))
-    program = config.program()
-    assert program.target_density == pytest.approx(0.05)
-    assert (program.pruning.epochs, program.regrowth.epochs) == (30, 30)
-    assert program.regrowth.presence_learning_rate == pytest.approx(1e-4)
-    assert program.controller.step == 0.3
+def test_the_published_program_is_built_from_the_settings():
+    settings = {**recipes.load("lenet300-mnist"), "controller": "published"}
+    program = RunConfig.from_dict(settings).program(266_200, 469)
+    assert program == PublishedProgram(
+        1 - 0.95, 30 * 469, 30 * 469, 30, 30, 1e-3, 0.1, 0.95, PublishedController(0.3)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "count"),
+    [({}, CapacityProgram, 13_310), ({"sparsity": 0.995, "method": "magnitude"}, MagnitudeProgram, 1_331)],
+)
+def test_programs_that_keep_a_number_of_weights(settings, kind, count):
+    program = RunConfig.from_dict({**recipes.load("lenet300-mnist"), **settings}).program(266_200, 469)
+    assert type(program) is kind
+    assert (program.total, program.kept_weights) == (266_200, count)
+    assert (program.pruning_steps, program.regrowth_steps) == (30 * 469, 30 * 469)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,16 @@ def batches(count=12, size=4, seed=0):
     return [rng.choice(40, size, replace=False) for _ in range(count)]
 
 
-PRUNING = {"learning_rate": 0.05, "label_smoothing": 0.1, "presence_learning_rate": 0.05}
+PRUNING = {"learning_rate": 0.05, "label_smoothing": 0.1, "after_step": lambda: None}
+
+
+def start(backend, pressure=0.0):
+    """Start pruning under a constant pressure."""
+    gate = backend.start_pruning(spec.INITIAL_PRESENCE)
+    gate.pressure, gate.presence_lr = pressure, 0.05
+    return gate
+
+
 optimizers = st.sampled_from(
     [{"name": "adam"}, {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"name": "sgd"}]
 )
@@ -65,8 +74,8 @@ def test_training_is_the_specification_applied_batch_by_batch(optimizer, pressur
         presence, moments = spec.update_presence(state.presence, presence_gradient + pressure / N, state.moments, 0.05)
         state = spec.State(for_weights.update(state.weights, weight_gradient, 0.05), presence, moments)
         biases = for_biases.update(biases, bias_gradient, 0.05)
-    backend.start_pruning()
-    backend.train_pruning(batches(), pressure=pressure, **PRUNING)
+    start(backend, pressure)
+    backend.train_pruning(batches(), **PRUNING)
     theta = spec.effective_weights(state.weights, spec.gate(state.presence))
     tensors = backend.tensors()
     assert np.concatenate([tensors["fc1.weight"].ravel(), tensors["fc2.weight"].ravel()]).tolist() == theta.tolist()
@@ -77,10 +86,11 @@ def test_training_is_the_specification_applied_batch_by_batch(optimizer, pressur
 def test_present_and_pruned_add_up_and_flips_explain_every_change(course, optimizer):
     """E1: present + pruned = N always; surviving now = surviving before − pruned + regrown."""
     backend = make_backend(optimizer=optimizer)
-    backend.start_pruning()
+    gate = start(backend)
     surviving = N
     for epoch, pressure in enumerate(course):
-        result = backend.train_pruning(batches(seed=epoch), pressure=pressure, **PRUNING)
+        gate.pressure = pressure
+        result = backend.train_pruning(batches(seed=epoch), **PRUNING)
         layers = backend.layers()
         assert [layer.total for layer in layers] == [30, 15]
         tensors = backend.tensors()
@@ -93,9 +103,10 @@ def test_present_and_pruned_add_up_and_flips_explain_every_change(course, optimi
 def test_pressure_prunes_and_flux_brings_back():
     """E4, E5: under pressure weights go; without it, the flux of those that matter returns some."""
     backend = make_backend()
-    backend.start_pruning()
-    pressed = backend.train_pruning(batches(12), pressure=0.1, **PRUNING)
-    released = backend.train_pruning(batches(40, seed=1), pressure=0.0, **PRUNING)
+    gate = start(backend, pressure=0.1)
+    pressed = backend.train_pruning(batches(12), **PRUNING)
+    gate.pressure = 0.0
+    released = backend.train_pruning(batches(40, seed=1), **PRUNING)
     assert pressed.pruned > N / 4
     assert released.regrown > 0
 
@@ -120,8 +131,8 @@ def test_the_epochs_loss_is_the_mean_over_samples_not_over_batches():
 def test_evaluation_is_that_of_the_effective_weights():
     """E7 without smoothing, from the tensors a user would load."""
     backend = make_backend()
-    backend.start_pruning()
-    backend.train_pruning(batches(40), pressure=20.0, **PRUNING)
+    start(backend, pressure=20.0)
+    backend.train_pruning(batches(40), **PRUNING)
     t, data = backend.tensors(), make_data()
     hidden = np.maximum(data.test_inputs @ t["fc1.weight"].T + t["fc1.bias"], 0)
     logits = hidden @ t["fc2.weight"].T + t["fc2.bias"]
@@ -160,8 +171,8 @@ def test_tensors_that_do_not_fit_are_refused_and_nothing_is_replaced(change, mes
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_runs_dtype_is_kept_throughout(dtype):
     backend = make_backend(dtype=dtype)
-    backend.start_pruning()
-    backend.train_pruning(batches(), pressure=1.0, **PRUNING)
+    start(backend, pressure=1.0)
+    backend.train_pruning(batches(), **PRUNING)
     assert {tensor.dtype for tensor in backend.tensors().values()} == {np.dtype(dtype)}
 
 

@@ -13,7 +13,21 @@ from hyperflux.record import EpochRow, Report, RunFolder, read_run
 
 ROW = EpochRow(1, "pruning", 0.9, 0.8, 1.5, 1e-3, 1e-3, 0.5, 0.6, 0.97, 12, 3)
 REPORT = Report(
-    "hyperflux", "numpy", "digits", "lenet300", 0, 0.95, 0.94, 6, 100, 0.98, 0.97, 1.25, [LayerCount("a", 100, 6)], {}
+    method="hyperflux",
+    controller="default",
+    backend="numpy",
+    dataset="digits",
+    model="lenet300",
+    seed=0,
+    target_sparsity=0.95,
+    final_sparsity=0.94,
+    surviving_weights=6,
+    total_weights=100,
+    dense_accuracy=0.98,
+    final_accuracy=0.97,
+    seconds=1.25,
+    layers=[LayerCount("a", 100, 6)],
+    versions={},
 )
 
 

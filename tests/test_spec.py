@@ -277,3 +277,53 @@ def test_numerical_gradient_of_the_gate_path():
         difference = 0.25 * (hessian_free @ with_weight - hessian_free @ without)
         flux = spec.restoring_flux(hessian_free, weights, np.zeros(2, bool))
         assert -flux[index] == pytest.approx(difference, rel=CENTRAL_DIFFERENCE)
+
+
+many_ties = st.lists(st.sampled_from([0.0, -0.0, 0.25, -0.25, 5e-324, -5e-324]) | st.floats(-3, 3), min_size=1)
+
+
+@given(many_ties, st.data())
+def test_capacity_leaves_exactly_as_many_weights_as_it_says(presence, data):
+    """E12: for every number of weights, with many equal t."""
+    t = np.array(presence)
+    kept = data.draw(st.integers(1, len(t)))
+    moved, shift = spec.meet_capacity(t, kept)
+    mask = spec.gate(moved)
+    assert np.count_nonzero(mask) == kept
+    assert shift == sorted(presence, reverse=True)[kept - 1]
+    assert t[mask].min() >= t[~mask].max(initial=-np.inf), "a weight with a larger t was pruned"
+    tied = np.flatnonzero(t == shift)
+    assert mask[tied].tolist() == sorted(mask[tied].tolist(), reverse=True), "a later one of equal t stayed"
+    np.testing.assert_allclose(moved, t - shift, rtol=0, atol=np.finfo(float).tiny)
+
+
+@given(many_ties, st.data())
+def test_capacity_met_again_moves_nothing(presence, data):
+    """E12 is idempotent, to the bit."""
+    kept = data.draw(st.integers(1, len(presence)))
+    moved, _ = spec.meet_capacity(np.array(presence), kept)
+    again, shift = spec.meet_capacity(moved, kept)
+    assert shift == 0
+    np.testing.assert_array_equal(again, moved)
+
+
+def test_a_settled_mask_leaves_t_and_its_moments_and_trains_the_weights():
+    rng = np.random.default_rng(0)
+    state = spec.State(rng.normal(size=6), rng.normal(size=6), spec.Moments(rng.normal(size=6), rng.random(6), 3))
+    after = spec.step(
+        state,
+        loss_gradient=lambda theta: np.ones(6),
+        update_weights=lambda w, gradient: w - gradient,
+        pressure=5.0,
+        presence_learning_rate=None,
+        total=6,
+    )
+    assert after.presence is state.presence
+    assert after.moments is state.moments
+    np.testing.assert_array_equal(after.weights, state.weights - spec.gate(state.presence))
+
+
+def test_typical_flux_is_the_root_of_the_corrected_second_moment():
+    moments = spec.Moments(np.zeros(2), np.array([0.001, 0.004]), 1)
+    assert spec.typical_flux(moments) == pytest.approx(1.5)
+    assert spec.typical_flux(spec.Moments.zeros_like(np.zeros(3))) == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hyperflux.programs.base import Gate
 
 Tensors = dict[str, NDArray[Any]]
 """Parameters and buffers by name: `fc1.weight` (out, in), `fc1.bias` (out,), ..."""
@@ -51,8 +53,8 @@ class Backend(Protocol):
     ) -> EpochResult:
         """Train one epoch without a gate."""
 
-    def start_pruning(self) -> None:
-        """Give every prunable weight a presence parameter and start with fresh optimizers."""
+    def start_pruning(self, initial: tuple[float, float]) -> Gate:
+        """Draw a presence parameter from `initial` for every prunable weight and start with fresh optimizers."""
 
     def train_pruning(
         self,
@@ -60,10 +62,9 @@ class Backend(Protocol):
         *,
         learning_rate: float,
         label_smoothing: float,
-        pressure: float,
-        presence_learning_rate: float,
+        after_step: Callable[[], None],
     ) -> EpochResult:
-        """Train one epoch of either stage of Hyperflux, E1 to E7 each step."""
+        """Train one epoch under the gate, E1 to E7 each step; `after_step` is called after every optimizer step."""
 
     def evaluate(self) -> Evaluation:
         """Evaluate the effective weights on the whole test part, without label smoothing."""

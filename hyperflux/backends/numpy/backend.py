@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hyperflux import spec
 from hyperflux.backends.base import EpochResult, Evaluation, LayerCount, Tensors
+from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
 from hyperflux.checkpoint import read_checkpoint
@@ -22,6 +23,9 @@ from hyperflux.seeding import generator
 from hyperflux.spec import Array
 
 EVALUATION_BATCH = 4096
+
+Step = Callable[[Callable[[Array], Array], Callable[[Array, Array], Array]], None]
+"""A training step: from θ -> ∂L/∂θ and (w, its gradient) -> the next w."""
 
 
 class NumpyBackend:
@@ -35,8 +39,8 @@ class NumpyBackend:
         self._train_inputs, self._test_inputs = self._flat(data.train_inputs), self._flat(data.test_inputs)
         self._train_labels, self._test_labels = data.train_labels, data.test_labels
         weights, self._biases = self._mlp.initial(config.seed, self._dtype)
-        # Dense training is Hyperflux with every weight present; t moves only between start_pruning and the end.
-        self._state = self._fresh_state(weights)
+        # Dense training is Hyperflux with every weight present.
+        self._gate = self._fresh_gate(weights, spec.INITIAL_PRESENCE)
         self._fresh_optimizers()
 
     @property
@@ -49,17 +53,13 @@ class NumpyBackend:
     ) -> EpochResult:
         """Train one epoch without a gate."""
 
-        def step(loss_gradient: Callable[[Array], Array]) -> spec.State:
-            weights, gradient = self._state.weights, loss_gradient(self._state.weights)
-            updated = self._weight_optimizer.update(weights, gradient, learning_rate)
-            return spec.State(updated, self._state.presence, self._state.moments)
+        return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step)
 
-        return self._train(batches, learning_rate, label_smoothing, step)
-
-    def start_pruning(self) -> None:
+    def start_pruning(self, initial: tuple[float, float]) -> NumpyGate:
         """Draw the presence parameters, by seed and parameter name, and start with fresh optimizers."""
-        self._state = self._fresh_state(self._state.weights)
+        self._gate = self._fresh_gate(self._gate.state.weights, initial)
         self._fresh_optimizers()
+        return self._gate
 
     def train_pruning(
         self,
@@ -67,22 +67,11 @@ class NumpyBackend:
         *,
         learning_rate: float,
         label_smoothing: float,
-        pressure: float,
-        presence_learning_rate: float,
+        after_step: Callable[[], None],
     ) -> EpochResult:
         """Train one epoch of Hyperflux: every step is `spec.step`."""
-
-        def step(loss_gradient: Callable[[Array], Array]) -> spec.State:
-            return spec.step(
-                self._state,
-                loss_gradient=loss_gradient,
-                update_weights=lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate),
-                pressure=pressure,
-                presence_learning_rate=presence_learning_rate,
-                total=self._mlp.weight_count,
-            )
-
-        return self._train(batches, learning_rate, label_smoothing, step)
+        loss = self._train(batches, learning_rate, label_smoothing, self._gate.step, after_step).loss
+        return EpochResult(loss, *self._gate.take_flips())
 
     def evaluate(self) -> Evaluation:
         """Loss and accuracy on the whole test part."""
@@ -98,7 +87,7 @@ class NumpyBackend:
 
     def layers(self) -> list[LayerCount]:
         """Counts of every weight matrix, first layer first."""
-        masks = self._mlp.split_weights(spec.gate(self._state.presence))
+        masks = self._mlp.split_weights(spec.gate(self._gate.state.presence))
         return [
             LayerCount(f"{name}.weight", mask.size, int(np.count_nonzero(mask)))
             for name, mask in zip(self._mlp.names, masks, strict=True)
@@ -122,7 +111,7 @@ class NumpyBackend:
 
     def load_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Replace all parameters, cast to the run's dtype."""
-        weights, biases = np.empty_like(self._state.weights), np.empty_like(self._biases)
+        weights, biases = np.empty_like(self._gate.state.weights), np.empty_like(self._biases)
         views = self._views(weights, biases)
         if missing := sorted(views.keys() ^ tensors.keys()):
             where = "is missing" if missing[0] in views else "is unknown to the model"
@@ -135,7 +124,7 @@ class NumpyBackend:
             if not np.isfinite(tensors[name]).all():
                 raise InputError(f"tensor {name} holds values that are not finite")
             view[...] = tensors[name]
-        self._state, self._biases = self._fresh_state(weights), biases
+        self._gate, self._biases = self._fresh_gate(weights, spec.INITIAL_PRESENCE), biases
 
     @np.errstate(over="ignore", invalid="ignore")  # a run that diverges is seen by its loss, which is reported
     def _train(
@@ -143,33 +132,31 @@ class NumpyBackend:
         batches: Iterable[NDArray[np.intp]],
         learning_rate: float,
         label_smoothing: float,
-        step: Callable[[Callable[[Array], Array]], spec.State],
+        step: Step,
+        after_step: Callable[[], None] = lambda: None,
     ) -> EpochResult:
-        """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and gives the state after it."""
-        losses, sizes, pruned, regrown = [], [], 0, 0
-        mask = spec.gate(self._state.presence)
+        """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and the update of w."""
+        losses, sizes = [], []
         for batch in batches:
             network = _LossGradient(
                 self._mlp, self._biases, self._train_inputs[batch], self._train_labels[batch], label_smoothing
             )
-            self._state = step(network)
+            step(network, lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate))
             self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
-            before, mask = mask, spec.gate(self._state.presence)
-            pruned += int(np.count_nonzero(before & ~mask))
-            regrown += int(np.count_nonzero(mask & ~before))
+            after_step()
             losses.append(network.loss)
             sizes.append(len(batch))
-        return EpochResult(float(np.average(losses, weights=sizes)), pruned, regrown)
+        return EpochResult(float(np.average(losses, weights=sizes)))
 
-    def _fresh_state(self, weights: Array) -> spec.State:
+    def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:
         """Latent weights with newly drawn presence parameters, all present."""
         presence = np.concatenate(
             [
-                spec.initial_presence(matrix.size, generator(self._config.seed, f"{name}.weight presence"))
+                spec.initial_presence(matrix.size, generator(self._config.seed, f"{name}.weight presence"), initial)
                 for name, matrix in zip(self._mlp.names, self._mlp.split_weights(weights), strict=True)
             ]
         ).astype(self._dtype)
-        return spec.State(weights, presence, spec.Moments.zeros_like(presence))
+        return NumpyGate(spec.State(weights, presence, spec.Moments.zeros_like(presence)))
 
     def _fresh_optimizers(self) -> None:
         self._weight_optimizer = build_optimizer(self._config.optimizer)
@@ -177,7 +164,7 @@ class NumpyBackend:
         self._bias_optimizer = build_optimizer(settings if settings.decay_all else replace(settings, weight_decay=0.0))
 
     def _effective_weights(self) -> Array:
-        return spec.effective_weights(self._state.weights, spec.gate(self._state.presence))
+        return self._gate.effective_weights()
 
     def _views(self, weights: Array, biases: Array) -> Tensors:
         """Parameters by name, as views of the flat arrays."""

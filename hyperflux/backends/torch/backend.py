@@ -56,13 +56,14 @@ class TorchBackend:
         """Train one epoch without a gate."""
         return EpochResult(self._train(batches, learning_rate, label_smoothing))
 
-    def start_pruning(self) -> None:
+    def start_pruning(self, initial: tuple[float, float]) -> GatedParameters:
         """Draw the presence parameters, by seed and parameter name, and start with a fresh optimizer."""
         if self._gated is not None:
             self._gated.remove()
         self._optimizer = build_optimizer(self._model, self._config.optimizer)
         self._precision = Precision(self._config.amp, self._device)
-        self._gated = GatedParameters(self._selected, self._optimizer, self._config.seed)
+        self._gated = GatedParameters(self._selected, self._optimizer, self._config.seed, initial)
+        return self._gated
 
     def train_pruning(
         self,
@@ -70,14 +71,12 @@ class TorchBackend:
         *,
         learning_rate: float,
         label_smoothing: float,
-        pressure: float,
-        presence_learning_rate: float,
+        after_step: Callable[[], None],
     ) -> EpochResult:
         """Train one epoch of Hyperflux: the gate's hooks act in every optimizer step."""
         if self._gated is None:
             raise RuntimeError("start_pruning() comes first")
-        self._gated.pressure, self._gated.presence_lr = pressure, presence_learning_rate
-        loss = self._train(batches, learning_rate, label_smoothing)
+        loss = self._train(batches, learning_rate, label_smoothing, after_step)
         return EpochResult(loss, *self._gated.take_flips())
 
     def evaluate(self) -> Evaluation:
@@ -87,7 +86,7 @@ class TorchBackend:
     def layers(self) -> list[LayerCount]:
         """Counts of every prunable parameter, in the model's order."""
         counts = {name: parameter.numel() for name, parameter in self._selected.items()}
-        present = counts if self._gated is None else self._gated.surviving()
+        present = counts if self._gated is None else self._gated.surviving_by_name()
         return [LayerCount(name, count, present[name]) for name, count in counts.items()]
 
     def tensors(self) -> Tensors:
@@ -109,7 +108,13 @@ class TorchBackend:
         """The library that trains."""
         return {"torch": torch.__version__}
 
-    def _train(self, batches: Iterable[NDArray[np.intp]], learning_rate: float, label_smoothing: float) -> float:
+    def _train(
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        learning_rate: float,
+        label_smoothing: float,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._epoch += 1
@@ -117,7 +122,7 @@ class TorchBackend:
         with self._own_randomness():
             self._model.train()
             ready = self._on_device(self._data.train_batches(batches, self._epoch))
-            return train_epoch(self._forward, ready, self._optimizer, loss, self._precision)
+            return train_epoch(self._forward, ready, self._optimizer, loss, self._precision, after_step)
 
     def _on_device(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Any]:
         for inputs, labels in batches:

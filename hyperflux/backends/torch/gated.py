@@ -12,6 +12,7 @@ This is the autograd of E1 to E5 with separate w and t, to the bit, without its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -20,8 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.capacity import meet_capacity
 from hyperflux.backends.torch.update import WeightState
 from hyperflux.errors import InputError
+from hyperflux.spec import INITIAL_PRESENCE
 
 
 @dataclass
@@ -34,6 +37,13 @@ class _Entry:
     flips: Tensor
     version: int = -1
     pointer: int = -1
+
+    def count_flips(self, before: Tensor) -> None:
+        """Add what has changed since the mask was `before`."""
+        after = self.state.mask()
+        self.flips = self.flips.to(after.device)
+        self.flips[0] += torch.count_nonzero(before & ~after)
+        self.flips[1] += torch.count_nonzero(after & ~before)
 
     def remember(self) -> None:
         self.version, self.pointer = self.parameter._version, self.parameter.data_ptr()
@@ -51,27 +61,36 @@ class _Entry:
 
 
 class GatedParameters:
-    """Parameters under the gate of Hyperflux while `optimizer` trains them; pressure and rate are set from outside.
+    """Parameters under the gate of Hyperflux while `optimizer` trains them: a `hyperflux.programs.base.Gate`.
 
-    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies. N is the number of all weights of
-    `parameters`. `steps` counts optimizer steps that took place: one that a GradScaler skipped is none. A parameter
-    without a gradient stays as it is for that step, its t included. With `check_contents` the next step first compares
-    every parameter with what the last one left, which finds writes through `.data`; other writes are found without it.
+    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies; with a rate of None, t and its moments stay
+    as they are. N is the number of all weights of `parameters`. The first t are drawn from `initial`. `steps` counts
+    optimizer steps that took place: one that a GradScaler skipped is none. A parameter without a gradient stays as it
+    is for that step, its t included. With `check_contents` the next step first compares every parameter with what the
+    last one left, which finds writes through `.data`; other writes are found without it.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        initial: tuple[float, float] = INITIAL_PRESENCE,
+    ) -> None:
         """Draw t for every parameter and register the hooks. Raises InputError for an optimizer without step hooks."""
         _require_hooks(optimizer)
         self.pressure = 0.0
-        self.presence_lr = 0.0
+        self.presence_lr: float | None = 0.0
         self.check_contents = False
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self._entries = {
-            name: _Entry(name, parameter, WeightState.of(parameter, seed, name), _no_flips(parameter))
+            name: _Entry(name, parameter, WeightState.of(parameter, seed, name, initial), _no_flips(parameter))
             for name, parameter in parameters.items()
         }
         self._active: list[tuple[_Entry, Tensor, Tensor, Tensor]] = []
+        self._shift_flips = [0, 0]
+        self._last_capacity = 0
         self._stepping = False
         self._loading: dict[str, Any] = {}
         self._optimizer = optimizer
@@ -92,17 +111,47 @@ class GatedParameters:
         """M of every parameter, bool."""
         return {name: state.mask() for name, state in self.states.items()}
 
-    def surviving(self) -> dict[str, int]:
+    def surviving_by_name(self) -> dict[str, int]:
         """Number of present weights of every parameter; waits for the device."""
-        counts = [torch.count_nonzero(mask) for mask in self.masks().values()]
-        return {name: int(count) for name, count in zip(self._entries, counts, strict=True)}
+        counts = torch.stack([torch.count_nonzero(mask).cpu() for mask in self.masks().values()]).tolist()
+        return dict(zip(self._entries, counts, strict=True))
+
+    def surviving(self) -> int:
+        """Number of present weights; waits for the device."""
+        return sum(self.surviving_by_name().values())
+
+    @torch.no_grad()
+    def meet_capacity(self, kept: int) -> float:
+        """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
+        regrown = kept - self.surviving()  # one shift for all: weights go or come back, never both
+        near = 2 * (self.presence_lr or math.inf) * max(1, self.steps - self._last_capacity)
+        shift = meet_capacity([state.presence for state in self.states.values()], kept, near)
+        self._last_capacity = self.steps
+        self._shift_flips[regrown > 0] += abs(regrown)
+        self.write_effective()
+        return shift
+
+    @torch.no_grad()
+    def rank_by_magnitude(self) -> None:
+        """Set t of the present weights to |w|, of the pruned ones to −1."""
+        for state in self.states.values():
+            state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
+
+    @torch.no_grad()
+    def typical_flux(self) -> float:
+        """Mean over weights of the root of Adam's second moment of t; waits for the device."""
+        sums = torch.stack(
+            [state.root_of_second_moment().sum(dtype=torch.float64).cpu() for state in self.states.values()]
+        )
+        return float(sums.sum()) / self.total
 
     def take_flips(self) -> tuple[int, int]:
         """How often a weight was pruned and how often one came back since the last call; waits for the device."""
         pruned, regrown = torch.stack([entry.flips.cpu() for entry in self._entries.values()]).sum(0).tolist()
         for entry in self._entries.values():
             entry.flips = _no_flips(entry.parameter)
-        return pruned, regrown
+        shifted, self._shift_flips = self._shift_flips, [0, 0]
+        return pruned + shifted[0], regrown + shifted[1]
 
     def write_effective(self) -> None:
         """Write θ = w·m into every parameter."""
@@ -160,10 +209,11 @@ class GatedParameters:
             gradient = _dense_gradient(entry)
             entry.state.like(entry.parameter)
             mask = entry.state.mask()
-            flux_gradient = gradient.to(entry.state.latent.dtype)
-            if scale is not None:  # a fused optimizer unscales inside its step
-                flux_gradient = flux_gradient / scale.to(flux_gradient)
-            entry.state.update_presence(flux_gradient, self.pressure / self.total, self.presence_lr)
+            if self.presence_lr is not None:
+                flux_gradient = gradient.to(entry.state.latent.dtype)
+                if scale is not None:  # a fused optimizer unscales inside its step
+                    flux_gradient = flux_gradient / scale.to(flux_gradient)
+                entry.state.update_presence(flux_gradient, self.pressure / self.total, self.presence_lr)
             self._active.append((entry, mask, entry.parameter.data, gradient))
             entry.parameter.data = entry.state.latent
             if gradient.dtype == entry.state.latent.dtype:
@@ -175,11 +225,9 @@ class GatedParameters:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._stepping:
             return
-        for entry, before, _, _ in self._active:
-            after = entry.state.mask()
-            entry.flips = entry.flips.to(after.device)
-            entry.flips[0] += torch.count_nonzero(before & ~after)
-            entry.flips[1] += torch.count_nonzero(after & ~before)
+        if self.presence_lr is not None:
+            for entry, before, _, _ in self._active:
+                entry.count_flips(before)
         self._restore()
         self.steps += 1
 

@@ -6,6 +6,7 @@ import logging
 import math
 import weakref
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -19,13 +20,14 @@ from hyperflux.controller import PublishedController
 from hyperflux.errors import InputError
 from hyperflux.feasibility import kept_weights, presence_distance
 from hyperflux.naming import unknown
-from hyperflux.program import Program, ProgramState, PruningCourse, RegrowthCourse
+from hyperflux.programs.base import Program, Stage
+from hyperflux.programs.capacity import CapacityProgram
+from hyperflux.programs.pilot import Pilot
+from hyperflux.programs.published import PublishedProgram
 
 CONTROL_INTERVALS = 100
-"""How often the controller acts in the pruning stage: as often as in the paper's CIFAR runs of 100 epochs."""
-REGROWTH_PRESENCE_DECAY = 0.75
-"""Factor on t's learning rate each control interval of regrowth (E10): the paper's value for CIFAR, an epoch."""
-STATE_FORMAT = 1
+"""How often the published controller acts in the pruning stage: as in the paper's CIFAR runs of 100 epochs."""
+STATE_FORMAT = 2
 
 CONTROLLERS = ("default", "published")
 
@@ -40,13 +42,15 @@ class Pruner:
         ...                     # train: every optimizer.step() is one step of Hyperflux (E1 to E6)
         pruner.finalize()       # a plain module with exact zeros
 
-    Pressure is steered 100 times in the pruning stage and is 0 in the regrowth stage; afterwards the mask stays as it
-    is. Learning rates, schedulers, clipping, accumulation and AMP are the user's own: a GradScaler that skips a step
-    skips it here too. Between steps the parameters hold the effective weights, with stock names.
+    Exactly round(N·(1 − target_sparsity)) weights are left, whatever the model and the steps: capacity and pressure are
+    steered every few steps of the pruning stage, pressure is 0 in regrowth, and its last part trains on a mask that
+    stays (E12 to E14). With the published controller (E8 to E10) the outcome is only near the target. Learning rates,
+    schedulers, clipping, accumulation and AMP are the user's own: a GradScaler that skips a step skips it here too.
+    Between steps the parameters hold the effective weights, with stock names.
 
     `include` and `exclude` choose parameters, see `hyperflux.backends.torch.selection.select`;
     `print(pruner.selection)` shows what they chose. `presence_lr` is t's learning rate, `controller` "default",
-    "published" or a `PublishedController`; "default" is the published one at present. t is drawn by `seed` and the
+    "published" or a `PublishedController`. t is drawn by `seed` and the
     parameter's name. w, t and two moments are kept in the parameter's dtype, at least float32: 16 bytes a weight.
 
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
@@ -78,26 +82,18 @@ class Pruner:
         self.target_sparsity = target_sparsity
         self.pruning_steps, self.regrowth_steps, self.presence_lr = pruning_steps, regrowth_steps, presence_lr
         total = sum(parameter.numel() for parameter in self.selection.prunable.values())
-        kept_weights(total, target_sparsity, type(root).__name__)
-        self._program = _program(target_sparsity, pruning_steps, regrowth_steps, presence_lr, _controller(controller))
-        self._state = ProgramState()
-        self._gated = GatedParameters(self.selection.prunable, optimizer, seed)
-        self._hook: RemovableHandle | None = optimizer.register_step_post_hook(lambda *_: self._advance())
-        self._give_orders()
+        self._kept = kept_weights(total, target_sparsity, type(root).__name__)
+        program = self._program(total, controller)
+        self._gated = GatedParameters(self.selection.prunable, optimizer, seed, program.initial_presence)
+        self._pilot = Pilot(program, self._gated)
+        self._hook: RemovableHandle | None = optimizer.register_step_post_hook(lambda *_: self._after_step())
         for module in root.modules():
             _pruned_modules[module] = weakref.ref(self)
-        reach = presence_lr * pruning_steps
-        if reach < (distance := presence_distance(target_sparsity)):
-            _log.warning(
-                "pruning_steps: %d steps of %g are too few for presence parameters to fall by the %.3g that sparsity "
-                "%g takes; give %d steps or a higher presence_lr",
-                pruning_steps, presence_lr, distance, target_sparsity, math.ceil(distance / presence_lr),
-            )  # fmt: skip
 
     @property
-    def stage(self) -> Literal["pruning", "regrowth", "done"]:
+    def stage(self) -> Stage:
         """The stage of the next step."""
-        return self._program.stage(self._state)
+        return self._pilot.stage
 
     @property
     def step_count(self) -> int:
@@ -117,7 +113,7 @@ class Pruner:
     @property
     def surviving(self) -> int:
         """Present weights now; waits for the device."""
-        return sum(self._gated.surviving().values())
+        return self._gated.surviving()
 
     @property
     def sparsity(self) -> float:
@@ -142,7 +138,7 @@ class Pruner:
 
     def layers(self) -> list[LayerCount]:
         """Prunable and surviving weights of each parameter, in the model's order."""
-        counts = self._gated.surviving()
+        counts = self._gated.surviving_by_name()
         return [LayerCount(name, state.latent.numel(), counts[name]) for name, state in self._gated.states.items()]
 
     def resync(self) -> None:
@@ -155,12 +151,17 @@ class Pruner:
     def finalize(self) -> None:
         """Remove every hook and leave a plain module with exact zeros under its stock names; safe to call twice.
 
-        Training on after this moves pruned weights away from 0. Raises InputError where the weights were changed from
-        outside since the last step.
+        With the default controller exactly the wanted number of weights is left, even where the steps have not all
+        taken place, which is logged as a warning. Training on after this moves pruned weights away from 0. Raises
+        InputError where the weights were changed from outside since the last step.
         """
         if self._hook is None:
             return
         self._gated.verify()
+        if self.stage != "done":
+            planned = self.pruning_steps + self.regrowth_steps
+            _log.warning("finalize() after %d of %d steps: the weights left had little time", self.step_count, planned)
+        self._pilot.finish()
         self._gated.remove()
         self._hook.remove()
         self._hook = None
@@ -175,7 +176,7 @@ class Pruner:
         return {
             "format": STATE_FORMAT,
             "settings": self._settings(),
-            "program": self._state.to_dict(),
+            "program": asdict(self._pilot.state),
             "steps": self._gated.steps,
             "parameters": {
                 name: {
@@ -199,57 +200,50 @@ class Pruner:
         _require_equal("parameters", sorted(saved["parameters"]), sorted(states))
         for name, state in states.items():
             _require_equal(f"shape of {name}", saved["parameters"][name]["latent"].shape, state.latent.shape)
-        program = ProgramState.from_dict(saved["program"])
+        self._pilot.program.restore(saved["program"])
         for name, state in states.items():
             values = saved["parameters"][name]
             for key, tensor in state.tensors().items():
                 tensor.copy_(values[key])
             state.steps, state.pressure_mean = values["steps"], values["pressure_mean"]
-        self._state, self._gated.steps = program, saved["steps"]
+        self._gated.steps = saved["steps"]
         self._gated.write_effective()
-        self._give_orders()
+        self._pilot.restore(saved["program"])
 
-    def _settings(self) -> dict[str, float]:
+    def _settings(self) -> dict[str, object]:
         names = ("target_sparsity", "pruning_steps", "regrowth_steps", "presence_lr")
-        return {name: getattr(self, name) for name in names}
+        return {"program": type(self._pilot.program).__name__, **{name: getattr(self, name) for name in names}}
 
-    def _advance(self) -> None:
-        """After an optimizer step: let the controller act where a control interval has ended."""
-        while self.stage != "done" and self._gated.steps >= self._interval_end():
-            self._state = self._program.advance(self._state, self.surviving / self.total)
-            self._give_orders()
-        self._gated.check_contents = self.stage != "done" and self._gated.steps + 1 >= self._interval_end()
+    def _after_step(self) -> None:
+        self._pilot.after_step()
+        self._gated.check_contents = self._pilot.acts_next
 
-    def _interval_end(self) -> int:
-        """The step that ends the present control interval: intervals divide each stage as evenly as whole steps can."""
-        number, pruning, regrowth = self._state.finished_epochs + 1, self._program.pruning, self._program.regrowth
-        if number <= pruning.epochs:
-            return number * self.pruning_steps // pruning.epochs
-        return self.pruning_steps + (number - pruning.epochs) * self.regrowth_steps // regrowth.epochs
-
-    def _give_orders(self) -> None:
-        if self.stage == "done":
-            self._gated.pressure = self._gated.presence_lr = 0.0
-        else:
-            orders = self._program.orders(self._state)
-            self._gated.pressure, self._gated.presence_lr = orders.pressure, orders.presence_learning_rate
-
-
-def _program(
-    target_sparsity: float, pruning_steps: int, regrowth_steps: int, presence_lr: float, controller: PublishedController
-) -> Program:
-    """The published course with a control interval where the paper has an epoch; weights' rates are the user's own."""
-    pruning = min(CONTROL_INTERVALS, pruning_steps)
-    regrowth = min(regrowth_steps, max(1, round(pruning * regrowth_steps / pruning_steps)))
-    return Program(
-        1 - target_sparsity,
-        PruningCourse(pruning, 0.0, 0.0, presence_lr),
-        RegrowthCourse(regrowth, 0.0, 0.0, presence_lr, REGROWTH_PRESENCE_DECAY),
-        controller,
-    )
+    def _program(self, total: int, controller: str | PublishedController) -> Program[Any]:
+        """The default course, or the published one with a control interval where the paper has an epoch."""
+        if controller == "default":
+            return CapacityProgram(total, self._kept, self.pruning_steps, self.regrowth_steps, self.presence_lr)
+        reach, distance = self.presence_lr * self.pruning_steps, presence_distance(self.target_sparsity)
+        if reach < distance:
+            _log.warning(
+                "pruning_steps: %d steps of %g are too few for presence parameters to fall by the %.3g that sparsity "
+                "%g takes; give %d steps or a higher presence_lr",
+                self.pruning_steps, self.presence_lr, distance, self.target_sparsity,
+                math.ceil(distance / self.presence_lr),
+            )  # fmt: skip
+        pruning = min(CONTROL_INTERVALS, self.pruning_steps)
+        regrowth = min(self.regrowth_steps, max(1, round(pruning * self.regrowth_steps / self.pruning_steps)))
+        return PublishedProgram(
+            1 - self.target_sparsity,
+            self.pruning_steps,
+            self.regrowth_steps,
+            pruning,
+            regrowth,
+            self.presence_lr,
+            controller=_published(controller),
+        )
 
 
-def _controller(name: str | PublishedController) -> PublishedController:
+def _published(name: str | PublishedController) -> PublishedController:
     if isinstance(name, PublishedController):
         return name
     if name not in CONTROLLERS:

@@ -63,14 +63,16 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     loss: Loss,
     precision: Precision,
+    after_step: Callable[[], None] = lambda: None,
 ) -> float:
-    """One step a batch; gives the mean loss over samples."""
+    """One step a batch, `after_step` after each; gives the mean loss over samples."""
     total: Tensor | None = None
     samples = 0
     for inputs, targets in batches:
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
         precision.step(batch_loss, optimizer)
+        after_step()
         weighted = batch_loss.detach() * len(inputs)
         total = weighted if total is None else total + weighted
         samples += len(inputs)

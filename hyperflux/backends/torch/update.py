@@ -27,11 +27,11 @@ class WeightState:
     pressure_mean: float = 0.0
 
     @classmethod
-    def of(cls, parameter: Tensor, seed: int, name: str) -> WeightState:
-        """The state before the first step: w is a copy of the parameter, t drawn by `seed` and `name` (see E2)."""
+    def of(cls, parameter: Tensor, seed: int, name: str, initial: tuple[float, float]) -> WeightState:
+        """Before the first step: w is a copy of the parameter, t drawn from `initial` by `seed` and `name`."""
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         latent = parameter.detach().to(dtype, copy=True)
-        drawn = initial_presence(parameter.numel(), generator(seed, f"{name} presence"))
+        drawn = initial_presence(parameter.numel(), generator(seed, f"{name} presence"), initial)
         presence = torch.empty_like(latent).copy_(torch.from_numpy(drawn.reshape(tuple(parameter.shape))))
         return cls(latent, presence, torch.zeros_like(latent), torch.zeros_like(latent))
 
@@ -64,6 +64,10 @@ class WeightState:
         self.second.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
         root = torch.div(self.second, 1 - beta2**self.steps, out=slope).sqrt_().add_(ADAM_EPSILON)
         self.presence.addcdiv_(self.first, root, value=-learning_rate / (1 - beta1**self.steps))
+
+    def root_of_second_moment(self) -> Tensor:
+        """√v̂ of t's gradient, bias corrected; 0 before the first step."""
+        return (self.second / (1 - ADAM_BETAS[1] ** max(1, self.steps))).sqrt_()
 
     def restoring_flux(self) -> Tensor:
         """Running mean of −κ g w, of pruned and present weights alike: Adam's mean, less its share of pressure.

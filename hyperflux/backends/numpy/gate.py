@@ -1,0 +1,88 @@
+"""The NumPy backend's gate: the state of `hyperflux.spec` and what a program may do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hyperflux import spec
+from hyperflux.spec import Array, Mask, State
+
+
+class NumpyGate:
+    """Flat w and t of a whole network, (N,), under training: a `hyperflux.program.Gate`."""
+
+    def __init__(self, state: State) -> None:
+        self.state, self.steps = state, 0
+        self.pressure = 0.0
+        self.presence_lr: float | None = 0.0
+        self._flips = (0, 0)
+
+    @property
+    def total(self) -> int:
+        """N."""
+        return self.state.presence.size
+
+    def mask(self) -> Mask:
+        """m, (N,)."""
+        return spec.gate(self.state.presence)
+
+    def effective_weights(self) -> Array:
+        """θ, (N,)."""
+        return spec.effective_weights(self.state.weights, self.mask())
+
+    def step(self, loss_gradient: Callable[[Array], Array], update_weights: Callable[[Array, Array], Array]) -> None:
+        """One training step under the present pressure and rate of t."""
+        self._become(
+            spec.step(
+                self.state,
+                loss_gradient=loss_gradient,
+                update_weights=update_weights,
+                pressure=self.pressure,
+                presence_learning_rate=self.presence_lr,
+                total=self.total,
+            )
+        )
+        self.steps += 1
+
+    def dense_step(
+        self, loss_gradient: Callable[[Array], Array], update_weights: Callable[[Array, Array], Array]
+    ) -> None:
+        """One step of w alone, every weight present."""
+        weights = self.state.weights
+        updated = update_weights(weights, loss_gradient(weights))
+        self.state = State(updated, self.state.presence, self.state.moments)
+
+    def surviving(self) -> int:
+        """Present weights now."""
+        return int(np.count_nonzero(self.mask()))
+
+    def meet_capacity(self, kept: int) -> float:
+        """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
+        presence, shift = spec.meet_capacity(self.state.presence, kept)
+        self._become(State(self.state.weights, presence, self.state.moments))
+        return shift
+
+    def rank_by_magnitude(self) -> None:
+        """Set t of the present weights to |w|, of the pruned ones to −1."""
+        magnitude = np.where(self.mask(), np.abs(self.state.weights), -1).astype(self.state.presence.dtype)
+        self.state = State(self.state.weights, magnitude, self.state.moments)
+
+    def typical_flux(self) -> float:
+        """Mean over weights of the root of Adam's second moment of t."""
+        return spec.typical_flux(self.state.moments)
+
+    def take_flips(self) -> tuple[int, int]:
+        """How often a weight was pruned and how often one came back since the last call."""
+        flips, self._flips = self._flips, (0, 0)
+        return flips
+
+    def _become(self, state: State) -> None:
+        """Take the next state and count what has changed in the mask."""
+        before, self.state = self.mask(), state
+        after = self.mask()
+        pruned, regrown = self._flips
+        self._flips = (
+            pruned + int(np.count_nonzero(before & ~after)), regrown + int(np.count_nonzero(after & ~before))
+        )  # fmt: skip

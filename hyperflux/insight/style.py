@@ -1,0 +1,31 @@
+"""How plots look: one place for matplotlib's settings and colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Okabe and Ito's colours, which colour-blind people tell apart."""
+
+
+def figure(width: float = 7.0, height: float = 4.2, rows: int = 1) -> tuple[Any, Any]:
+    """A matplotlib figure in inches, with `rows` axes above each other that share the horizontal one."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawn, axes = pyplot.subplots(rows, 1, figsize=(width, height), sharex=True, layout="constrained")
+    for axis in [axes] if rows == 1 else axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, color="#dddddd", linewidth=0.6)
+    return drawn, axes
+
+
+def save(drawn: Any, path: Path) -> None:
+    """Write a figure as PNG and close it."""
+    from matplotlib import pyplot
+
+    drawn.savefig(path, dpi=150)
+    pyplot.close(drawn)

@@ -1,0 +1,95 @@
+"""What a program is, and the gate that it steers: numbers only, never arrays, so that backends share programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+Stage = Literal["pruning", "regrowth", "done"]
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What holds until the next control step: γ and η_t. With a rate of None, t stays as it is."""
+
+    pressure: float
+    presence_lr: float | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a control step sees: the density before it, how far it lowered t, and a way to measure the typical flux."""
+
+    density: float
+    shift: float
+    flux: Callable[[], float]
+
+
+class Gate(Protocol):
+    """A network's presence parameters, as a pilot steers them."""
+
+    pressure: float
+    presence_lr: float | None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that took place."""
+
+    @property
+    def total(self) -> int:
+        """N."""
+
+    def surviving(self) -> int:
+        """Present weights now."""
+
+    def meet_capacity(self, kept: int) -> float:
+        """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
+
+    def rank_by_magnitude(self) -> None:
+        """Set t of the present weights to |w|, so that capacity keeps the largest; what is pruned stays below."""
+
+    def typical_flux(self) -> float:
+        """Mean over weights of √v̂, v̂ Adam's bias-corrected second moment of t: the size of κ g w."""
+
+
+class Program(Protocol[S]):
+    """A course of pruning over optimizer steps; `S` is its state, a dataclass of plain numbers."""
+
+    @property
+    def pruning_steps(self) -> int:
+        """Steps of the pruning stage."""
+
+    @property
+    def regrowth_steps(self) -> int:
+        """Steps of the regrowth stage."""
+
+    def first(self) -> S:
+        """The state before the first step."""
+
+    def next_control(self, state: S) -> int:
+        """The step after which the program acts next."""
+
+    def orders(self, state: S) -> Orders:
+        """What holds until then."""
+
+    def advance(self, state: S, seen: Seen) -> S:
+        """The state after a control step."""
+
+    def kept(self, step: int) -> int | None:
+        """Weights that the control step after `step` leaves present; None leaves it to pressure and flux."""
+
+    def wanted(self, step: int) -> float:
+        """The density wanted after `step` steps."""
+
+    def restore(self, saved: Mapping[str, Any]) -> S:
+        """A state from its dictionary. Raises InputError where it is of another program."""
+
+    @property
+    def initial_presence(self) -> tuple[float, float]:
+        """The interval from which the first t are drawn."""
+
+    @property
+    def by_magnitude(self) -> bool:
+        """Whether capacity keeps the largest weights instead of those with the largest t."""

@@ -1,0 +1,110 @@
+"""The default course: capacity holds the density on its trajectory and its target, pressure follows (E12 to E14)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hyperflux.controller import ShiftController
+from hyperflux.errors import InputError
+from hyperflux.programs.base import Orders, Seen
+from hyperflux.schedule import control_interval, density_at, trajectory
+from hyperflux.spec import INITIAL_PRESENCE
+
+TRAJECTORY_PARTS = 100
+"""E of the trajectory, whatever the number of epochs or steps (E8, E14)."""
+START_SHARE = 0.005
+"""The first t lie within this share of the way that t can go in the pruning stage (E14)."""
+ARRIVAL = 0.7
+"""Share of the pruning stage after which the density is the target; in the rest weights compete for it (E14)."""
+SETTLING = 0.3
+"""Share of the regrowth stage in which weights come back and compete; then the mask stays (E14)."""
+
+
+@dataclass(frozen=True)
+class CapacityState:
+    """Steps at the last control step, and ln γ, which is None before the first."""
+
+    step: int = 0
+    log_pressure: float | None = None
+
+
+@dataclass(frozen=True)
+class CapacityProgram:
+    """A course that ends with exactly `kept_weights` of `total`, whatever the network, the data and the rates."""
+
+    total: int
+    kept_weights: int
+    pruning_steps: int
+    regrowth_steps: int
+    presence_lr: float = 1e-3
+    trajectory: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trajectory", trajectory(self.kept_weights / self.total, TRAJECTORY_PARTS))
+
+    @property
+    def settling_steps(self) -> int:
+        """Steps of regrowth in which weights come back for others; then the mask stays."""
+        return round(self.regrowth_steps * SETTLING)
+
+    @property
+    def initial_presence(self) -> tuple[float, float]:
+        """The interval of the first t: that of E2, shrunk in short runs so that it doesn't decide their outcome."""
+        low, high = INITIAL_PRESENCE
+        scale = min(1.0, START_SHARE * self.presence_lr * self.pruning_steps / high)
+        return low * scale, high * scale
+
+    @property
+    def by_magnitude(self) -> bool:
+        """The largest t stay."""
+        return False
+
+    def first(self) -> CapacityState:
+        """Before the first step."""
+        return CapacityState()
+
+    def next_control(self, state: CapacityState) -> int:
+        """Every few steps, at the end of pruning, and until the mask has settled; then a step that never comes."""
+        step = state.step + control_interval(self.pruning_steps)
+        for last in (self.pruning_steps, self.pruning_steps + self.settling_steps):
+            if state.step < last:
+                return min(step, last)
+        return self.pruning_steps + self.regrowth_steps + 1
+
+    def orders(self, state: CapacityState) -> Orders:
+        """Pressure and t's rate: constant while pruning; in regrowth no pressure, and a rate that falls to 0."""
+        if state.step < self.pruning_steps:
+            pressure = 0.0 if state.log_pressure is None else math.exp(state.log_pressure)
+            return Orders(pressure, self.presence_lr)
+        left = self.pruning_steps + self.settling_steps - state.step
+        return Orders(0.0, self.presence_lr * left / self.settling_steps if left > 0 else None)
+
+    def advance(self, state: CapacityState, seen: Seen) -> CapacityState:
+        """The state after a control step; pressure is steered while pruning."""
+        step = self.next_control(state)
+        if step > self.pruning_steps:
+            return CapacityState(step, state.log_pressure)
+        controller = ShiftController(self.pruning_steps)
+        if state.log_pressure is None:
+            return CapacityState(step, controller.first(self.total, seen.flux()))
+        steps = step - state.step
+        return CapacityState(step, controller.update(state.log_pressure, seen.shift, self.presence_lr * steps, steps))
+
+    def kept(self, step: int) -> int:
+        """Weights present after the control step at `step`: N·D on the way (E8), then `kept_weights` (E14)."""
+        density = density_at(self.trajectory, step / (ARRIVAL * self.pruning_steps))
+        return max(self.kept_weights, round(self.total * density))
+
+    def wanted(self, step: int) -> float:
+        """The density of `kept`."""
+        return self.kept(step) / self.total
+
+    def restore(self, saved: Mapping[str, Any]) -> CapacityState:
+        """A state from its dictionary. Raises InputError where it is of another program."""
+        try:
+            return CapacityState(**saved)
+        except TypeError as error:
+            raise InputError(f"program state: {error}; it was not written by this version of hyperflux") from error

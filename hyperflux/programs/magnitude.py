@@ -1,0 +1,78 @@
+"""The rival: gradual magnitude pruning, global, on a cubic course (Zhu and Gupta 2017, arXiv 1710.01878)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hyperflux.errors import InputError
+from hyperflux.programs.base import Orders, Seen
+from hyperflux.schedule import control_interval
+from hyperflux.spec import INITIAL_PRESENCE
+
+
+@dataclass(frozen=True)
+class MagnitudeState:
+    """Control steps that have taken place."""
+
+    controls: int = 0
+
+
+@dataclass(frozen=True)
+class MagnitudeProgram:
+    """Keep the largest |θ| of the whole network; masks hold after each optimizer step, and nothing comes back.
+
+    The sparsity after a share x of the pruning stage is target·(1 − (1 − x)³); then the mask stays for the steps that
+    Hyperflux spends on regrowth. `kept_weights` of `total` are left.
+    """
+
+    total: int
+    kept_weights: int
+    pruning_steps: int
+    regrowth_steps: int
+
+    @property
+    def initial_presence(self) -> tuple[float, float]:
+        """Any start does: t only holds the mask."""
+        return INITIAL_PRESENCE
+
+    @property
+    def by_magnitude(self) -> bool:
+        """The largest weights stay."""
+        return True
+
+    def first(self) -> MagnitudeState:
+        """Before the first step."""
+        return MagnitudeState()
+
+    def next_control(self, state: MagnitudeState) -> int:
+        """Every few steps, up to the end of the pruning stage; after that, a step that never comes."""
+        step = state.controls * control_interval(self.pruning_steps)
+        if step >= self.pruning_steps:
+            return self.pruning_steps + self.regrowth_steps + 1
+        return min(step + control_interval(self.pruning_steps), self.pruning_steps)
+
+    def orders(self, state: MagnitudeState) -> Orders:
+        """No pressure; t only holds the mask."""
+        return Orders(0.0, None)
+
+    def advance(self, state: MagnitudeState, seen: Seen) -> MagnitudeState:
+        """One control step further."""
+        return MagnitudeState(state.controls + 1)
+
+    def kept(self, step: int) -> int:
+        """Weights left after `step` steps, at least `kept_weights`."""
+        left = (1 - min(1.0, step / self.pruning_steps)) ** 3
+        return self.kept_weights + round((self.total - self.kept_weights) * left)
+
+    def wanted(self, step: int) -> float:
+        """The density of `kept`."""
+        return self.kept(step) / self.total
+
+    def restore(self, saved: Mapping[str, Any]) -> MagnitudeState:
+        """A state from its dictionary. Raises InputError where it is of another program."""
+        try:
+            return MagnitudeState(**saved)
+        except TypeError as error:
+            raise InputError(f"program state: {error}; it was not written by this version of hyperflux") from error

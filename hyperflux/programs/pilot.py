@@ -1,0 +1,61 @@
+"""Carries a program out: after every optimizer step of any training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic
+
+from hyperflux.programs.base import Gate, Program, S, Seen, Stage
+
+
+class Pilot(Generic[S]):
+    """Steers `gate` by `program`: call `after_step` after every optimizer step and `finish` at the end."""
+
+    def __init__(self, program: Program[S], gate: Gate) -> None:
+        self.program, self.state, self._gate = program, program.first(), gate
+        self._give_orders()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the next step."""
+        if self._gate.steps < self.program.pruning_steps:
+            return "pruning"
+        return "regrowth" if self._gate.steps < self._end else "done"
+
+    @property
+    def acts_next(self) -> bool:
+        """Whether the next step is followed by a control step."""
+        return self.stage != "done" and self._gate.steps + 1 >= self.program.next_control(self.state)
+
+    def after_step(self) -> None:
+        """Let the program act where a control step is due."""
+        while self.program.next_control(self.state) <= min(self._gate.steps, self._end):
+            step = self.program.next_control(self.state)
+            density = self._gate.surviving() / self._gate.total
+            seen = Seen(density, self._meet(self.program.kept(step)), self._gate.typical_flux)
+            self.state = self.program.advance(self.state, seen)
+            self._give_orders()
+
+    def finish(self) -> None:
+        """Bring the gate to the program's last capacity, wherever in its course the run ended."""
+        self._meet(self.program.kept(self._end))
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a saved state; the gate has been restored before."""
+        self.state = self.program.restore(saved)
+        self._give_orders()
+
+    @property
+    def _end(self) -> int:
+        return self.program.pruning_steps + self.program.regrowth_steps
+
+    def _meet(self, kept: int | None) -> float:
+        if kept is None:
+            return 0.0
+        if self.program.by_magnitude:
+            self._gate.rank_by_magnitude()
+        return self._gate.meet_capacity(kept)
+
+    def _give_orders(self) -> None:
+        orders = self.program.orders(self.state)
+        self._gate.pressure, self._gate.presence_lr = orders.pressure, orders.presence_lr

@@ -1,0 +1,102 @@
+"""The published course, faithful to the letter: E8 to E10. It comes near its target, not onto it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hyperflux.controller import PublishedController, PublishedState
+from hyperflux.errors import InputError
+from hyperflux.programs.base import Orders, Seen
+from hyperflux.schedule import presence_decay, trajectory
+from hyperflux.spec import INITIAL_PRESENCE
+
+
+@dataclass(frozen=True)
+class PublishedProgramState:
+    """Control intervals that have ended, the pressure now, and the controller's own state."""
+
+    intervals: int = 0
+    pressure: float = 0.0
+    controller: PublishedState = field(default_factory=PublishedState)
+
+
+@dataclass(frozen=True)
+class PublishedProgram:
+    """Trajectory (E8), controller (E9) and two stages (E10); an interval is an epoch of the paper.
+
+    Intervals divide each stage as evenly as whole steps can. t's rate is `presence_lr` while pruning; in regrowth it
+    restarts at `presence_reset` times that and shrinks by `presence_decay` each interval.
+    """
+
+    target_density: float
+    pruning_steps: int
+    regrowth_steps: int
+    pruning_intervals: int
+    regrowth_intervals: int
+    presence_lr: float = 1e-3
+    presence_reset: float = 1.0
+    presence_decay: float = 0.75
+    controller: PublishedController = field(default_factory=PublishedController)
+    trajectory: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trajectory", trajectory(self.target_density, self.pruning_intervals))
+
+    @property
+    def initial_presence(self) -> tuple[float, float]:
+        """The paper's interval of E2."""
+        return INITIAL_PRESENCE
+
+    @property
+    def by_magnitude(self) -> bool:
+        """Pressure and flux alone decide."""
+        return False
+
+    def first(self) -> PublishedProgramState:
+        """Before the first interval: no pressure."""
+        return PublishedProgramState()
+
+    def next_control(self, state: PublishedProgramState) -> int:
+        """The last step of the present interval; after the last one, a step that never comes."""
+        number = state.intervals + 1
+        if number <= self.pruning_intervals:
+            return number * self.pruning_steps // self.pruning_intervals
+        number -= self.pruning_intervals
+        if number <= self.regrowth_intervals:
+            return self.pruning_steps + number * self.regrowth_steps // self.regrowth_intervals
+        return self.pruning_steps + self.regrowth_steps + 1
+
+    def orders(self, state: PublishedProgramState) -> Orders:
+        """The controller's pressure while pruning, none in regrowth, t at rest afterwards (E10)."""
+        number = state.intervals + 1
+        if number <= self.pruning_intervals:
+            return Orders(state.pressure, self.presence_lr)
+        number -= self.pruning_intervals
+        if number <= self.regrowth_intervals:
+            return Orders(0.0, presence_decay(self.presence_lr * self.presence_reset, self.presence_decay, number))
+        return Orders(0.0, None)
+
+    def advance(self, state: PublishedProgramState, seen: Seen) -> PublishedProgramState:
+        """The state after an interval that ended at the density seen; the controller acts while pruning."""
+        number = state.intervals + 1
+        if number > self.pruning_intervals:
+            return replace(state, intervals=number, pressure=0.0)
+        controller, pressure = self.controller.update(state.controller, self.trajectory[number - 1], seen.density)
+        return PublishedProgramState(number, pressure, controller)
+
+    def kept(self, step: int) -> None:
+        """Pressure and flux alone decide."""
+
+    def wanted(self, step: int) -> float:
+        """The trajectory at the end of the interval that `step` belongs to."""
+        interval = -(-step * self.pruning_intervals // self.pruning_steps)
+        return self.trajectory[min(max(interval, 1), self.pruning_intervals) - 1]
+
+    def restore(self, saved: Mapping[str, Any]) -> PublishedProgramState:
+        """A state from its dictionary. Raises InputError where it is of another program."""
+        try:
+            return PublishedProgramState(**{**saved, "controller": PublishedState(**saved["controller"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"program state: {error}; it was not written by this version of hyperflux") from error
