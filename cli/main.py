@@ -10,6 +10,7 @@ import click
 
 import hyperflux
 
+from .bench import bench
 from .compare import compare
 from .prune import prune
 from .recipes import recipes
@@ -59,4 +60,5 @@ def main() -> None:
 
 main.add_command(prune)
 main.add_command(compare)
+main.add_command(bench)
 main.add_command(recipes)

@@ -8,7 +8,7 @@ two control steps time passes in one go, Adam's first moments and their sum bein
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,15 @@ class Conditions:
 
 @dataclass(frozen=True)
 class ControlRow:
-    """One control step: the density before it, the density wanted, and the pressure until then."""
+    """The middle step of a control interval: the density it trains at, the one that was wanted when the interval began,
+    the pressure; and the shift that ended the interval, as a share of how far t can move in it.
+    """
 
     step: int
     density: float
     wanted: float
     pressure: float
+    shift: float
 
 
 class Plant:
@@ -72,7 +75,7 @@ class Plant:
             self._t[self._rng.random(particles) < 0.5] *= -1
         self._first, self._second = np.zeros(particles), np.zeros(particles)
         self._weight = conditions.total / particles
-        self.steps, self.pressure = 0, 0.0
+        self.steps, self.pressure, self.last_shift = 0, 0.0, 0.0
         self.presence_lr: float | None = 0.0
 
     @property
@@ -86,8 +89,8 @@ class Plant:
 
     def meet_capacity(self, kept: int) -> float:
         """As `hyperflux.spec.meet_capacity`, to the nearest particle."""
-        self._t, shift = meet_capacity(self._t, max(1, round(kept / self._weight)))
-        return shift
+        self._t, self.last_shift = meet_capacity(self._t, max(1, round(kept / self._weight)))
+        return self.last_shift
 
     def rank_by_magnitude(self) -> None:
         """The cloud has no weights."""
@@ -100,6 +103,8 @@ class Plant:
 
     def pass_time(self, steps: int) -> None:
         """Let `steps` optimizer steps go by under the present pressure and rate."""
+        if not steps:
+            return
         conditions, changed = self._conditions, self.steps >= self._change_at
         pruned = self._t < 0
         self._answer += (np.where(pruned, 1.0, BUSY) - self._answer) * -math.expm1(-steps / max(conditions.delay, 1e-9))
@@ -138,16 +143,19 @@ class Plant:
 
 
 def simulate(program: Program[Any], conditions: Conditions) -> list[ControlRow]:
-    """Run a program over a plant to its end; a row for each control step."""
+    """Run a program over a plant to its end; a row for each control interval."""
     target = program.wanted(program.pruning_steps + program.regrowth_steps)
     particles = min(conditions.total, MOST_PARTICLES, max(1000, round(LEAST_KEPT / target)))
     plant = Plant(conditions, particles, program.initial_presence, program.pruning_steps // 2)
     pilot, rows = Pilot(program, plant), []
     end = program.pruning_steps + program.regrowth_steps
-    while (step := program.next_control(pilot.state)) <= end:
-        plant.pass_time(step - plant.steps)
-        rows.append(ControlRow(step, plant.surviving() / plant.total, program.wanted(step), plant.pressure))
+    while (control := program.next_control(pilot.state)) <= end:
+        interval, wanted, rate = control - plant.steps, program.wanted(plant.steps), plant.presence_lr
+        plant.pass_time((interval - 1) // 2)
+        row = ControlRow(plant.steps + 1, plant.surviving() / plant.total, wanted, plant.pressure, math.nan)
+        plant.pass_time(control - plant.steps)
         pilot.after_step()
+        rows.append(replace(row, shift=plant.last_shift / (rate * interval) if rate else 0.0))
     return rows
 
 

@@ -12,6 +12,8 @@ STEEPNESS = 6.0
 """E8's sigmoid runs over about STEEPNESS units in the E epochs of the stage."""
 PRESENCE_CUTOFF = 50
 """Regrowth epochs after which the presence parameters' learning rate is exactly 0 (E10)."""
+SMALL_NETWORK = 10_000
+"""Prunable weights up to which a control step costs nothing beside a training step."""
 MOST_STEPS_BETWEEN_CONTROLS = 5
 """Longest interval between two control steps of the default course."""
 
@@ -38,8 +40,13 @@ def trajectory(target_density: float, epochs: int) -> tuple[float, ...]:
     return tuple(densities)
 
 
-def control_interval(pruning_steps: int) -> int:
-    """Steps between two control steps: a 500th of the pruning stage, from 1 to `MOST_STEPS_BETWEEN_CONTROLS`."""
+def control_interval(pruning_steps: int, total: int) -> int:
+    """Steps between two control steps: a 2000th of the pruning stage, from 1 to `MOST_STEPS_BETWEEN_CONTROLS`.
+
+    Networks of up to `SMALL_NETWORK` of `total` weights are steered after every step: single weights count there.
+    """
+    if total <= SMALL_NETWORK:
+        return 1
     return max(1, min(MOST_STEPS_BETWEEN_CONTROLS, round(pruning_steps / 2000)))
 
 

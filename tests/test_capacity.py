@@ -52,13 +52,14 @@ def test_the_density_falls_along_e8_to_the_target_and_stays(program):
 
 @pytest.mark.parametrize(("pruning", "regrowth"), [(1, 0), (1, 1), (7, 3), (2000, 1000), (50_001, 333)])
 def test_control_steps_come_every_few_steps_and_at_the_ends_of_the_stages(pruning, regrowth):
-    program = CapacityProgram(1000, 50, pruning, regrowth)
+    program = CapacityProgram(10_001, 50, pruning, regrowth)
     steps = [step for step, _ in control_steps(program)]
     settled = pruning + program.settling_steps
     assert {pruning, settled} <= set(steps)
     assert steps[-1] == settled
     gaps = {after - before for before, after in zip([0, *steps], steps, strict=False)}
-    assert 1 <= min(gaps) <= max(gaps) <= control_interval(pruning) <= 5
+    assert 1 <= min(gaps) <= max(gaps) <= control_interval(pruning, 10_001) <= 5
+    assert control_interval(pruning, 10_000) == 1
 
 
 @given(programs().filter(lambda program: program.pruning_steps < 3000 and program.regrowth_steps < 3000))

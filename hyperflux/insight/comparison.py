@@ -67,6 +67,8 @@ def plot(rows: Sequence[Comparison], path: Path, title: str) -> None:
     if dense:
         axes.axhline(100 * sum(dense) / len(dense), color="#555555", linewidth=1, linestyle="--", label="dense")
     axes.set(xscale="log", xlabel="density (% of the weights left)", ylabel="test accuracy (%)", title=title)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    targets = sorted({round(100 * (1 - row.target_sparsity), 6) for row in rows})
+    axes.set_xticks(targets, [f"{target:g}" for target in targets])
     axes.legend(frameon=False)
     save(drawn, path)

@@ -68,7 +68,7 @@ class CapacityProgram:
 
     def next_control(self, state: CapacityState) -> int:
         """Every few steps, at the end of pruning, and until the mask has settled; then a step that never comes."""
-        step = state.step + control_interval(self.pruning_steps)
+        step = state.step + control_interval(self.pruning_steps, self.total)
         for last in (self.pruning_steps, self.pruning_steps + self.settling_steps):
             if state.step < last:
                 return min(step, last)

@@ -48,10 +48,10 @@ class MagnitudeProgram:
 
     def next_control(self, state: MagnitudeState) -> int:
         """Every few steps, up to the end of the pruning stage; after that, a step that never comes."""
-        step = state.controls * control_interval(self.pruning_steps)
-        if step >= self.pruning_steps:
+        interval = control_interval(self.pruning_steps, self.total)
+        if state.controls * interval >= self.pruning_steps:
             return self.pruning_steps + self.regrowth_steps + 1
-        return min(step + control_interval(self.pruning_steps), self.pruning_steps)
+        return min((state.controls + 1) * interval, self.pruning_steps)
 
     def orders(self, state: MagnitudeState) -> Orders:
         """No pressure; t only holds the mask."""
