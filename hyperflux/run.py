@@ -29,9 +29,13 @@ Observer = Callable[[EpochRow], None]
 
 
 def default_folder(config: RunConfig) -> Path:
-    """`runs/<dataset>-<model>-<sparsity>-<seed>`."""
-    model = config.model.replace(":", "-")
-    return Path("runs") / f"{config.dataset}-{model}-{config.sparsity:g}-{config.seed}"
+    """`runs/<dataset>-<model>-<sparsity>-<seed>`, and what is unlike the default way of pruning."""
+    parts = [config.dataset, config.model.replace(":", "-"), f"{config.sparsity:g}", str(config.seed)]
+    if config.method != "hyperflux":
+        parts.append(config.method)
+    elif config.controller != "default":
+        parts.append(config.controller)
+    return Path("runs") / "-".join(parts)
 
 
 def total_epochs(config: RunConfig) -> int:

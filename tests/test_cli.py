@@ -88,6 +88,39 @@ def test_options_override_the_recipe(here):
     assert config["pruning"]["presence_learning_rate"] == 1e-2  # the recipe's, where no option speaks
 
 
+def test_compare_prints_one_table_and_goes_on_where_it_was(here):
+    arguments = ["compare", "--recipe", "quick.toml", "--backend", "numpy", "--sparsities", "0.5, 0.8", "--seeds", "3"]
+    arguments += ["--methods", "hyperflux,published,magnitude", "--out", "out"]
+    done = run(here, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:3] for line in lines if line[:1] == ["20.00%"]] == [
+        ["20.00%", "hyperflux", "20.000%"],
+        ["20.00%", "published", next(line[2] for line in lines if line[:2] == ["20.00%", "published"])],
+        ["20.00%", "magnitude", "20.000%"],
+    ]
+    assert {"comparison.md", "comparison.csv", "comparison.json", "comparison.png"} <= set(files_in(here / "out"))
+    again = run(here, *arguments, "--json")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert json.loads(again.stdout) == json.loads((here / "out" / "comparison.json").read_text())
+
+
+def test_bench_step_times_three_variants_side_by_side(here):
+    done = run(here, "bench", "step", "--model", "mlp:784-8-10", "--batch-size", "4", "--rotations", "3", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads(done.stdout)
+    assert [row["variant"] for row in rows] == ["dense", "gate", "gate and default course"]
+    assert rows[0]["ratio"] == 1
+    assert all(0 < row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"] for row in rows)
+
+
+def test_from_scratch_says_that_there_was_no_dense_network(here):
+    done = run(here, "prune", "--recipe", "quick.toml", "--backend", "numpy", "--dense-epochs", "0", "--out", "out")
+    assert done.returncode == 0
+    assert "dense accuracy   none: pruned from scratch" in done.stdout
+    assert json.loads((here / "out" / "report.json").read_text())["dense_accuracy"] is None
+
+
 def test_recipes_lists_each_with_what_it_is_for_and_shows_one(here):
     listed = run(here, "recipes").stdout.splitlines()
     assert [line.split()[0] for line in listed] == recipes.names()
@@ -163,6 +196,21 @@ def refused(here, *arguments):
 )
 def test_bad_input_gets_one_line_and_exit_code_2(here, arguments, message):
     assert message in refused(here, "prune", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--methods", "hyperflux,magntude"], "method 'magntude' is not known; did you mean magnitude?"),
+        (["compare", "--sparsities", "0.9,much"], "'0.9,much': give values separated by commas"),
+        (["compare", "--sparsities", "90"], "for 90 % give 0.9"),
+        (["compare", "--seeds", ""], "seeds: none; give one or more"),
+        (["bench", "step", "--model", "resnet21"], "did you mean resnet20"),
+        (["bench", "step", "--rotations", "0"], "rotations: 0 is too few"),
+    ],
+)
+def test_bad_input_to_other_commands_gets_one_line_too(here, arguments, message):
+    assert message in refused(here, *arguments)
 
 
 def test_an_unknown_command_or_recipe_is_refused(here):

@@ -45,7 +45,7 @@ def test_the_published_controller_swings_where_the_default_one_does_not():
     default = CapacityProgram(20_000, 1000, 5000, 0)
     published = PublishedProgram(0.05, 5000, 0, 100, 0, controller=PublishedController(0.3))
     ours, theirs = simulate(default, conditions), simulate(published, conditions)
-    assert tracking_error(ours, default) < 0.02 < 0.1 < tracking_error(theirs, published)
+    assert tracking_error(ours, default) < 0.05 < 0.1 < tracking_error(theirs, published)
 
 
 def test_the_plants_adam_is_adam():

@@ -191,6 +191,8 @@ def test_too_few_steps_for_any_pruning_are_refused_with_how_many_it_takes(tmp_pa
 def test_default_folder():
     config = RunConfig(model="mlp:64-30-10", sparsity=0.9, seed=4)
     assert default_folder(config) == Path("runs/digits-mlp-64-30-10-0.9-4")
+    assert default_folder(RunConfig(method="magnitude")) == Path("runs/digits-lenet300-0.95-0-magnitude")
+    assert default_folder(RunConfig(controller="published")) == Path("runs/digits-lenet300-0.95-0-published")
 
 
 @pytest.mark.data

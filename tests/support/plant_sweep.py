@@ -48,6 +48,8 @@ def turns(rows, program, *, parts=40, least=0.2):
     No pressure counts as a thousandth of the highest one.
     """
     pressures = np.array([row.pressure for row in later(rows, program)])
+    if not pressures.any():
+        return 0
     logs = np.log(np.maximum(pressures, 1e-3 * pressures.max()))
     means = [part.mean() for part in np.array_split(logs, parts) if len(part)]
     count, direction, extreme = 0, 0, means[0]

@@ -16,7 +16,7 @@ from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.training import choose_device
 from hyperflux.errors import InputError
-from hyperflux.models import is_mlp
+from hyperflux.models import check_model, is_mlp
 
 STEPS_A_TURN = 10
 """Steps that each variant takes before the next one's turn: two control steps of the default course among them."""
@@ -48,6 +48,7 @@ def time_steps(model: str, batch_size: int, rotations: int, device: str = "auto"
     for name, value in (("batch_size", batch_size), ("rotations", rotations)):
         if value < 1:
             raise InputError(f"{name}: {value} is too few; give 1 or more")
+    check_model(model)
     place = choose_device(device)
     shape = (1, 28, 28) if is_mlp(model) else (3, 32, 32)
     network = build_model(model, shape, CLASSES, seed=0).to(place, torch.float32)

@@ -1,0 +1,50 @@
+"""What the constants of the default course do: LeNet-300-100 on MNIST at 0.5 % density.
+
+python docs/figures/course.py DATA_DIR OUT_DIR [SEED ...] trains the dense network of each seed once, then prunes it by
+the default course and by each variation of it, 20 + 15 epochs.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+from hyperflux import controller, recipes
+from hyperflux.config import RunConfig
+from hyperflux.programs import capacity
+from hyperflux.run import execute, train_dense
+
+VARIATIONS = {
+    "the default course": {},
+    "at the target only at the end of the pruning stage": {"ARRIVAL": 1.0},
+    "at the target after 40 % of the pruning stage": {"ARRIVAL": 0.4},
+    "the mask settles only at the end of regrowth": {"SETTLING": 1.0},
+    "the mask settles at the start of regrowth": {"SETTLING": 0.0},
+    "a tenth of the pressure's gain": {"GAIN": 30.0},
+    "ten times the pressure's gain": {"GAIN": 3000.0},
+}
+
+
+def main(data: str, out: str, seeds: list[int]) -> None:
+    """Print a row for each variation."""
+    settings = {**recipes.load("lenet300-mnist"), "data_dir": data, "sparsity": 0.995}
+    settings["pruning"]["epochs"], settings["regrowth"]["epochs"] = 20, 15
+    folder, defaults = Path(out), {name: getattr(capacity, name) for name in ("ARRIVAL", "SETTLING")}
+    gain = controller.GAIN
+    for seed in seeds:
+        if not (folder / f"dense-{seed}").exists():
+            train_dense(RunConfig.from_dict({**settings, "seed": seed}), folder / f"dense-{seed}")
+    print("| course | seeds | accuracy |\n|---|---|---|", flush=True)
+    for number, (text, changed) in enumerate(VARIATIONS.items()):
+        for name, value in defaults.items():
+            setattr(capacity, name, changed.get(name, value))
+        controller.GAIN = changed.get("GAIN", gain)
+        accuracies = []
+        for seed in seeds:
+            checkpoint = str(folder / f"dense-{seed}" / "dense.safetensors")
+            config = RunConfig.from_dict({**settings, "seed": seed, "checkpoint": checkpoint})
+            accuracies.append(execute(config, folder / f"variation-{number}-{seed}").final_accuracy)
+        print(f"| {text} | {len(seeds)} | {statistics.mean(accuracies):.2%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], [int(seed) for seed in sys.argv[3:]] or [0, 1, 2])
