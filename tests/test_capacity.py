@@ -31,7 +31,7 @@ def control_steps(program, shift=0.0):
     """Every control step with the orders that follow it, under a constant shift."""
     state = program.first()
     while (step := program.next_control(state)) <= program.pruning_steps + program.regrowth_steps:
-        state = program.advance(state, Seen(0.5, shift, lambda: 1e-3))
+        state = program.advance(state, Seen(shift, lambda: 0.5, lambda: 1e-3))
         yield step, program.orders(state)
 
 
@@ -106,7 +106,7 @@ def test_the_first_t_shrink_in_short_runs():
 def test_saved_and_restored_it_continues_identically(program, shift, cut):
     """E13: through JSON text, at any control step."""
     state = program.first()
-    seen = Seen(0.5, shift, lambda: 1e-3)
+    seen = Seen(shift, lambda: 0.5, lambda: 1e-3)
     for _ in range(cut):
         if program.next_control(state) <= program.pruning_steps:
             state = program.advance(state, seen)

@@ -21,7 +21,7 @@ def course(program, densities, state=None):
     state, given_orders = state or program.first(), []
     for density in densities:
         given_orders.append(program.orders(state))
-        state = program.advance(state, Seen(density, 0.0, lambda: 0.0))
+        state = program.advance(state, Seen(0.0, lambda density=density: density, lambda: 0.0))
     return given_orders, state
 
 
@@ -38,7 +38,7 @@ def test_intervals_divide_the_stages_evenly():
     state, ends = program.first(), []
     while (end := program.next_control(state)) <= 15:
         ends.append(end)
-        state = program.advance(state, Seen(0.5, 0.0, lambda: 0.0))
+        state = program.advance(state, Seen(0.0, lambda: 0.5, lambda: 0.0))
     assert ends == [3, 6, 10, 12, 15]
 
 

@@ -133,7 +133,7 @@ def test_the_backend_gets_every_epochs_settings_and_a_fresh_order_of_the_data(tm
         if row.stage != "dense":
             orders = program.orders(state)
             assert (orders.pressure, orders.presence_lr) == (row.pressure, row.presence_lr)
-            state = program.advance(state, Seen(row.density, 0.0, lambda: 0.0))
+            state = program.advance(state, Seen(0.0, lambda row=row: row.density, lambda: 0.0))
     stages = [row for row in rows if row.stage != "dense"]
     assert [row.wanted for row in stages] == [*program.trajectory, *[program.trajectory[-1]] * 4]
     orders_of_data = [np.concatenate(batches).tolist() for batches, *_ in heard]

@@ -20,10 +20,10 @@ class Orders:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a control step sees: the density before it, how far it lowered t, and a way to measure the typical flux."""
+    """What a control step sees: how far it lowered t, and ways to measure the density and the typical flux."""
 
-    density: float
     shift: float
+    density: Callable[[], float]
     flux: Callable[[], float]
 
 

@@ -31,9 +31,8 @@ class Pilot(Generic[S]):
         """Let the program act where a control step is due."""
         while self.program.next_control(self.state) <= min(self._gate.steps, self._end):
             step = self.program.next_control(self.state)
-            density = self._gate.surviving() / self._gate.total
-            seen = Seen(density, self._meet(self.program.kept(step)), self._gate.typical_flux)
-            self.state = self.program.advance(self.state, seen)
+            shift = self._meet(self.program.kept(step))
+            self.state = self.program.advance(self.state, Seen(shift, self._density, self._gate.typical_flux))
             self._give_orders()
 
     def finish(self) -> None:
@@ -48,6 +47,9 @@ class Pilot(Generic[S]):
     @property
     def _end(self) -> int:
         return self.program.pruning_steps + self.program.regrowth_steps
+
+    def _density(self) -> float:
+        return self._gate.surviving() / self._gate.total
 
     def _meet(self, kept: int | None) -> float:
         if kept is None:

@@ -83,7 +83,7 @@ class PublishedProgram:
         number = state.intervals + 1
         if number > self.pruning_intervals:
             return replace(state, intervals=number, pressure=0.0)
-        controller, pressure = self.controller.update(state.controller, self.trajectory[number - 1], seen.density)
+        controller, pressure = self.controller.update(state.controller, self.trajectory[number - 1], seen.density())
         return PublishedProgramState(number, pressure, controller)
 
     def kept(self, step: int) -> None:
