@@ -66,9 +66,10 @@ def compare(
     folder = out or Path("runs") / f"compare-{base.dataset}-{base.model.replace(':', '-')}"
     console = Console(stderr=as_json)
     rows = execute_plan(Plan(base, methods, sparsities, seeds, folder), lambda text: console.print(text))
-    comparison.write(rows, folder, f"{base.model} on {base.dataset}")
+    title = f"{base.model} on {base.dataset}"
     if as_json:
         click.echo(json.dumps([row.to_dict() for row in rows]))
+        comparison.write(rows, folder, title)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in comparison.HEADINGS:
@@ -78,4 +79,5 @@ def compare(
     console.print()
     console.print(table)
     console.print()
+    comparison.write(rows, folder, title)
     console.print(f"table, plot and runs in {folder}", soft_wrap=True, highlight=False)

@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.naming import unknown
+from hyperflux.recipes import load
 from hyperflux.record import EpochRow, read_run
-from hyperflux.run import execute, train_dense
+from hyperflux.run import execute, feasible_program, train_dense
 
 METHODS = {
     "hyperflux": {"method": "hyperflux", "controller": "default"},
@@ -72,7 +74,7 @@ class Plan:
 
     def run_folder(self, method: str, sparsity: float, seed: int) -> Path:
         """Where one run is."""
-        return self.folder / f"{method}-{sparsity:g}-{seed}"
+        return self.folder / f"{method}-{sparsity}-{seed}"
 
     def dense_folder(self, seed: int) -> Path:
         """Where the dense network of a seed is."""
@@ -94,31 +96,46 @@ def execute_plan(
 
     Raises InputError where a folder holds a run of other settings, and what the runs themselves raise.
     """
-    if not plan.base.checkpoint and plan.base.dense.epochs:
+    runs = plan.configs()
+    missing = [number for number, (folder, config) in enumerate(runs) if not _is_there(folder, config)]
+    if missing:
+        backend = build_backend(plan.base)
+        for number in missing:
+            feasible_program(runs[number][1], backend)
+    if missing and not plan.base.checkpoint and plan.base.dense.epochs:
         for seed in plan.seeds:
             config, folder = replace(plan.base, seed=seed), plan.dense_folder(seed)
             if not _is_there(folder, config, "dense.safetensors"):
                 announce(f"dense network, seed {seed}")
                 train_dense(config, folder, observe)
-    runs = plan.configs()
-    for number, (folder, config) in enumerate(runs, start=1):
-        if not _is_there(folder, config, "report.json"):
-            announce(f"run {number} of {len(runs)}: {folder.name}")
-            execute(config, folder, observe)
+    for number in missing:
+        folder, config = runs[number]
+        announce(f"run {number + 1} of {len(runs)}: {folder.name}")
+        execute(config, folder, observe)
     return list(_compared(plan))
 
 
-def _is_there(folder: Path, config: RunConfig, last_file: str) -> bool:
-    """Whether the run is finished; what is left of an unfinished one is removed."""
-    from hyperflux.recipes import load
+def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -> bool:
+    """Whether the run is finished; what is left of an unfinished one is removed.
 
+    Settings of the machine may differ, and so may the spelling of the checkpoint's folder.
+    """
     if not (folder / "config.toml").exists():
         return False
-    if RunConfig.from_dict(load(str(folder / "config.toml"))) != config:
+    found = RunConfig.from_dict(load(str(folder / "config.toml")))
+    machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers")}
+    if Path(found.checkpoint).name == Path(config.checkpoint).name:
+        machine["checkpoint"] = config.checkpoint
+    if replace(found, **machine) != config:
         raise InputError(f"{folder}: holds a run of other settings; name another folder with --out or remove this one")
     if (folder / last_file).exists():
+        if last_file == "report.json":
+            read_run(folder)  # a damaged one is better known now
         return True
-    shutil.rmtree(folder)
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror})") from error
     return False
 
 

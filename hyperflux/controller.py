@@ -54,7 +54,7 @@ FIRST_PRESSURE = 0.1
 """γ/N at the first control step, as a share of the typical size of κ g w (E13)."""
 
 SMALLEST_FLUX = 1e-30
-"""Stands in for the typical flux where every gradient is 0 (E13)."""
+"""Least first γ/N, for networks where every gradient is 0 (E13)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ShiftController:
         """Ln γ after an interval of `steps` at whose end the gate moved by `shift`; t moved by at most `reach` (E13).
 
         The error is the shift as a share of what t can do, u = shift/reach in [−1, 1], and ln γ its integral:
-        scale-free in N, the loss and η_t.
+        scale-free in N, η_t and the loss, as long as κ g w is well above Adam's ε.
         """
         error = max(-1.0, min(1.0, shift / reach))
         return log_pressure + min(GAIN / self.steps, FASTEST) * steps * error

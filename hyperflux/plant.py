@@ -19,7 +19,7 @@ from hyperflux.programs.pilot import Pilot
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, Array, meet_capacity
 
 LEAST_KEPT = 50
-"""Particles that are to be left at the end, where so many weights are."""
+"""Particles to be left at the end, where so many weights are and `MOST_PARTICLES` allows it."""
 MOST_PARTICLES = 20_000
 BUSY = 0.05
 """Flux of a present weight, as a share of what it would be if the weight were pruned."""
@@ -115,7 +115,7 @@ class Plant:
         self.steps += steps
         self._second *= (kept := ADAM_BETAS[1] ** steps)
         self._second += (1 - kept) * (mean**2 + deviation**2)
-        root = np.sqrt(self._second / (1 - ADAM_BETAS[1] ** self.steps)) + ADAM_EPSILON * conditions.flux
+        root = np.sqrt(self._second / (1 - ADAM_BETAS[1] ** self.steps)) + ADAM_EPSILON
         travelled = self._sum_of_first_moments(steps, mean, deviation)
         if self.presence_lr:
             self._t -= self.presence_lr * travelled / root

@@ -161,6 +161,7 @@ def read_run(path: Path) -> RecordedRun:
         lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         epochs = [EpochRow(**json.loads(line)) for line in lines]
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        Report(**report)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
     except (ValueError, TypeError) as error:

@@ -52,9 +52,7 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
     """
     started = time.monotonic()
     backend = build_backend(config)
-    epoch_steps = len(_batch_ends(backend.samples, config.batch_size))
-    program = config.program(sum(layer.total for layer in backend.layers()), epoch_steps)
-    check_pruning_steps(config, epoch_steps)
+    program = feasible_program(config, backend)
     if config.checkpoint:
         backend.load_checkpoint(config.checkpoint)
     record = RunFolder(folder, config)
@@ -102,6 +100,13 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
     record = RunFolder(folder, config)
     _Training(config, backend, record, observe).dense()
     record.add_tensors("dense", backend.tensors())
+
+
+def feasible_program(config: RunConfig, backend: Backend) -> Program[Any]:
+    """The program of `config` on the backend's network and data. Raises InputError where it can't be carried out."""
+    epoch_steps = len(_batch_ends(backend.samples, config.batch_size))
+    check_pruning_steps(config, epoch_steps)
+    return config.program(sum(layer.total for layer in backend.layers()), epoch_steps)
 
 
 def check_pruning_steps(config: RunConfig, epoch_steps: int) -> None:

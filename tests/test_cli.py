@@ -124,7 +124,7 @@ def test_from_scratch_says_that_there_was_no_dense_network(here):
 def test_recipes_lists_each_with_what_it_is_for_and_shows_one(here):
     listed = run(here, "recipes").stdout.splitlines()
     assert [line.split()[0] for line in listed] == recipes.names()
-    assert any(line.startswith("lenet300-mnist ") and "the published settings" in line for line in listed)
+    assert any(line.startswith("lenet300-mnist ") and "the published epochs" in line for line in listed)
     shown = run(here, "recipes", "lenet300-mnist").stdout
     assert shown == recipes.text("lenet300-mnist")
 

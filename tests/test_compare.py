@@ -74,7 +74,9 @@ def test_a_folder_of_other_settings_is_refused_and_left_alone(done):
     folder, *_ = done
     before = (folder / "hyperflux-0.5-0" / "config.toml").read_bytes()
     other = Plan(RunConfig.from_dict({**BASE.to_dict(), "batch_size": 16}), ("hyperflux",), (0.5,), (0,), folder)
-    with pytest.raises(InputError, match="dense-0: holds a run of other settings; name another folder with --out"):
+    with pytest.raises(
+        InputError, match=r"hyperflux-0\.5-0: holds a run of other settings; name another folder with --out"
+    ):
         execute_plan(other, print)
     assert (folder / "hyperflux-0.5-0" / "config.toml").read_bytes() == before
 

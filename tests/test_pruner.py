@@ -323,7 +323,7 @@ def test_weights_loaded_from_outside_are_detected_and_resync_accepts_them():
     assert same(pruner2.latent(), latent)
 
 
-def test_a_write_through_data_is_found_at_the_next_control_interval():
+def test_a_write_through_data_is_found_by_the_next_check_of_contents():
     model, optimizer, _ = pruned()
     train(model, optimizer, 50)
     model[1].weight.data.add_(1.0)

@@ -76,4 +76,4 @@ def one_network() -> None:
 
 if __name__ == "__main__":
     one_network()
-    sweep(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    sweep(int(sys.argv[1]) if len(sys.argv) > 1 else 100)

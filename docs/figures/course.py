@@ -13,14 +13,11 @@ from hyperflux.config import RunConfig
 from hyperflux.programs import capacity
 from hyperflux.run import execute, train_dense
 
-VARIATIONS = {
+VARIATIONS: dict[str, dict[str, float]] = {
     "the default course": {},
     "at the target only at the end of the pruning stage": {"ARRIVAL": 1.0},
-    "at the target after 40 % of the pruning stage": {"ARRIVAL": 0.4},
     "the mask settles only at the end of regrowth": {"SETTLING": 1.0},
-    "the mask settles at the start of regrowth": {"SETTLING": 0.0},
     "a tenth of the pressure's gain": {"GAIN": 30.0},
-    "ten times the pressure's gain": {"GAIN": 3000.0},
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyperflux.compare import Comparison
+from hyperflux.errors import RunError
 from hyperflux.insight.style import COLOURS, figure, save
 
 HEADINGS = ("density asked for", "method", "density", "accuracy", "spread", "dense", "seeds", "seconds")
@@ -35,7 +36,14 @@ def markdown(rows: Sequence[Comparison]) -> str:
 
 
 def write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
-    """Leave `comparison.md`, `.csv`, `.json` and `.png` in the folder."""
+    """Leave `comparison.md`, `.csv`, `.json` and `.png` in the folder. Raises RunError where the disk refuses."""
+    try:
+        _write(rows, folder, title)
+    except OSError as error:
+        raise RunError(f"{folder}: the comparison cannot be written ({error.strerror})") from error
+
+
+def _write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
     tables = [row.to_dict() for row in rows]
     (folder / "comparison.md").write_text(markdown(rows), encoding="utf-8")
     (folder / "comparison.json").write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, TypeVar
+
+from hyperflux.errors import InputError
 
 Stage = Literal["pruning", "regrowth", "done"]
 S = TypeVar("S")
@@ -93,3 +95,15 @@ class Program(Protocol[S]):
     @property
     def by_magnitude(self) -> bool:
         """Whether capacity keeps the largest weights instead of those with the largest t."""
+
+
+def restored(kind: type[S], saved: Mapping[str, Any]) -> S:
+    """A state of plain numbers from its dictionary. Raises InputError where that is not one of this kind."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(saved, Mapping) or saved.keys() != names:
+        raise InputError(
+            f"program state: {saved} does not have the fields {', '.join(sorted(names))} of {kind.__name__}"
+        )
+    if odd := [name for name, value in saved.items() if type(value) not in (int, float, type(None))]:
+        raise InputError(f"program state: {odd[0]} is {saved[odd[0]]!r}, not a number")
+    return kind(**saved)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyperflux.controller import ShiftController
-from hyperflux.errors import InputError
-from hyperflux.programs.base import Orders, Seen
+from hyperflux.programs.base import Orders, Seen, restored
 from hyperflux.schedule import control_interval, density_at, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -104,7 +103,4 @@ class CapacityProgram:
 
     def restore(self, saved: Mapping[str, Any]) -> CapacityState:
         """A state from its dictionary. Raises InputError where it is of another program."""
-        try:
-            return CapacityState(**saved)
-        except TypeError as error:
-            raise InputError(f"program state: {error}; it was not written by this version of hyperflux") from error
+        return restored(CapacityState, saved)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperflux.errors import InputError
-from hyperflux.programs.base import Orders, Seen
+from hyperflux.programs.base import Orders, Seen, restored
 from hyperflux.schedule import control_interval
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -72,7 +71,4 @@ class MagnitudeProgram:
 
     def restore(self, saved: Mapping[str, Any]) -> MagnitudeState:
         """A state from its dictionary. Raises InputError where it is of another program."""
-        try:
-            return MagnitudeState(**saved)
-        except TypeError as error:
-            raise InputError(f"program state: {error}; it was not written by this version of hyperflux") from error
+        return restored(MagnitudeState, saved)

@@ -22,11 +22,6 @@ class Pilot(Generic[S]):
             return "pruning"
         return "regrowth" if self._gate.steps < self._end else "done"
 
-    @property
-    def acts_next(self) -> bool:
-        """Whether the next step is followed by a control step."""
-        return self.stage != "done" and self._gate.steps + 1 >= self.program.next_control(self.state)
-
     def after_step(self) -> None:
         """Let the program act where a control step is due."""
         while self.program.next_control(self.state) <= min(self._gate.steps, self._end):

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperflux.controller import PublishedController, PublishedState
 from hyperflux.errors import InputError
-from hyperflux.programs.base import Orders, Seen
+from hyperflux.programs.base import Orders, Seen, restored
 from hyperflux.schedule import presence_decay, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -96,7 +96,7 @@ class PublishedProgram:
 
     def restore(self, saved: Mapping[str, Any]) -> PublishedProgramState:
         """A state from its dictionary. Raises InputError where it is of another program."""
-        try:
-            return PublishedProgramState(**{**saved, "controller": PublishedState(**saved["controller"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"program state: {error}; it was not written by this version of hyperflux") from error
+        if not isinstance(saved.get("controller"), Mapping):
+            raise InputError(f"program state: {dict(saved)} is not of the published course")
+        plain = {**saved, "controller": None}
+        return replace(restored(PublishedProgramState, plain), controller=restored(PublishedState, saved["controller"]))

@@ -11,7 +11,7 @@ from hyperflux.spec import Array, Mask, State
 
 
 class NumpyGate:
-    """Flat w and t of a whole network, (N,), under training: a `hyperflux.program.Gate`."""
+    """Flat w and t of a whole network, (N,), under training: a `hyperflux.programs.base.Gate`."""
 
     def __init__(self, state: State) -> None:
         self.state, self.steps = state, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,14 +18,14 @@ def meet_capacity(presence: Sequence[Tensor], kept: int, near: float = math.inf)
     tau = kth_largest(presence, kept, near)
     for t in presence:
         t.sub_(tau.to(t.device))
-    surplus = int(sum(torch.count_nonzero(t >= 0).cpu() for t in presence)) - kept
+    surplus = _total(torch.count_nonzero(t >= 0) for t in presence) - kept
     for t in reversed(presence):
         if surplus == 0:
             break
-        at_gate = (t == 0).nonzero(as_tuple=True)
+        rows = t if t.ndim else t.unsqueeze(0)
+        at_gate = (rows == 0).nonzero(as_tuple=True)
         ties = len(at_gate[0])
-        last = tuple(index[max(0, ties - surplus) :] for index in at_gate)
-        t[last] = -torch.finfo(t.dtype).tiny
+        rows[tuple(index[max(0, ties - surplus) :] for index in at_gate)] = -torch.finfo(t.dtype).tiny
         surplus -= min(surplus, ties)
     return float(tau)
 
@@ -36,13 +36,28 @@ def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> Tens
     Elements outside [−near, near) are only counted, if that is enough: nothing of the network's size is then copied.
     """
     if math.isfinite(near):
-        above = int(sum(torch.count_nonzero(part >= near).cpu() for part in parts))
+        above = _total(torch.count_nonzero(part >= near) for part in parts)
         middle = _together([part[(part >= -near) & (part < near)] for part in parts])
         if above < k <= above + len(middle):
-            return middle.kthvalue(len(middle) - (k - above) + 1).values
+            return _smallest(middle, len(middle) - (k - above))
     everything = _together(parts)
-    return everything.kthvalue(len(everything) - k + 1).values
+    return _smallest(everything, len(everything) - k)
+
+
+def _smallest(values: Tensor, index: int) -> Tensor:
+    """The element at `index` of the sorted values. Selection is faster on the CPU and not to be had everywhere else."""
+    if values.device.type == "cpu":
+        return values.kthvalue(index + 1).values
+    return values.sort().values[index]
 
 
 def _together(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.flatten().to(parts[0].device) for part in parts])
+
+
+def _total(counts: Iterable[Tensor]) -> int:
+    """The sum of 0-dimensional counts; waits for the device once."""
+    first, *others = counts
+    for count in others:
+        first = first + count.to(first.device)
+    return int(first)

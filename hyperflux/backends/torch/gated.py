@@ -66,8 +66,9 @@ class GatedParameters:
     `pressure` (γ) and `presence_lr` (η_t) are what the next step applies; with a rate of None, t and its moments stay
     as they are. N is the number of all weights of `parameters`. The first t are drawn from `initial`. `steps` counts
     optimizer steps that took place: one that a GradScaler skipped is none. A parameter without a gradient stays as it
-    is for that step, its t included. With `check_contents` the next step first compares every parameter with what the
-    last one left, which finds writes through `.data`; other writes are found without it.
+    is for that step, its t included; capacity shifts its t with all others. With `check_contents` the next step first
+    compares every parameter with what the last one left, which finds writes through `.data`; other writes are found
+    without it.
     """
 
     def __init__(
@@ -113,8 +114,9 @@ class GatedParameters:
 
     def surviving_by_name(self) -> dict[str, int]:
         """Number of present weights of every parameter; waits for the device."""
-        counts = torch.stack([torch.count_nonzero(mask).cpu() for mask in self.masks().values()]).tolist()
-        return dict(zip(self._entries, counts, strict=True))
+        counts = [torch.count_nonzero(mask) for mask in self.masks().values()]
+        together = torch.stack([count.to(counts[0].device) for count in counts])
+        return dict(zip(self._entries, together.tolist(), strict=True))
 
     def surviving(self) -> int:
         """Number of present weights; waits for the device."""
@@ -140,10 +142,7 @@ class GatedParameters:
     @torch.no_grad()
     def typical_flux(self) -> float:
         """Mean over weights of the root of Adam's second moment of t; waits for the device."""
-        sums = torch.stack(
-            [state.root_of_second_moment().sum(dtype=torch.float64).cpu() for state in self.states.values()]
-        )
-        return float(sums.sum()) / self.total
+        return sum(float(state.root_of_second_moment().sum()) for state in self.states.values()) / self.total
 
     def take_flips(self) -> tuple[int, int]:
         """How often a weight was pruned and how often one came back since the last call; waits for the device."""
@@ -202,7 +201,7 @@ class GatedParameters:
             return  # a GradScaler lets a fused optimizer skip this step by itself
         self._stepping = True
         entries = [entry for entry in self._entries.values() if entry.parameter.grad is not None]
-        for entry in entries:
+        for entry in self._entries.values():
             if self.check_contents or entry.was_touched():
                 self._require_untouched(entry)
         for entry in entries:

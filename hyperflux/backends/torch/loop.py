@@ -80,8 +80,10 @@ def prune(
             mean_loss = train_epoch(model, _on(place, train_loader), optimizer, objective, precision)
             if on_epoch is not None:
                 on_epoch(pruner, mean_loss)
-    finally:
-        pruner.finalize()
+    except BaseException:
+        pruner.release()
+        raise
+    pruner.finalize()
     return pruner
 
 

@@ -27,6 +27,8 @@ from hyperflux.programs.published import PublishedProgram
 
 CONTROL_INTERVALS = 100
 """How often the published controller acts in the pruning stage: as in the paper's CIFAR runs of 100 epochs."""
+CONTENT_CHECKS = 100
+"""How often in the pruning stage a step first compares every parameter with what the last one left."""
 STATE_FORMAT = 2
 
 CONTROLLERS = ("default", "published")
@@ -162,6 +164,15 @@ class Pruner:
             planned = self.pruning_steps + self.regrowth_steps
             _log.warning("finalize() after %d of %d steps: the weights left had little time", self.step_count, planned)
         self._pilot.finish()
+        self.release()
+
+    def release(self) -> None:
+        """Remove every hook and leave the effective weights as they are, wherever the course has come to.
+
+        `finalize` is for a course that has come to its end, this for one that was given up.
+        """
+        if self._hook is None:
+            return
         self._gated.remove()
         self._hook.remove()
         self._hook = None
@@ -212,11 +223,13 @@ class Pruner:
 
     def _settings(self) -> dict[str, object]:
         names = ("target_sparsity", "pruning_steps", "regrowth_steps", "presence_lr")
-        return {"program": type(self._pilot.program).__name__, **{name: getattr(self, name) for name in names}}
+        program = self._pilot.program
+        course = f"published, {program.controller}" if isinstance(program, PublishedProgram) else "default"
+        return {"course": course, **{name: getattr(self, name) for name in names}}
 
     def _after_step(self) -> None:
         self._pilot.after_step()
-        self._gated.check_contents = self._pilot.acts_next
+        self._gated.check_contents = (self.step_count + 1) % max(1, self.pruning_steps // CONTENT_CHECKS) == 0
 
     def _program(self, total: int, controller: str | PublishedController) -> Program[Any]:
         """The default course, or the published one with a control interval where the paper has an epoch."""
