@@ -167,7 +167,7 @@ def refused(here, *arguments):
         (["--sparsity", "much"], "'much' is not a valid float"),
         (["--pruning-epochs", "0"], "pruning.epochs: 0 is too few; give --pruning-epochs 1 or more"),
         (["--controller", "published", "--pruning-epochs", "3"], "give --pruning-epochs 11"),
-        (["--controller", "pid"], "controller 'pid' is not known; known: default, published"),
+        (["--controller", "pid"], "controller 'pid' is not known; did you mean published?"),
         (["--method", "magntude"], "method 'magntude' is not known; did you mean magnitude?"),
         (["--pruning-epochs", "99999999999"], "is too many; give --pruning-epochs 100000 or fewer"),
         (["--dense-epochs", "-1"], "dense.epochs: -1 is too few; give --dense-epochs 0 or more"),
