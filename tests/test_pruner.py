@@ -136,6 +136,63 @@ def test_a_restored_pruner_goes_on_to_the_bit(dtype, make):
     assert all(t.dtype == torch.promote_types(dtype, torch.float32) for t in pruner.presence().values())
 
 
+@pytest.mark.parametrize("start", [0, 5982, 8082, 9480])
+def test_a_large_network_goes_on_to_the_bit_from_between_two_control_steps(start):
+    """E12 to E14: 3 steps between control steps, cut in pruning, near its end, while settling and when settled."""
+    settings = {"target_sparsity": 0.9, "pruning_steps": 6003, "regrowth_steps": 7000, "presence_lr": 0.01}
+
+    def made():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 160), nn.ReLU(), nn.Linear(160, 4)).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        return model, optimizer, Pruner(model, optimizer, **settings)
+
+    model, optimizer, pruner = made()
+    assert pruner.total > 10_000
+    pruner._gated.steps = start  # a course that long is not worth its time: begin 20 steps before the cut
+    pruner._pilot.restore({"step": start // 3 * 3, "log_pressure": 1.0 if start else None})
+    train(model, optimizer, 20)
+    saved = [copy.deepcopy(part.state_dict()) for part in (model, optimizer, pruner)]
+    train(model, optimizer, 20, seed=1)
+    again, its_optimizer, its_pruner = made()
+    its_pruner.load_state_dict(saved[2])
+    again.load_state_dict(saved[0])
+    its_optimizer.load_state_dict(saved[1])
+    train(again, its_optimizer, 20, seed=1)
+    assert same(its_pruner.presence(), pruner.presence())
+    assert same(its_pruner.latent(), pruner.latent())
+    assert (its_pruner.pressure, its_pruner.stage) == (pruner.pressure, pruner.stage)
+
+
+def test_a_write_to_a_layer_without_gradient_is_found_too():
+    model, optimizer, _ = pruned()
+    train(model, optimizer, 5)
+    inputs, labels = next(batches(1))
+    optimizer.zero_grad()
+    cross_entropy(model(inputs), labels).backward()
+    with torch.no_grad():
+        model[1].weight.add_(1.0)
+    model[1].weight.grad = None
+    with pytest.raises(InputError, match=r"1\.weight: its weights were changed outside"):
+        optimizer.step()
+
+
+def test_an_interrupted_prune_leaves_the_network_as_it_was_then():
+    model = build("mlp", dtype=torch.float32)
+    loader, seen = list(batches(10, dtype=torch.float32)), []
+
+    def interrupt(pruner, loss):
+        seen.append({name: mask.clone() for name, mask in pruner.masks().items()})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hyperflux.prune(model, loader, target_sparsity=0.9, pruning_epochs=50, device="cpu", on_epoch=interrupt)
+    for name, mask in seen[0].items():
+        assert torch.equal(model.get_parameter(name) == 0, ~mask)
+    assert isinstance(Pruner(model, torch.optim.SGD(model.parameters(), lr=0.1), **SETTINGS), Pruner)
+
+
 def test_a_state_of_another_pruner_is_refused():
     saved = pruned()[2].state_dict()
     with pytest.raises(InputError, match=r"target_sparsity is 0\.6, but 0\.5"):
