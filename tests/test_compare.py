@@ -81,6 +81,48 @@ def test_a_folder_of_other_settings_is_refused_and_left_alone(done):
     assert (folder / "hyperflux-0.5-0" / "config.toml").read_bytes() == before
 
 
+def test_the_same_folder_under_another_name_goes_on(done, monkeypatch):
+    folder, rows, _ = done
+    monkeypatch.chdir(folder.parent)
+    said = []
+    assert execute_plan(plan(folder.relative_to(folder.parent)), said.append) == rows
+    assert said == []
+
+
+def test_another_checkpoint_of_the_same_name_is_another_run(done, tmp_path):
+    folder, *_ = done
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "w.safetensors").write_bytes((folder / "dense-0" / "dense.safetensors").read_bytes())
+    first, second = (
+        Plan(
+            RunConfig.from_dict({**BASE.to_dict(), "checkpoint": str(tmp_path / str(number) / "w.safetensors")}),
+            ("hyperflux",), (0.5,), (0,), tmp_path / "out",
+        )
+        for number in (0, 1)
+    )  # fmt: skip
+    execute_plan(first, lambda text: None)
+    with pytest.raises(InputError, match="holds a run of other settings"):
+        execute_plan(second, lambda text: None)
+
+
+def test_a_plan_that_one_method_cannot_follow_is_refused_before_any_run(tmp_path):
+    base = RunConfig.from_dict({**BASE.to_dict(), "pruning": {"epochs": 1}})
+    with pytest.raises(InputError, match="too few for presence parameters"):
+        execute_plan(Plan(base, ("hyperflux", "published"), (0.5,), (0,), tmp_path / "out"), print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_report_is_found_before_any_run(done):
+    folder, *_ = done
+    report = folder / "hyperflux-0.8-1" / "report.json"
+    whole = report.read_bytes()
+    report.write_text("{}")
+    with pytest.raises(InputError, match=r"report\.json is damaged"):
+        execute_plan(plan(folder), print)
+    report.write_bytes(whole)
+
+
 def test_from_scratch_there_is_no_dense_network(tmp_path):
     base = RunConfig.from_dict({**BASE.to_dict(), "dense": {"epochs": 0}})
     (row,) = execute_plan(Plan(base, ("hyperflux",), (0.5,), (0,), tmp_path), lambda text: None)
