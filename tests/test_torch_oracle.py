@@ -8,7 +8,7 @@ from timm.optim import Lion
 from tolerances import ROUNDING
 from torch import optim
 
-from hyperflux import Pruner
+from hyperflux import Pruner, spec
 
 OPTIMIZERS = {
     "sgd": lambda p: optim.SGD(p, lr=0.05),
@@ -39,6 +39,7 @@ def test_the_pruner_follows_autograd_bit_for_bit(kind, optimizer):
         pruning_steps=STEPS,
         regrowth_steps=0,
         presence_lr=0.01,
+        controller="published",  # E1 to E6 alone: the default course also moves the gate (E12)
     )
     oracle = AutogradOracle(twin, pruner.presence(), OPTIMIZERS[optimizer], presence_lr=0.01)
     flipped = dict.fromkeys(pruner.masks(), 0)
@@ -61,3 +62,34 @@ def test_the_pruner_follows_autograd_bit_for_bit(kind, optimizer):
             assert torch.equal(dict(model.named_parameters())[name], parameter)
     for (name, buffer), other in zip(model.named_buffers(), twin.buffers(), strict=True):
         assert torch.equal(buffer, other), name
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_the_default_course_is_autograd_and_capacity(kind):
+    """E12 after every step of E1 to E6: the specification's capacity on the oracle's own t; both stages."""
+    model, twin, make = build(kind), build(kind), OPTIMIZERS["momentum"]
+    optimizer = make(model.parameters())
+    pruner = Pruner(model, optimizer, target_sparsity=0.8, pruning_steps=100, regrowth_steps=100, presence_lr=0.01)
+    program = pruner._pilot.program
+    oracle = AutogradOracle(twin, pruner.presence(), make, presence_lr=0.01)
+    for step, (inputs, labels) in enumerate(batches(200), start=1):
+        for group in oracle.presence_optimizer.param_groups:
+            group["lr"] = pruner._gated.presence_lr or 0.0
+        oracle.step(inputs, labels, pruner.pressure)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+        if step <= 130:  # then the mask has settled
+            together = torch.cat([t.data.flatten() for t in oracle.presence.values()]).numpy()
+            moved = torch.from_numpy(spec.meet_capacity(together, program.kept(step))[0])
+            for t, part in zip(
+                oracle.presence.values(), moved.split([t.numel() for t in oracle.presence.values()]), strict=True
+            ):
+                t.data.copy_(part.view_as(t))
+        effective, parameters = oracle.effective(), dict(model.named_parameters())
+        for name, mask in pruner.masks().items():
+            assert torch.equal(mask, oracle.presence[name] >= 0)
+            assert torch.equal(parameters[name], effective[name])
+            torch.testing.assert_close(pruner.presence()[name], oracle.presence[name].data, rtol=0, atol=ROUNDING)
+    assert pruner.stage == "done"
+    assert pruner.surviving == program.kept_weights
