@@ -123,7 +123,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
     if not (folder / "config.toml").exists():
         return False
     found = RunConfig.from_dict(load(str(folder / "config.toml")))
-    machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers")}
+    machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry")}
     if found.checkpoint and config.checkpoint and Path(found.checkpoint).resolve() == Path(config.checkpoint).resolve():
         machine["checkpoint"] = config.checkpoint
     if replace(found, **machine) != config:

@@ -18,6 +18,7 @@ from hyperflux.programs.base import Program
 from hyperflux.programs.capacity import CapacityProgram
 from hyperflux.programs.magnitude import MagnitudeProgram
 from hyperflux.programs.published import PublishedProgram
+from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
 METHODS = ("hyperflux", "magnitude")
@@ -139,6 +140,7 @@ class RunConfig:
     )
     dtype: str = setting("float32", "float32 or float64")
     device: str = setting("auto", "cuda, mps or cpu; auto takes the first there is", "--device")
+    telemetry: str = setting("light", "how closely to watch pruning: off, light or full", "--telemetry")
     amp: str = setting("off", "mixed precision: off, bfloat16 or float16", "--amp")
     channels_last: bool = setting(False, "memory layout of images, faster on recent GPUs")
     compile: bool = setting(False, "compile the network with torch.compile")
@@ -158,6 +160,7 @@ class RunConfig:
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         check_model(self.model)
+        level(self.telemetry)
         if self.backend == "numpy":
             self._require_what_numpy_can()
         require_fraction(self.sparsity)

@@ -2,6 +2,7 @@
 
 config.toml          every setting: rerunning it gives the same run
 metrics.jsonl        one line an epoch
+telemetry.npz        what pruning did to weights and layers: the tables of `hyperflux.telemetry.columns`
 dense.safetensors    the weights that pruning started from
 model.safetensors    the pruned network: stock keys, exact zeros
 report.json          the outcome; written last, so a folder that has it is complete
@@ -9,13 +10,16 @@ report.json          the outcome; written last, so a folder that has it is compl
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tomli_w
 from safetensors.numpy import save
 
@@ -23,6 +27,8 @@ from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError
 from hyperflux.recipes import load
+from hyperflux.telemetry.columns import SCHEMA
+from hyperflux.telemetry.columns import Tables as Telemetry
 
 Stage = Literal["dense", "pruning", "regrowth"]
 
@@ -33,7 +39,8 @@ class EpochRow:
 
     `pressure` and `presence_lr` are those of the epoch's first step.
 
-    `epoch` counts from 1 over all stages; `pruned` and `regrown` count events, so a weight can enter several times.
+    `epoch` counts from 1 over all stages; `pruned` and `regrown` count events, so a weight can enter several times, and
+    are None without telemetry.
     """
 
     epoch: int
@@ -46,8 +53,8 @@ class EpochRow:
     train_loss: float
     test_loss: float
     accuracy: float
-    pruned: int
-    regrown: int
+    pruned: int | None
+    regrown: int | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,12 @@ class RunFolder:
         """Write NAME.safetensors. Raises RunError where the disk refuses."""
         self._write(f"{name}.safetensors", save(tensors))
 
+    def add_telemetry(self, tables: Telemetry) -> None:
+        """Write telemetry.npz. Raises RunError where the disk refuses."""
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **tables)
+        self._write("telemetry.npz", content.getvalue())
+
     def finish(self, report: Report) -> None:
         """Write report.json. Raises RunError where the disk refuses."""
         self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
@@ -148,15 +161,16 @@ def _content(path: Path) -> str:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A finished run, read back."""
+    """A finished run, read back; `telemetry` is None where the run had none."""
 
     config: dict[str, Any]
     epochs: list[EpochRow]
     report: dict[str, Any]
+    telemetry: Telemetry | None
 
 
 def read_run(path: Path) -> RecordedRun:
-    """Read the text files of a finished run's folder. Raises InputError where one is missing or damaged."""
+    """Read a finished run's folder, all but its weights. Raises InputError where a file is missing or damaged."""
     try:
         lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         epochs = [EpochRow(**json.loads(line)) for line in lines]
@@ -166,4 +180,18 @@ def read_run(path: Path) -> RecordedRun:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
-    return RecordedRun(load(str(path / "config.toml")), epochs, report)
+    return RecordedRun(load(str(path / "config.toml")), epochs, report, _read_telemetry(path / "telemetry.npz"))
+
+
+def _read_telemetry(path: Path) -> Telemetry | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tables = {name: file[name] for name in SCHEMA}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: is damaged or of another version ({error}); rerun with its config.toml") from error
+    for name, table in tables.items():
+        if table.dtype != SCHEMA[name]:
+            raise InputError(f"{path}: table {name} is of another version; rerun with its config.toml")
+    return tables

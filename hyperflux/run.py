@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 import hyperflux
 from hyperflux.backends import build_backend
-from hyperflux.backends.base import Backend, EpochResult
+from hyperflux.backends.base import Backend
 from hyperflux.config import PruningSettings, RegrowthSettings, RunConfig
 from hyperflux.errors import InputError, RunError
 from hyperflux.feasibility import presence_distance
-from hyperflux.programs.base import Program
+from hyperflux.programs.base import Gate, Program
 from hyperflux.programs.pilot import Pilot
 from hyperflux.record import EpochRow, Report, RunFolder, Stage
 from hyperflux.schedule import cosine
 from hyperflux.seeding import generator
+from hyperflux.telemetry.levels import level
+from hyperflux.telemetry.recorder import Recorder
 
 Observer = Callable[[EpochRow], None]
 
@@ -138,29 +140,45 @@ class _Training:
         settings = self.config.dense
         for epoch in range(1, settings.epochs + 1):
             rate = cosine(settings.learning_rate, settings.final_learning_rate, epoch, settings.epochs)
-            result = self.backend.train_dense(
+            loss = self.backend.train_dense(
                 self._batches(), learning_rate=rate, label_smoothing=settings.label_smoothing
             )
-            self._finish_epoch("dense", rate, result)
+            self._finish_epoch("dense", rate, loss)
 
     def prune(self, program: Program[Any]) -> None:
         gate = self.backend.start_pruning(program.initial_presence)
         pilot = Pilot(program, gate)
+        watched = level(self.config.telemetry)
+        recorder = None if watched is None else Recorder(program, gate, self.backend.probe(), watched)
+        pilot.watcher = recorder
+        try:
+            self._prune(pilot, gate, recorder)
+            pilot.finish()  # what is missing where a GradScaler skipped steps
+        finally:  # what was seen of a run that failed tells why
+            if recorder is not None:
+                self.record.add_telemetry(recorder.tables())
+
+    def _prune(self, pilot: Pilot[Any], gate: Gate, recorder: Recorder | None) -> None:
+        """Both stages, epoch by epoch."""
+        flips = (0, 0)
         stages: tuple[tuple[Literal["pruning", "regrowth"], PruningSettings | RegrowthSettings], ...]
         stages = (("pruning", self.config.pruning), ("regrowth", self.config.regrowth))
         for stage, settings in stages:
             for epoch in range(1, settings.epochs + 1):
                 rate = cosine(settings.learning_rate, settings.final_learning_rate, epoch, settings.epochs)
                 pressure, presence_lr = gate.pressure, gate.presence_lr or 0.0
-                result = self.backend.train_pruning(
+                loss = self.backend.train_pruning(
                     self._batches(),
                     learning_rate=rate,
                     label_smoothing=settings.label_smoothing,
                     after_step=pilot.after_step,
                 )
-                density, wanted = gate.surviving() / gate.total, program.wanted(gate.steps)
-                self._finish_epoch(stage, rate, result, density, wanted, pressure, presence_lr)
-        pilot.finish()  # what is missing where a GradScaler skipped steps
+                density, wanted = gate.surviving() / gate.total, pilot.program.wanted(gate.steps)
+                changes: tuple[int, int] | tuple[None, None] = (None, None)
+                if recorder is not None:
+                    before, flips = flips, recorder.events()
+                    changes = (flips[0] - before[0], flips[1] - before[1])
+                self._finish_epoch(stage, rate, loss, density, wanted, pressure, presence_lr, changes)
 
     def _batches(self) -> Iterator[NDArray[np.intp]]:
         """A fresh order of the training part, in batches."""
@@ -172,15 +190,16 @@ class _Training:
         self,
         stage: Stage,
         rate: float,
-        result: EpochResult,
+        loss: float,
         density: float = 1.0,
         wanted: float = 1.0,
         pressure: float = 0.0,
         presence_lr: float = 0.0,
+        changes: tuple[int, int] | tuple[None, None] = (0, 0),
     ) -> None:
-        if not math.isfinite(result.loss):
+        if not math.isfinite(loss):
             raise RunError(
-                f"the loss became {result.loss} in epoch {self.epoch} ({stage}); "
+                f"the loss became {loss} in epoch {self.epoch} ({stage}); "
                 f"lower {stage}.learning_rate ({rate:g}) and run again"
             )
         evaluation = self.backend.evaluate()
@@ -192,11 +211,11 @@ class _Training:
             pressure=pressure,
             lr=rate,
             presence_lr=presence_lr,
-            train_loss=result.loss,
+            train_loss=loss,
             test_loss=evaluation.loss,
             accuracy=evaluation.accuracy,
-            pruned=result.pruned,
-            regrown=result.regrown,
+            pruned=changes[0],
+            regrown=changes[1],
         )
         self.record.add_epoch(row)
         self.observe(row)

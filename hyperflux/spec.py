@@ -119,6 +119,21 @@ def update_presence(presence: Array, gradient: Array, moments: Moments, learning
     return presence - learning_rate * direction, moments
 
 
+def running_pressure(mean: float, pressure: float, total: int) -> float:
+    """The share of pressure in Adam's first moment, after a step under `pressure`: the same for every weight."""
+    beta1, _ = ADAM_BETAS
+    return beta1 * mean + (1 - beta1) * pressure_gradient(pressure, total)
+
+
+def running_flux(moments: Moments, pressure_mean: float) -> Array:
+    """Running mean over about ten steps of −κ g w, of pruned and present weights alike; 0 before the first step.
+
+    It is Adam's bias-corrected first moment of t, less its share of pressure, `running_pressure`.
+    """
+    beta1, _ = ADAM_BETAS
+    return (pressure_mean - moments.first) / (1 - beta1 ** max(1, moments.steps))
+
+
 def typical_flux(moments: Moments) -> float:
     """Mean over weights of √v̂, the size of κ g w + γ/N by Adam's bias-corrected second moment; 0 before a step."""
     _, beta2 = ADAM_BETAS

@@ -10,18 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.programs.base import Gate
+from hyperflux.telemetry.recorder import Probe
 
 Tensors = dict[str, NDArray[Any]]
 """Parameters and buffers by name: `fc1.weight` (out, in), `fc1.bias` (out,), ..."""
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch's mean training loss, and how often a weight was pruned and how often one came back."""
-
-    loss: float
-    pruned: int = 0
-    regrown: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,14 @@ class Backend(Protocol):
 
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
-    ) -> EpochResult:
-        """Train one epoch without a gate."""
+    ) -> float:
+        """Train one epoch without a gate; gives the mean loss over samples, as `train_pruning` does."""
 
     def start_pruning(self, initial: tuple[float, float]) -> Gate:
         """Draw a presence parameter from `initial` for every prunable weight and start with fresh optimizers."""
+
+    def probe(self) -> Probe:
+        """Counters of flips of the gate that `start_pruning` gave, for telemetry."""
 
     def train_pruning(
         self,
@@ -63,7 +58,7 @@ class Backend(Protocol):
         learning_rate: float,
         label_smoothing: float,
         after_step: Callable[[], None],
-    ) -> EpochResult:
+    ) -> float:
         """Train one epoch under the gate, E1 to E7 each step; `after_step` is called after every optimizer step."""
 
     def evaluate(self) -> Evaluation:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 from hyperflux.programs.base import Gate, Program, S, Seen, Stage
 
 
+class Watcher(Protocol):
+    """Who sees every step, after the program has acted: telemetry."""
+
+    def after_step(self) -> None:
+        """A step has come to its end."""
+
+    def finish(self) -> None:
+        """The last step has, and the gate is at its last capacity."""
+
+
 class Pilot(Generic[S]):
-    """Steers `gate` by `program`: call `after_step` after every optimizer step and `finish` at the end."""
+    """Steers `gate` by `program`: call `after_step` after every optimizer step and `finish` at the end.
+
+    A `watcher`, where one is set, is told of both afterwards.
+    """
 
     def __init__(self, program: Program[S], gate: Gate) -> None:
         self.program, self.state, self._gate = program, program.first(), gate
+        self.watcher: Watcher | None = None
         self._give_orders()
 
     @property
@@ -29,10 +43,14 @@ class Pilot(Generic[S]):
             shift = self._meet(self.program.kept(step))
             self.state = self.program.advance(self.state, Seen(shift, self._density, self._gate.typical_flux))
             self._give_orders()
+        if self.watcher is not None:
+            self.watcher.after_step()
 
     def finish(self) -> None:
         """Bring the gate to the program's last capacity, wherever in its course the run ended."""
         self._meet(self.program.kept(self._end))
+        if self.watcher is not None:
+            self.watcher.finish()
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on from a saved state; the gate has been restored before."""

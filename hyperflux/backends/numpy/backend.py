@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux import spec
-from hyperflux.backends.base import EpochResult, Evaluation, LayerCount, Tensors
+from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
+from hyperflux.backends.numpy.probe import NumpyProbe
 from hyperflux.checkpoint import read_checkpoint
 from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
@@ -50,9 +51,8 @@ class NumpyBackend:
 
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
-    ) -> EpochResult:
+    ) -> float:
         """Train one epoch without a gate."""
-
         return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step)
 
     def start_pruning(self, initial: tuple[float, float]) -> NumpyGate:
@@ -61,6 +61,10 @@ class NumpyBackend:
         self._fresh_optimizers()
         return self._gate
 
+    def probe(self) -> NumpyProbe:
+        """Counters of flips, for telemetry."""
+        return NumpyProbe(self._gate, {layer.name: layer.total for layer in self.layers()})
+
     def train_pruning(
         self,
         batches: Iterable[NDArray[np.intp]],
@@ -68,10 +72,9 @@ class NumpyBackend:
         learning_rate: float,
         label_smoothing: float,
         after_step: Callable[[], None],
-    ) -> EpochResult:
+    ) -> float:
         """Train one epoch of Hyperflux: every step is `spec.step`."""
-        loss = self._train(batches, learning_rate, label_smoothing, self._gate.step, after_step).loss
-        return EpochResult(loss, *self._gate.take_flips())
+        return self._train(batches, learning_rate, label_smoothing, self._gate.step, after_step)
 
     def evaluate(self) -> Evaluation:
         """Loss and accuracy on the whole test part."""
@@ -134,7 +137,7 @@ class NumpyBackend:
         label_smoothing: float,
         step: Step,
         after_step: Callable[[], None] = lambda: None,
-    ) -> EpochResult:
+    ) -> float:
         """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and the update of w."""
         losses, sizes = [], []
         for batch in batches:
@@ -146,7 +149,7 @@ class NumpyBackend:
             after_step()
             losses.append(network.loss)
             sizes.append(len(batch))
-        return EpochResult(float(np.average(losses, weights=sizes)))
+        return float(np.average(losses, weights=sizes))
 
     def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:
         """Latent weights with newly drawn presence parameters, all present."""

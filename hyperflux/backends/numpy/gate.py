@@ -11,13 +11,15 @@ from hyperflux.spec import Array, Mask, State
 
 
 class NumpyGate:
-    """Flat w and t of a whole network, (N,), under training: a `hyperflux.programs.base.Gate`."""
+    """Flat w and t of a whole network, (N,), under training: a `hyperflux.programs.base.Gate`.
+
+    `pressure_mean` is the share of pressure in Adam's first moment of t: what is left of that is flux.
+    """
 
     def __init__(self, state: State) -> None:
         self.state, self.steps = state, 0
-        self.pressure = 0.0
+        self.pressure, self.pressure_mean = 0.0, 0.0
         self.presence_lr: float | None = 0.0
-        self._flips = (0, 0)
 
     @property
     def total(self) -> int:
@@ -34,16 +36,16 @@ class NumpyGate:
 
     def step(self, loss_gradient: Callable[[Array], Array], update_weights: Callable[[Array, Array], Array]) -> None:
         """One training step under the present pressure and rate of t."""
-        self._become(
-            spec.step(
-                self.state,
-                loss_gradient=loss_gradient,
-                update_weights=update_weights,
-                pressure=self.pressure,
-                presence_learning_rate=self.presence_lr,
-                total=self.total,
-            )
+        self.state = spec.step(
+            self.state,
+            loss_gradient=loss_gradient,
+            update_weights=update_weights,
+            pressure=self.pressure,
+            presence_learning_rate=self.presence_lr,
+            total=self.total,
         )
+        if self.presence_lr is not None:
+            self.pressure_mean = spec.running_pressure(self.pressure_mean, self.pressure, self.total)
         self.steps += 1
 
     def dense_step(
@@ -61,7 +63,7 @@ class NumpyGate:
     def meet_capacity(self, kept: int) -> float:
         """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
         presence, shift = spec.meet_capacity(self.state.presence, kept)
-        self._become(State(self.state.weights, presence, self.state.moments))
+        self.state = State(self.state.weights, presence, self.state.moments)
         return shift
 
     def rank_by_magnitude(self) -> None:
@@ -72,17 +74,3 @@ class NumpyGate:
     def typical_flux(self) -> float:
         """Mean over weights of the root of Adam's second moment of t."""
         return spec.typical_flux(self.state.moments)
-
-    def take_flips(self) -> tuple[int, int]:
-        """How often a weight was pruned and how often one came back since the last call."""
-        flips, self._flips = self._flips, (0, 0)
-        return flips
-
-    def _become(self, state: State) -> None:
-        """Take the next state and count what has changed in the mask."""
-        before, self.state = self.mask(), state
-        after = self.mask()
-        pruned, regrown = self._flips
-        self._flips = (
-            pruned + int(np.count_nonzero(before & ~after)), regrown + int(np.count_nonzero(after & ~before))
-        )  # fmt: skip

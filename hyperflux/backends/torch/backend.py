@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hyperflux.backends.base import EpochResult, Evaluation, LayerCount, Tensors
+from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.torch import checkpoint
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
+from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.training import Precision, choose_device, evaluate, train_epoch
 from hyperflux.config import OptimizerSettings, RunConfig
@@ -52,9 +53,9 @@ class TorchBackend:
 
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
-    ) -> EpochResult:
+    ) -> float:
         """Train one epoch without a gate."""
-        return EpochResult(self._train(batches, learning_rate, label_smoothing))
+        return self._train(batches, learning_rate, label_smoothing)
 
     def start_pruning(self, initial: tuple[float, float]) -> GatedParameters:
         """Draw the presence parameters, by seed and parameter name, and start with a fresh optimizer."""
@@ -65,6 +66,12 @@ class TorchBackend:
         self._gated = GatedParameters(self._selected, self._optimizer, self._config.seed, initial)
         return self._gated
 
+    def probe(self) -> TorchProbe:
+        """Counters of flips, for telemetry."""
+        if self._gated is None:
+            raise RuntimeError("start_pruning() comes first")
+        return TorchProbe(self._gated)
+
     def train_pruning(
         self,
         batches: Iterable[NDArray[np.intp]],
@@ -72,12 +79,9 @@ class TorchBackend:
         learning_rate: float,
         label_smoothing: float,
         after_step: Callable[[], None],
-    ) -> EpochResult:
+    ) -> float:
         """Train one epoch of Hyperflux: the gate's hooks act in every optimizer step."""
-        if self._gated is None:
-            raise RuntimeError("start_pruning() comes first")
-        loss = self._train(batches, learning_rate, label_smoothing, after_step)
-        return EpochResult(loss, *self._gated.take_flips())
+        return self._train(batches, learning_rate, label_smoothing, after_step)
 
     def evaluate(self) -> Evaluation:
         """Loss and accuracy on the whole test part."""

@@ -29,21 +29,13 @@ from hyperflux.spec import INITIAL_PRESENCE
 
 @dataclass
 class _Entry:
-    """One prunable parameter, its flips (pruned, regrown) so far, and how its storage looked after the last step."""
+    """One prunable parameter, and how its storage looked after the last step."""
 
     name: str
     parameter: nn.Parameter
     state: WeightState
-    flips: Tensor
     version: int = -1
     pointer: int = -1
-
-    def count_flips(self, before: Tensor) -> None:
-        """Add what has changed since the mask was `before`."""
-        after = self.state.mask()
-        self.flips = self.flips.to(after.device)
-        self.flips[0] += torch.count_nonzero(before & ~after)
-        self.flips[1] += torch.count_nonzero(after & ~before)
 
     def remember(self) -> None:
         self.version, self.pointer = self.parameter._version, self.parameter.data_ptr()
@@ -86,11 +78,10 @@ class GatedParameters:
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self._entries = {
-            name: _Entry(name, parameter, WeightState.of(parameter, seed, name, initial), _no_flips(parameter))
+            name: _Entry(name, parameter, WeightState.of(parameter, seed, name, initial))
             for name, parameter in parameters.items()
         }
-        self._active: list[tuple[_Entry, Tensor, Tensor, Tensor]] = []
-        self._shift_flips = [0, 0]
+        self._active: list[tuple[_Entry, Tensor, Tensor]] = []
         self._last_capacity = 0
         self._stepping = False
         self._loading: dict[str, Any] = {}
@@ -125,11 +116,9 @@ class GatedParameters:
     @torch.no_grad()
     def meet_capacity(self, kept: int) -> float:
         """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
-        regrown = kept - self.surviving()  # one shift for all: weights go or come back, never both
         near = 2 * (self.presence_lr or math.inf) * max(1, self.steps - self._last_capacity)
         shift = meet_capacity([state.presence for state in self.states.values()], kept, near)
         self._last_capacity = self.steps
-        self._shift_flips[regrown > 0] += abs(regrown)
         self.write_effective()
         return shift
 
@@ -143,14 +132,6 @@ class GatedParameters:
     def typical_flux(self) -> float:
         """Mean over weights of the root of Adam's second moment of t; waits for the device."""
         return sum(float(state.root_of_second_moment().sum()) for state in self.states.values()) / self.total
-
-    def take_flips(self) -> tuple[int, int]:
-        """How often a weight was pruned and how often one came back since the last call; waits for the device."""
-        pruned, regrown = torch.stack([entry.flips.cpu() for entry in self._entries.values()]).sum(0).tolist()
-        for entry in self._entries.values():
-            entry.flips = _no_flips(entry.parameter)
-        shifted, self._shift_flips = self._shift_flips, [0, 0]
-        return pruned + shifted[0], regrown + shifted[1]
 
     def write_effective(self) -> None:
         """Write θ = w·m into every parameter."""
@@ -213,7 +194,7 @@ class GatedParameters:
                 if scale is not None:  # a fused optimizer unscales inside its step
                     flux_gradient = flux_gradient / scale.to(flux_gradient)
                 entry.state.update_presence(flux_gradient, self.pressure / self.total, self.presence_lr)
-            self._active.append((entry, mask, entry.parameter.data, gradient))
+            self._active.append((entry, entry.parameter.data, gradient))
             entry.parameter.data = entry.state.latent
             if gradient.dtype == entry.state.latent.dtype:
                 gradient.masked_fill_(~mask, 0)
@@ -224,16 +205,13 @@ class GatedParameters:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._stepping:
             return
-        if self.presence_lr is not None:
-            for entry, before, _, _ in self._active:
-                entry.count_flips(before)
         self._restore()
         self.steps += 1
 
     @torch.no_grad()
     def _restore(self) -> None:
         """Point the parameters back at their storage and write θ: after a step, or after one that was broken off."""
-        for entry, _, storage, gradient in self._active:
+        for entry, storage, gradient in self._active:
             entry.parameter.data = storage
             entry.parameter.grad = gradient
             entry.state.write_effective(storage)
@@ -265,10 +243,6 @@ class GatedParameters:
                 for key, value in saved["state"].get(number_of[id(entry.parameter)], {}).items():
                     if isinstance(value, Tensor) and value.dtype == latent.dtype and value.shape == latent.shape:
                         optimizer.state[entry.parameter][key] = value.to(latent.device, copy=True)
-
-
-def _no_flips(parameter: Tensor) -> Tensor:
-    return torch.zeros(2, dtype=torch.int64, device=parameter.device)
 
 
 def _dense_gradient(entry: _Entry) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.base import LayerCount
 from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import Patterns, select, unwrap
 from hyperflux.controller import PublishedController
 from hyperflux.errors import InputError
@@ -24,14 +25,20 @@ from hyperflux.programs.base import Program, Stage
 from hyperflux.programs.capacity import CapacityProgram
 from hyperflux.programs.pilot import Pilot
 from hyperflux.programs.published import PublishedProgram
+from hyperflux.telemetry.columns import Tables
+from hyperflux.telemetry.levels import level
+from hyperflux.telemetry.recorder import Recorder
 
 CONTROL_INTERVALS = 100
 """How often the published controller acts in the pruning stage: as in the paper's CIFAR runs of 100 epochs."""
 CONTENT_CHECKS = 100
 """How often in the pruning stage a step first compares every parameter with what the last one left."""
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 CONTROLLERS = ("default", "published")
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 _log = logging.getLogger("hyperflux")
 _pruned_modules: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruner]] = weakref.WeakKeyDictionary()
@@ -52,8 +59,9 @@ class Pruner:
 
     `include` and `exclude` choose parameters, see `hyperflux.backends.torch.selection.select`;
     `print(pruner.selection)` shows what they chose. `presence_lr` is t's learning rate, `controller` "default",
-    "published" or a `PublishedController`. t is drawn by `seed` and the
-    parameter's name. w, t and two moments are kept in the parameter's dtype, at least float32: 16 bytes a weight.
+    "published" or a `PublishedController`. t is drawn by `seed` and the parameter's name. `telemetry` says how closely
+    pruning is watched, see `telemetry()`; it changes nothing else. w, t and two moments are kept in the parameter's
+    dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off.
 
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
     needs a closure or runs no step hooks, and for a model that is already under a Pruner.
@@ -72,7 +80,9 @@ class Pruner:
         presence_lr: float = 1e-3,
         controller: Literal["default", "published"] | PublishedController = "default",
         seed: int = 0,
+        telemetry: Literal["off", "light", "full"] = "light",
     ) -> None:
+        watched = level(telemetry)
         _require_int("pruning_steps", pruning_steps, least=1)
         _require_int("regrowth_steps", regrowth_steps, least=0)
         _require_int("seed", seed, least=0)
@@ -88,6 +98,9 @@ class Pruner:
         program = self._program(total, controller)
         self._gated = GatedParameters(self.selection.prunable, optimizer, seed, program.initial_presence)
         self._pilot = Pilot(program, self._gated)
+        self._recorder: Recorder | None = None
+        if watched is not None:
+            self._recorder = self._pilot.watcher = Recorder(program, self._gated, TorchProbe(self._gated), watched)
         self._hook: RemovableHandle | None = optimizer.register_step_post_hook(lambda *_: self._after_step())
         for module in root.modules():
             _pruned_modules[module] = weakref.ref(self)
@@ -137,6 +150,14 @@ class Pruner:
     def flux(self) -> dict[str, Tensor]:
         """Name -> restoring flux −κ g w of every weight, a running mean over about ten steps."""
         return {name: state.restoring_flux() for name, state in self._gated.states.items()}
+
+    def telemetry(self) -> Tables:
+        """What pruning has done so far, as the structured arrays of `hyperflux.telemetry.columns`; empty if off.
+
+        `pandas.DataFrame(pruner.telemetry()["layers"])` is a table of every layer over time; `numpy.savez_compressed`
+        keeps them. Waits for the device.
+        """
+        return {} if self._recorder is None else self._recorder.tables()
 
     def layers(self) -> list[LayerCount]:
         """Prunable and surviving weights of each parameter, in the model's order."""
@@ -197,6 +218,7 @@ class Pruner:
                 }
                 for name, state in self._gated.states.items()
             },
+            "telemetry": None if self._recorder is None else _map(torch.from_numpy, self._recorder.state()),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -207,6 +229,8 @@ class Pruner:
         _require_equal("format", saved.get("format"), STATE_FORMAT)
         for name, value in self._settings().items():
             _require_equal(name, saved["settings"].get(name), value)
+        if self._recorder is not None and saved["telemetry"] is None:
+            raise InputError('pruner state: saved without telemetry; build this Pruner with telemetry="off"')
         states = self._gated.states
         _require_equal("parameters", sorted(saved["parameters"]), sorted(states))
         for name, state in states.items():
@@ -220,6 +244,8 @@ class Pruner:
         self._gated.steps = saved["steps"]
         self._gated.write_effective()
         self._pilot.restore(saved["program"])
+        if self._recorder is not None:
+            self._recorder.restore(_map(Tensor.numpy, saved["telemetry"]))
 
     def _settings(self) -> dict[str, object]:
         names = ("target_sparsity", "pruning_steps", "regrowth_steps", "presence_lr")
@@ -254,6 +280,10 @@ class Pruner:
             self.presence_lr,
             controller=_published(controller),
         )
+
+
+def _map(change: Callable[[A], B], values: Mapping[str, A]) -> dict[str, B]:
+    return {name: change(value) for name, value in values.items()}
 
 
 def _published(name: str | PublishedController) -> PublishedController:

@@ -1,0 +1,54 @@
+"""What telemetry reads of the NumPy backend, and its counters: a `hyperflux.telemetry.recorder.Probe`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperflux import spec
+from hyperflux.backends.numpy.gate import NumpyGate
+from hyperflux.telemetry.statistics import LayerArrays
+
+
+class NumpyProbe:
+    """Counts flips of every weight of a gate, (N,); `sizes` are the weights of each layer by name, in order."""
+
+    def __init__(self, gate: NumpyGate, sizes: Mapping[str, int]) -> None:
+        self._gate, self._names = gate, list(sizes)
+        self._starts = np.cumsum([0, *sizes.values()])[1:-1]
+        self._mask = np.ones(gate.total, bool)
+        self._flips, self._changed_in = np.zeros(gate.total, np.int32), np.zeros(gate.total, np.int16)
+
+    def count(self, interval: int) -> None:
+        """Note every weight whose mask is not that of the last call."""
+        mask = self._gate.mask()
+        changed = mask ^ self._mask
+        self._flips += changed
+        self._changed_in[changed] = interval
+        self._mask = mask
+
+    def layers(self, flux: bool) -> list[LayerArrays]:
+        """Every layer now."""
+        state = self._gate.state
+        arrays = [self._split(array) for array in (state.presence, self._flips, self._changed_in)]
+        running = spec.running_flux(state.moments, self._gate.pressure_mean) if flux else None
+        fluxes = [None] * len(self._names) if running is None else self._split(running)
+        return [LayerArrays(*parts) for parts in zip(self._names, *arrays, fluxes, strict=True)]
+
+    def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
+        """Changes of mask of every layer's weights."""
+        return self._split(self._flips)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The counters, copied."""
+        return {"flips": self._flips.copy(), "changed_in": self._changed_in.copy(), "mask": self._mask.copy()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from saved counters."""
+        self._flips, self._changed_in, self._mask = (state[name].copy() for name in ("flips", "changed_in", "mask"))
+
+    def _split(self, array: NDArray[Any]) -> list[NDArray[Any]]:
+        return np.split(array, self._starts)

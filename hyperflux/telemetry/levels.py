@@ -1,0 +1,25 @@
+"""How closely a run is watched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyperflux.naming import unknown
+
+
+@dataclass(frozen=True)
+class Level:
+    """Intervals that both stages are cut into, and weights whose lives are followed one by one."""
+
+    intervals: int
+    sample: int
+
+
+LEVELS: dict[str, Level | None] = {"off": None, "light": Level(200, 32), "full": Level(1000, 512)}
+
+
+def level(name: str) -> Level | None:
+    """The level called `name`; None for "off". Raises InputError for an unknown name."""
+    if name not in LEVELS:
+        raise unknown("telemetry", name, LEVELS)
+    return LEVELS[name]

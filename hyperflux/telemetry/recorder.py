@@ -1,0 +1,159 @@
+"""Watches a gate while a program steers it: counts flips after every step, measures at the end of every interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperflux.programs.base import Gate, Program
+from hyperflux.seeding import generator
+from hyperflux.telemetry.columns import SCHEMA, Tables
+from hyperflux.telemetry.levels import Level
+from hyperflux.telemetry.statistics import LayerArrays, Summary
+
+State = dict[str, NDArray[Any]]
+
+
+class Probe(Protocol):
+    """Counts flips of every weight where the weights are."""
+
+    def count(self, interval: int) -> None:
+        """Note every weight whose mask is not that of the last call; at first, all are present."""
+
+    def layers(self, flux: bool) -> list[LayerArrays]:
+        """Every layer now, on the host, with its `flux` if wanted; waits for the device."""
+
+    def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
+        """Changes of mask of every layer's weights, on the host; waits for the device."""
+
+    def state(self) -> State:
+        """The counters by name, copied."""
+
+    def restore(self, state: State) -> None:
+        """Go on from saved counters."""
+
+
+class Recorder:
+    """Fills the tables of `hyperflux.telemetry.columns`: call `after_step` after every step, `finish` at the end.
+
+    It draws no random number of the run's, changes nothing that it watches, and so leaves every result as it is.
+    """
+
+    def __init__(self, program: Program[Any], gate: Gate, probe: Probe, level: Level) -> None:
+        self._program, self._gate, self._probe = program, gate, probe
+        steps = program.pruning_steps + program.regrowth_steps
+        self._every = max(1, math.ceil(steps / level.intervals))
+        self._ends = [0]
+        self._step = gate.steps
+        self._orders = (gate.pressure, gate.presence_lr)
+        self._moved = False
+        self._rows: dict[str, list[tuple[Any, ...]]] = {"network": [], "layers": [], "sample": []}
+        layers = probe.layers(flux=False)
+        share = -(-level.sample // len(layers))
+        self._sample = {layer.name: _drawn(layer.name, layer.presence.size, share) for layer in layers}
+        self._events = {layer.name: (0, 0) for layer in layers} | {"": (0, 0)}
+        self._follow(layers)
+
+    def after_step(self) -> None:
+        """Count what the step, and the control step after it, have changed; at an interval's end, measure."""
+        if self._gate.steps == self._step:
+            return  # a step that a GradScaler skipped
+        self._step = self._gate.steps
+        self._probe.count(len(self._ends))
+        self._moved |= self._orders[1] is not None
+        if self._step % self._every == 0 or self._step == self._program.pruning_steps:
+            self._measure()
+        self._orders = (self._gate.pressure, self._gate.presence_lr)
+
+    def finish(self) -> None:
+        """Measure what has come since the last interval; once more where only the end itself changed the mask."""
+        self._probe.count(len(self._ends))
+        if self._step > self._ends[-1] or self.events() != self._events[""]:
+            self._measure()
+
+    def events(self) -> tuple[int, int]:
+        """How often a weight was pruned and how often one came back, since the start; waits for the device."""
+        flips = np.bincount(np.concatenate([part.ravel() for part in self._probe.flip_counts()]))
+        return Summary(flips, flips, flips, {}).events
+
+    def tables(self) -> Tables:
+        """All tables so far, copied."""
+        tables = {name: np.array(rows, SCHEMA[name]) for name, rows in self._rows.items()}
+        summaries = {layer.name: Summary.of(layer, len(self._ends)) for layer in self._probe.layers(flux=False)}
+        flips = [
+            (name, times, int(weights))
+            for name, summary in summaries.items()
+            for times, weights in enumerate(summary.flip_counts)
+            if weights
+        ]
+        ages = [
+            (name, step, int(present), int(pruned))
+            for name, summary in summaries.items()
+            for step, present, pruned in zip(
+                [*self._ends, self._step], summary.last_present, summary.last_pruned, strict=True
+            )
+            if present or pruned
+        ]
+        return {**tables, "flips": np.array(flips, SCHEMA["flips"]), "ages": np.array(ages, SCHEMA["ages"])}
+
+    def state(self) -> State:
+        """What a recorder of the same course needs to go on, as arrays of numbers; rows as their bytes."""
+        tables = {f"rows {name}": np.array(rows, SCHEMA[name]) for name, rows in self._rows.items()}
+        rows = {name: np.frombuffer(bytearray(table.tobytes()), np.uint8) for name, table in tables.items()}
+        return {"ends": np.array(self._ends), "step": np.array(self._step), **rows, **self._probe.state()}
+
+    def restore(self, state: State) -> None:
+        """Go on from a saved state; the gate has been restored before."""
+        self._ends, self._step = state["ends"].tolist(), int(state["step"])
+        tables = {name: np.frombuffer(state[f"rows {name}"].tobytes(), SCHEMA[name]) for name in self._rows}
+        self._rows = {name: table.tolist() for name, table in tables.items()}
+        self._probe.restore(state)
+        self._orders = (self._gate.pressure, self._gate.presence_lr)
+        for name in self._events:
+            rows = tables["layers"][tables["layers"]["layer"] == name] if name else tables["network"]
+            self._events[name] = (int(rows["pruned"].sum()), int(rows["regrown"].sum()))
+
+    def _measure(self) -> None:
+        self._ends.append(self._step)
+        interval, layers = len(self._ends) - 1, self._probe.layers(self._moved)
+        self._moved = False
+        summaries = {layer.name: Summary.of(layer, interval) for layer in layers}
+        figures = {name: self._figures(name, summary) for name, summary in summaries.items()}
+        network = self._figures("", Summary.together(list(summaries.values())))
+        pressure, rate = self._orders
+        course = {
+            "stage": "pruning" if self._step <= self._program.pruning_steps else "regrowth",
+            "wanted": self._program.wanted(self._step),
+            "pressure": pressure,
+            "presence_lr": math.nan if rate is None else rate,
+        }
+        self._add("network", {"step": self._step, **course, **network})
+        for name, values in figures.items():
+            self._add("layers", {"step": self._step, "layer": name, **values})
+        self._follow(layers)
+
+    def _figures(self, name: str, summary: Summary) -> dict[str, float]:
+        figures = summary.figures(self._events[name], self._ends)
+        self._events[name] = summary.events
+        return figures
+
+    def _follow(self, layers: Sequence[LayerArrays]) -> None:
+        """A row for every weight of the sample."""
+        for layer in layers:
+            chosen = np.unravel_index(self._sample[layer.name], layer.presence.shape)
+            t, flips = layer.presence[chosen], layer.flips[chosen]
+            flux = np.full(len(t), np.nan) if layer.flux is None else layer.flux[chosen]
+            for row in zip(self._sample[layer.name].tolist(), t, flux, t >= 0, flips, strict=True):
+                self._rows["sample"].append((self._step, layer.name, *row))
+
+    def _add(self, table: str, values: Mapping[str, Any]) -> None:
+        self._rows[table].append(tuple(values[name] for name in SCHEMA[table].names or ()))
+
+
+def _drawn(name: str, size: int, count: int) -> NDArray[np.int64]:
+    """Weights of a layer to follow, by its name alone, so that runs can be compared weight by weight."""
+    return np.sort(generator(0, f"{name} sample").choice(size, min(size, count), replace=False))
