@@ -42,7 +42,7 @@ def test_the_largest_weights_of_the_whole_network_stay_and_nothing_comes_back():
         theta = np.concatenate([layer.weight.detach().flatten().numpy() for layer in (model[1], model[3])])
         assert not theta[~mask].any(), "the mask does not hold after the optimizer's step"
         before = mask
-    assert gate.take_flips() == (1632 - 163, 0)
+    assert before.sum() == 163
 
 
 def test_a_state_of_another_program_is_refused():

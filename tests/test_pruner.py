@@ -133,6 +133,8 @@ def test_a_restored_pruner_goes_on_to_the_bit(dtype, make):
     assert same(again.state_dict(), model.state_dict())
     assert same(its_pruner.presence(), pruner.presence())
     assert same(its_pruner.latent(), pruner.latent())
+    for name, table in pruner.telemetry().items():
+        assert its_pruner.telemetry()[name].tobytes() == table.tobytes(), name
     assert all(t.dtype == torch.promote_types(dtype, torch.float32) for t in pruner.presence().values())
 
 
@@ -201,6 +203,9 @@ def test_a_state_of_another_pruner_is_refused():
         pruned("convolutional")[2].load_state_dict(saved)
     with pytest.raises(InputError, match="format is 99"):
         pruned()[2].load_state_dict({**saved, "format": 99})
+    with pytest.raises(InputError, match="saved without telemetry"):
+        pruned()[2].load_state_dict(pruned(telemetry="off")[2].state_dict())
+    pruned(telemetry="off")[2].load_state_dict(saved)
 
 
 def test_accumulation_presses_once_a_step():

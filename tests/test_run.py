@@ -1,6 +1,7 @@
 """The driver end to end: real data, determinism, the files a run leaves."""
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_digits_meet_the_wanted_sparsity_to_the_weight(digits_reports):
 
 def test_a_run_leaves_its_files(quick_run):
     folder, report = quick_run
-    names = ["config.toml", "dense.safetensors", "metrics.jsonl", "model.safetensors", "report.json"]
+    names = ["config.toml", "dense.safetensors", "metrics.jsonl", "model.safetensors", "report.json", "telemetry.npz"]
     assert sorted(path.name for path in folder.iterdir()) == names
     run = read_run(folder)
     assert RunConfig.from_dict(run.config) == quick()
@@ -88,6 +89,29 @@ def test_flips_account_for_every_epochs_density(quick_run):
     for row in read_run(folder).epochs:
         surviving += row.regrown - row.pruned
         assert row.density == surviving / report.total_weights
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_watching_changes_nothing(backend, tmp_path):
+    """The very same weights and metrics, but for the counts of flips, at every level of telemetry."""
+    models, rows = [], []
+    for level in ("off", "light", "full"):
+        execute(quick(backend=backend, telemetry=level), tmp_path / level)
+        models.append((tmp_path / level / "model.safetensors").read_bytes())
+        run = read_run(tmp_path / level)
+        rows.append([replace(row, pruned=None, regrown=None) for row in run.epochs])
+        counted = {row.pruned is None for row in run.epochs if row.stage != "dense"}
+        assert counted == {level == "off"}
+        assert (run.telemetry is None) == (level == "off")
+    assert models[0] == models[1] == models[2]
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_a_run_that_fails_leaves_what_was_seen_of_it(tmp_path):
+    with pytest.raises(RunError, match="the loss became"):
+        execute(quick(optimizer={"name": "sgd"}, pruning={"epochs": 12, "learning_rate": 1e30}), tmp_path / "run")
+    with np.load(tmp_path / "run" / "telemetry.npz") as tables:
+        assert tables["network"]["step"][-1] == 30  # of the first epoch's 32, the last interval that ended
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(quick_run, tmp_path):

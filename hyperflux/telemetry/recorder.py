@@ -49,7 +49,7 @@ class Recorder:
         self._every = max(1, math.ceil(steps / level.intervals))
         self._ends = [0]
         self._step = gate.steps
-        self._orders = (gate.pressure, gate.presence_lr)
+        self._applied = self._next = _orders(gate)
         self._moved = False
         self._rows: dict[str, list[tuple[Any, ...]]] = {"network": [], "layers": [], "sample": []}
         layers = probe.layers(flux=False)
@@ -62,12 +62,12 @@ class Recorder:
         """Count what the step, and the control step after it, have changed; at an interval's end, measure."""
         if self._gate.steps == self._step:
             return  # a step that a GradScaler skipped
-        self._step = self._gate.steps
+        self._step, self._applied = self._gate.steps, self._next
         self._probe.count(len(self._ends))
-        self._moved |= self._orders[1] is not None
+        self._moved |= not math.isnan(self._applied[1])
         if self._step % self._every == 0 or self._step == self._program.pruning_steps:
             self._measure()
-        self._orders = (self._gate.pressure, self._gate.presence_lr)
+        self._next = _orders(self._gate)
 
     def finish(self) -> None:
         """Measure what has come since the last interval; once more where only the end itself changed the mask."""
@@ -104,15 +104,17 @@ class Recorder:
         """What a recorder of the same course needs to go on, as arrays of numbers; rows as their bytes."""
         tables = {f"rows {name}": np.array(rows, SCHEMA[name]) for name, rows in self._rows.items()}
         rows = {name: np.frombuffer(bytearray(table.tobytes()), np.uint8) for name, table in tables.items()}
-        return {"ends": np.array(self._ends), "step": np.array(self._step), **rows, **self._probe.state()}
+        clock = {"ends": self._ends, "step": self._step, "applied": self._applied, "moved": self._moved}
+        return {**{name: np.array(value) for name, value in clock.items()}, **rows, **self._probe.state()}
 
     def restore(self, state: State) -> None:
         """Go on from a saved state; the gate has been restored before."""
         self._ends, self._step = state["ends"].tolist(), int(state["step"])
+        pressure, rate = state["applied"].tolist()
+        self._applied, self._moved, self._next = (pressure, rate), bool(state["moved"]), _orders(self._gate)
         tables = {name: np.frombuffer(state[f"rows {name}"].tobytes(), SCHEMA[name]) for name in self._rows}
         self._rows = {name: table.tolist() for name, table in tables.items()}
         self._probe.restore(state)
-        self._orders = (self._gate.pressure, self._gate.presence_lr)
         for name in self._events:
             rows = tables["layers"][tables["layers"]["layer"] == name] if name else tables["network"]
             self._events[name] = (int(rows["pruned"].sum()), int(rows["regrown"].sum()))
@@ -124,12 +126,11 @@ class Recorder:
         summaries = {layer.name: Summary.of(layer, interval) for layer in layers}
         figures = {name: self._figures(name, summary) for name, summary in summaries.items()}
         network = self._figures("", Summary.together(list(summaries.values())))
-        pressure, rate = self._orders
         course = {
             "stage": "pruning" if self._step <= self._program.pruning_steps else "regrowth",
             "wanted": self._program.wanted(self._step),
-            "pressure": pressure,
-            "presence_lr": math.nan if rate is None else rate,
+            "pressure": self._applied[0],
+            "presence_lr": self._applied[1],
         }
         self._add("network", {"step": self._step, **course, **network})
         for name, values in figures.items():
@@ -152,6 +153,11 @@ class Recorder:
 
     def _add(self, table: str, values: Mapping[str, Any]) -> None:
         self._rows[table].append(tuple(values[name] for name in SCHEMA[table].names or ()))
+
+
+def _orders(gate: Gate) -> tuple[float, float]:
+    """γ and η_t of the next step, the latter NaN where t rests."""
+    return gate.pressure, math.nan if gate.presence_lr is None else gate.presence_lr
 
 
 def _drawn(name: str, size: int, count: int) -> NDArray[np.int64]:
