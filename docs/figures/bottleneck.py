@@ -1,0 +1,49 @@
+"""How far can the last layer be pressed? LeNet-300-100 with presence parameters in fc3 alone (100 x 10 weights).
+
+N of the pressure stays that of the whole network, as in the paper; pressure is 5^j and rises every ten epochs, for a
+hundred epochs. python docs/figures/bottleneck.py OUT_DIR [DATA_DIR] prints a row a level and draws bottleneck.png.
+"""
+
+from __future__ import annotations
+
+from laboratory import arguments, epochs, trained
+
+from hyperflux.insight.style import COLOURS, figure, save
+from hyperflux.spec import INITIAL_PRESENCE
+
+LEVELS = 10
+"""Pressures 5^0 to 5^9."""
+EPOCHS = 10
+"""At each level."""
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    """Press the last layer of each data set's network."""
+    out, sets = arguments("docs/figures/bottleneck.py")
+    drawn, axes = figure(7.0, 4.2)
+    for dataset, data_dir in sets:
+        print(f"| {dataset}: seed | pressure | weights left of 1,000 | outputs connected | accuracy |")
+        print("|---|---|---|---|---|", flush=True)
+        for seed in SEEDS:
+            config, backend = trained(dataset, data_dir, out, seed, include=["fc3.weight"])
+            whole = sum(tensor.size for name, tensor in backend.tensors().items() if name.endswith("weight"))
+            gate = backend.start_pruning(INITIAL_PRESENCE)
+            gate.presence_lr = config.pruning.presence_learning_rate
+            track = []
+            for level in range(LEVELS):
+                gate.pressure = 5.0**level * gate.total / whole
+                for _ in epochs(config, backend, EPOCHS):
+                    track.append(gate.surviving())
+                outputs = (backend.tensors()["fc3.weight"] != 0).any(axis=1).sum()
+                row = f"{seed} | {5**level:,} | {track[-1]} | {outputs} of 10 | {backend.evaluate().accuracy:.2%}"
+                print(f"| {row} |", flush=True)
+            colour = COLOURS[sets.index((dataset, data_dir))]
+            axes.plot(range(1, len(track) + 1), track, color=colour, linewidth=1, label=dataset if seed == 0 else None)
+    axes.set(yscale="log", xlabel="epoch (pressure times 5 every 10)", ylabel="weights left in fc3 (of 1,000)")
+    axes.legend(frameon=False)
+    save(drawn, out / "bottleneck.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""How flux decides: do missed weights come back and stay, and does the flux of survivors follow the pressure?
+
+python docs/figures/flux.py OUT_DIR [DATA_DIR] prints both tables for LeNet-300-100 on digits, and on MNIST, and draws
+flux-return-DATASET.png and flux-survivors.png.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from laboratory import arguments, epochs, trained
+
+from hyperflux import spec
+from hyperflux.backends.numpy.mlp import MLP
+from hyperflux.data import load_dataset
+from hyperflux.insight.style import COLOURS, figure, save
+from hyperflux.models import layer_sizes
+from hyperflux.programs.pilot import Pilot
+from hyperflux.run import feasible_program
+from hyperflux.seeding import generator
+
+MOMENTS = 40
+"""How often in the pruning stage every pruned weight's flux is noted."""
+EDGES = (-np.inf, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)
+"""Of restoring flux as a multiple of the pressure γ/N that acts on the weight."""
+PRESSURES = tuple(2.0**power for power in range(-6, 3))
+SETTLING_EPOCHS = {"digits": 100, "mnist": 12}
+REMOVED = 200
+"""Survivors that are removed one at a time to see what their flux would be."""
+SAMPLES = 4000
+
+
+class Returns:
+    """A watcher of a pilot: notes who is pruned with which flux, and what has become of them a moment later."""
+
+    def __init__(self, gate: Any, every: int, last: int) -> None:
+        self._gate, self._every, self._last = gate, every, last
+        self.noted: list[tuple[Any, Any, Any]] = []
+
+    def after_step(self) -> None:
+        """At every moment of the pruning stage: the mask, and flux/(γ/N) of every weight."""
+        gate = self._gate
+        if gate.steps % self._every == 0 and gate.steps <= self._last and gate.pressure > 0:
+            ratio = spec.running_flux(gate.state.moments, gate.pressure_mean) * gate.total / gate.pressure
+            self.noted.append((gate.mask(), ratio.astype(np.float32), gate.steps))
+
+    def finish(self) -> None:
+        """Nothing is left to note."""
+
+    def table(self) -> list[tuple[str, int, float, float, float]]:
+        """(Flux, pruned weights seen with it, share present one moment later, one after that too, at the end)."""
+        rows, final = [], self._gate.mask()
+        for low, high in zip(EDGES, EDGES[1:], strict=False):
+            seen = next_one = next_two = at_end = 0
+            for (mask, ratio, _), (later, *_), (latest, *_) in zip(
+                self.noted, self.noted[1:], self.noted[2:], strict=False
+            ):
+                chosen = ~mask & (ratio >= low) & (ratio < high)
+                seen += np.count_nonzero(chosen)
+                next_one += np.count_nonzero(later[chosen])
+                next_two += np.count_nonzero(later[chosen] & latest[chosen])
+                at_end += np.count_nonzero(final[chosen])
+            text = (
+                f"{low:g} to {high:g}"
+                if np.isfinite([low, high]).all()
+                else "below 0"
+                if high == 0
+                else f"over {low:g}"
+            )
+            shares = [count / seen if seen else np.nan for count in (next_one, next_two, at_end)]
+            rows.append((text, seen, *shares))
+        return rows
+
+
+def returning(dataset: str, data_dir: str, out: Path) -> None:
+    """The default course at 98 % sparsity: returns by flux."""
+    config, backend = trained(dataset, data_dir, out, backend="numpy", sparsity=0.98)
+    program = feasible_program(config, backend)
+    gate = backend.start_pruning(program.initial_presence)
+    pilot = Pilot(program, gate)
+    pilot.watcher = returns = Returns(gate, program.pruning_steps // MOMENTS, program.pruning_steps)
+    for _ in epochs(config, backend, config.pruning.epochs + config.regrowth.epochs, pilot.after_step):
+        pass
+    pilot.finish()
+    rows = returns.table()
+    print(f"| {dataset}: flux / (γ/N) | pruned weights | back a moment later | and still a moment after | in the end |")
+    print("|---|---|---|---|---|")
+    for text, seen, *shares in rows:
+        print(f"| {text} | {seen:,} | {' | '.join(f'{share:.2%}' for share in shares)} |", flush=True)
+    drawn, axes = figure(7.0, 3.6)
+    for offset, colour, column, label in (
+        (-0.27, COLOURS[0], 2, "back a moment later"),
+        (0.0, COLOURS[1], 3, "and still there another moment later"),
+        (0.27, COLOURS[2], 4, "present in the end"),
+    ):
+        axes.bar(np.arange(len(rows)) + offset, [100 * row[column] for row in rows], 0.25, color=colour, label=label)
+    axes.set_xticks(range(len(rows)), [row[0] for row in rows], fontsize=8)
+    axes.set(xlabel="restoring flux of a pruned weight, in multiples of γ/N", ylabel="% of these weights")
+    axes.set_title(f"lenet300 on {dataset}, 98 % sparsity")
+    axes.legend(frameon=False)
+    save(drawn, out / f"flux-return-{dataset}.png")
+
+
+def survivors(dataset: str, data_dir: str, out: Path) -> list[tuple[float, float, Any]]:
+    """Settle under each pressure in turn, then remove survivors one by one: (density, γ/N, their fluxes)."""
+    config, backend = trained(dataset, data_dir, out, backend="numpy")
+    gate: Any = backend.start_pruning(spec.INITIAL_PRESENCE)
+    gate.presence_lr = config.pruning.presence_learning_rate
+    data = load_dataset(dataset, data_dir)
+    mlp = MLP(layer_sizes(config.model, data.features, data.classes))
+    inputs = data.train_inputs[:SAMPLES].reshape(-1, data.features)
+    labels = data.train_labels[: len(inputs)]
+    print(f"| {dataset}: pressure | density | γ/N | flux when removed: least | 5 % | median | above γ/N | loss rises |")
+    print("|---|---|---|---|---|---|---|---|")
+    found = []
+    for pressure in PRESSURES:
+        gate.pressure = pressure
+        for _ in epochs(config, backend, SETTLING_EPOCHS[dataset]):
+            pass
+        theta, tensors = gate.effective_weights(), backend.tensors()
+        biases = np.concatenate([tensor for name, tensor in tensors.items() if name.endswith("bias")])
+
+        def loss_and_gradient(weights: Any, biases: Any = biases) -> tuple[float, Any]:
+            values = mlp.forward(weights, biases, inputs)
+            loss, of_logits = spec.smoothed_cross_entropy(values[-1], labels, config.pruning.label_smoothing)
+            return loss, mlp.backward(weights, values, of_logits)[0]
+
+        base, _ = loss_and_gradient(theta)
+        present = np.flatnonzero(gate.mask())
+        fluxes, rises = [], []
+        for weight in generator(0, "removed").choice(present, min(REMOVED, len(present)), replace=False):
+            without = theta.copy()
+            without[weight] = 0
+            loss, gradient = loss_and_gradient(without)
+            fluxes.append(-spec.KAPPA * gradient[weight] * theta[weight])
+            rises.append(loss > base)
+        ordered, level = np.sort(fluxes), pressure / gate.total
+        density = gate.surviving() / gate.total
+        print(
+            f"| {pressure:g} | {density:.3%} | {level:.2e} | {ordered[0]:.2e} | {ordered[len(ordered) // 20]:.2e} | "
+            f"{ordered[len(ordered) // 2]:.2e} | {np.mean(ordered > level):.0%} | {np.mean(rises):.0%} |",
+            flush=True,
+        )
+        found.append((density, level, ordered))
+    return found
+
+
+def main() -> None:
+    """Both experiments on each data set."""
+    out, sets = arguments("docs/figures/flux.py")
+    drawn, axes = figure(7.0, 4.2)
+    for colour, (dataset, data_dir) in zip(COLOURS, sets, strict=False):
+        returning(dataset, data_dir, out)
+        found = survivors(dataset, data_dir, out)
+        level = [level for _, level, _ in found]
+        axes.plot(level, [np.median(fluxes) for *_, fluxes in found], "o-", color=colour, label=f"{dataset}: median")
+        axes.plot(level, [fluxes[len(fluxes) // 20] for *_, fluxes in found], "v:", color=colour, label="lowest 5 %")
+    axes.plot(level, level, color="#555555", linewidth=1, label="γ/N itself")
+    axes.set(xscale="log", yscale="log", xlabel="γ/N", ylabel="restoring flux of a survivor when removed")
+    axes.legend(frameon=False)
+    save(drawn, out / "flux-survivors.png")
+
+
+if __name__ == "__main__":
+    main()
