@@ -10,16 +10,13 @@ report.json          the outcome; written last, so a folder that has it is compl
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tomli_w
 from safetensors.numpy import save
 
@@ -27,8 +24,8 @@ from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError
 from hyperflux.recipes import load
-from hyperflux.telemetry.columns import SCHEMA
 from hyperflux.telemetry.columns import Tables as Telemetry
+from hyperflux.telemetry.file import file_content, read_tables
 
 Stage = Literal["dense", "pruning", "regrowth"]
 
@@ -115,9 +112,7 @@ class RunFolder:
 
     def add_telemetry(self, tables: Telemetry) -> None:
         """Write telemetry.npz. Raises RunError where the disk refuses."""
-        content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **tables)
-        self._write("telemetry.npz", content.getvalue())
+        self._write("telemetry.npz", file_content(tables))
 
     def finish(self, report: Report) -> None:
         """Write report.json. Raises RunError where the disk refuses."""
@@ -180,18 +175,6 @@ def read_run(path: Path) -> RecordedRun:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
-    return RecordedRun(load(str(path / "config.toml")), epochs, report, _read_telemetry(path / "telemetry.npz"))
-
-
-def _read_telemetry(path: Path) -> Telemetry | None:
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            tables = {name: file[name] for name in SCHEMA}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is damaged or of another version ({error}); rerun with its config.toml") from error
-    for name, table in tables.items():
-        if table.dtype != SCHEMA[name]:
-            raise InputError(f"{path}: table {name} is of another version; rerun with its config.toml")
-    return tables
+    watched = path / "telemetry.npz"
+    tables = read_tables(watched) if watched.exists() else None
+    return RecordedRun(load(str(path / "config.toml")), epochs, report, tables)

@@ -6,6 +6,7 @@ flux-return-DATASET.png and flux-survivors.png.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Returns:
     def table(self) -> list[tuple[str, int, float, float, float]]:
         """(Flux, pruned weights seen with it, share present one moment later, one after that too, at the end)."""
         rows, final = [], self._gate.mask()
-        for low, high in zip(EDGES, EDGES[1:], strict=False):
+        for low, high in pairwise(EDGES):
             seen = next_one = next_two = at_end = 0
             for (mask, ratio, _), (later, *_), (latest, *_) in zip(
                 self.noted, self.noted[1:], self.noted[2:], strict=False

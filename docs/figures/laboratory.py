@@ -1,4 +1,4 @@
-"""What the experiments of docs/findings.md share: a trained LeNet-300-100 under a gate whose pressure the script sets."""
+"""What the experiments of docs/findings.md share: a trained LeNet-300-100 under a gate that the script steers."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Time of a training step: dense, under the gate alone, and under the default course, in rotation in one process."""
+"""Time of a training step, dense and pruned, watched and unwatched: variants in rotation in one process."""
 
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,17 +18,22 @@ from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.training import choose_device
 from hyperflux.errors import InputError
 from hyperflux.models import check_model, is_mlp
+from hyperflux.telemetry.columns import Tables
+from hyperflux.telemetry.file import file_content
+from hyperflux.telemetry.levels import LEVELS, Level
 
 STEPS_A_TURN = 10
 """Steps that each variant takes before the next one's turn: two control steps of the default course among them."""
 PLANNED_STEPS = 100_000
 """The course that the timed steps belong to: long, so that control steps are as seldom as they get."""
+WATCHED_STEPS = 3910
+"""The course that telemetry is timed in: ten epochs of CIFAR-10 in batches of 128."""
 CLASSES = 10
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds a step of one variant, medians over rotations, and the median of its ratio to the dense step."""
+    """Seconds a step of one variant, medians over rotations, and the median of its ratio to the first variant's."""
 
     variant: str
     seconds: float
@@ -40,59 +46,128 @@ class StepTime:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class TelemetryCost:
+    """A step's time at a level of telemetry, against none, and the bytes that its tables take over the course.
+
+    `file_bytes` is the size of telemetry.npz after the timed steps, scaled to the intervals of the whole course.
+    """
+
+    time: StepTime
+    file_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.time.to_dict(), "file_bytes": self.file_bytes}
+
+
 def time_steps(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[StepTime]:
-    """Time `rotations` turns of each variant on random images: (3, 32, 32), for an MLP (1, 28, 28).
+    """Time a dense step, one under the gate alone, and one under the default course, without telemetry.
 
     Raises InputError for a model or device that can't be had.
     """
-    for name, value in (("batch_size", batch_size), ("rotations", rotations)):
-        if value < 1:
-            raise InputError(f"{name}: {value} is too few; give 1 or more")
-    check_model(model)
-    place = choose_device(device)
-    shape = (1, 28, 28) if is_mlp(model) else (3, 32, 32)
-    network = build_model(model, shape, CLASSES, seed=0).to(place, torch.float32)
-    inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(place)
-    labels = (torch.arange(batch_size) % CLASSES).to(place)
+    workload = _Workload.of(model, batch_size, rotations, device)
     variants = {
-        "dense": _stepper(network, inputs, labels, None),
-        "gate": _stepper(network, inputs, labels, "published"),
-        "gate and default course": _stepper(network, inputs, labels, "default"),
+        "dense": workload.turn(None, STEPS_A_TURN),
+        "gate": workload.turn(workload.pruner(PLANNED_STEPS, "published", "off"), STEPS_A_TURN),
+        "gate and default course": workload.turn(workload.pruner(PLANNED_STEPS, "default", "off"), STEPS_A_TURN),
     }
-    for turn in variants.values():
-        _timed(turn, place)
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rotations):
-        for name, turn in variants.items():
-            seconds[name].append(_timed(turn, place) / STEPS_A_TURN)
-    result = []
-    for name, times in seconds.items():
-        ratios = sorted(own / dense for own, dense in zip(times, seconds["dense"], strict=True))
-        result.append(StepTime(name, statistics.median(times), statistics.median(ratios), ratios[0], ratios[-1]))
-    return result
+    return workload.rotate(variants, STEPS_A_TURN, rotations)
 
 
-def _stepper(network: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, controller: Any) -> Callable[[], None]:
-    """`STEPS_A_TURN` training steps of a copy of the network, pruned by `controller` unless that is None."""
-    model = copy.deepcopy(network)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    if controller is not None:
-        Pruner(
+def time_telemetry(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[TelemetryCost]:
+    """Time a step of the default course at every level of telemetry, over whole intervals of `light`.
+
+    Raises InputError for a model or device that can't be had.
+    """
+    workload = _Workload.of(model, batch_size, rotations, device)
+    pruners = {name: workload.pruner(WATCHED_STEPS, "default", name) for name in LEVELS}
+    light = LEVELS["light"]
+    assert light is not None
+    steps = math.ceil(WATCHED_STEPS / light.intervals)
+    times = workload.rotate({name: workload.turn(p, steps) for name, p in pruners.items()}, steps, rotations)
+    sizes = [_file_bytes(pruners[name][1].telemetry(), level) for name, level in LEVELS.items()]
+    return [TelemetryCost(time, size) for time, size in zip(times, sizes, strict=True)]
+
+
+def _file_bytes(tables: Tables, level: Level | None) -> int:
+    if level is None:
+        return 0
+    return round(len(file_content(tables)) * level.intervals / len(tables["network"]))
+
+
+Trained = tuple[nn.Module, Pruner, torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class _Workload:
+    """A network and one batch of random images: (3, 32, 32), for an MLP (1, 28, 28)."""
+
+    network: nn.Module
+    inputs: torch.Tensor
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, model: str, batch_size: int, rotations: int, device: str) -> _Workload:
+        for name, value in (("batch_size", batch_size), ("rotations", rotations)):
+            if value < 1:
+                raise InputError(f"{name}: {value} is too few; give 1 or more")
+        check_model(model)
+        place = choose_device(device)
+        shape = (1, 28, 28) if is_mlp(model) else (3, 32, 32)
+        network = build_model(model, shape, CLASSES, seed=0).to(place, torch.float32)
+        inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(place)
+        return cls(network, inputs, (torch.arange(batch_size) % CLASSES).to(place))
+
+    def pruner(self, steps: int, controller: Any, telemetry: Any) -> Trained:
+        """A copy of the network under a Pruner whose pruning stage has so many steps."""
+        model = copy.deepcopy(self.network)
+        optimizer = _optimizer(model)
+        pruner = Pruner(
             model,
             optimizer,
             target_sparsity=0.95,
-            pruning_steps=PLANNED_STEPS,
+            pruning_steps=steps,
             regrowth_steps=0,
             controller=controller,
+            telemetry=telemetry,
         )
+        return model, pruner, optimizer
 
-    def turn() -> None:
-        for _ in range(STEPS_A_TURN):
-            optimizer.zero_grad()
-            torch.autograd.backward(nn.functional.cross_entropy(model(inputs), labels))
-            optimizer.step()
+    def turn(self, pruned: Trained | None, steps: int) -> Callable[[], None]:
+        """Training steps of a pruned network, or of a dense copy."""
+        if pruned is None:
+            model = copy.deepcopy(self.network)
+            optimizer = _optimizer(model)
+        else:
+            model, _, optimizer = pruned
 
-    return turn
+        def take() -> None:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                torch.autograd.backward(nn.functional.cross_entropy(model(self.inputs), self.labels))
+                optimizer.step()
+
+        return take
+
+    def rotate(self, variants: Mapping[str, Callable[[], None]], steps: int, rotations: int) -> list[StepTime]:
+        """Time turns of all variants in rotation, after one turn each that is not counted."""
+        place = self.inputs.device
+        for turn in variants.values():
+            _timed(turn, place)
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        for _ in range(rotations):
+            for name, turn in variants.items():
+                seconds[name].append(_timed(turn, place) / steps)
+        result, first = [], seconds[next(iter(variants))]
+        for name, times in seconds.items():
+            ratios = sorted(own / base for own, base in zip(times, first, strict=True))
+            result.append(StepTime(name, statistics.median(times), statistics.median(ratios), ratios[0], ratios[-1]))
+        return result
+
+
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
 
 def _timed(turn: Callable[[], None], device: torch.device) -> float:
