@@ -19,11 +19,11 @@ from hyperflux.backends.base import Backend, EpochResult
 from hyperflux.config import PruningSettings, RegrowthSettings, RunConfig
 from hyperflux.errors import InputError, RunError
 from hyperflux.feasibility import presence_distance
+from hyperflux.order import batch_ends, epoch_batches
 from hyperflux.programs.base import Program
 from hyperflux.programs.pilot import Pilot
 from hyperflux.record import EpochRow, Report, RunFolder, Stage
 from hyperflux.schedule import cosine
-from hyperflux.seeding import generator
 
 Observer = Callable[[EpochRow], None]
 
@@ -104,7 +104,7 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
 
 def feasible_program(config: RunConfig, backend: Backend) -> Program[Any]:
     """The program of `config` on the backend's network and data. Raises InputError where it can't be carried out."""
-    epoch_steps = len(_batch_ends(backend.samples, config.batch_size))
+    epoch_steps = len(batch_ends(backend.samples, config.batch_size))
     check_pruning_steps(config, epoch_steps)
     return config.program(sum(layer.total for layer in backend.layers()), epoch_steps)
 
@@ -165,8 +165,7 @@ class _Training:
     def _batches(self) -> Iterator[NDArray[np.intp]]:
         """A fresh order of the training part, in batches."""
         self.epoch += 1
-        order = generator(self.config.seed, f"data order of epoch {self.epoch}").permutation(self.backend.samples)
-        yield from np.split(order, _batch_ends(self.backend.samples, self.config.batch_size)[:-1])
+        return epoch_batches(self.config.seed, self.epoch, self.backend.samples, self.config.batch_size)
 
     def _finish_epoch(
         self,
@@ -200,13 +199,3 @@ class _Training:
         )
         self.record.add_epoch(row)
         self.observe(row)
-
-
-def _batch_ends(samples: int, size: int) -> list[int]:
-    """Where each batch ends; the last may be smaller, but takes in a lone last sample, of which a batch norm could make
-    nothing.
-    """
-    ends = [*range(size, samples, size), samples]
-    if len(ends) > 1 and samples - ends[-2] == 1 < size:
-        del ends[-2]
-    return ends
