@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe's settings; see `hyperflux recipes`.")
-@click.option("--lowest", default=-5.0, show_default=True, help="The first pressure, as an exponent of two.")
+@click.option("--lowest", default=-7.0, show_default=True, help="The first pressure, as an exponent of two.")
 @click.option("--highest", default=5.0, show_default=True, help="The last pressure, as an exponent of two.")
 @click.option("--step", default=1.0, show_default=True, help="Octaves from one pressure to the next.")
-@click.option("--epochs", default=150, show_default=True, help="Most epochs of one pressure.")
+@click.option("--epochs", default=200, show_default=True, help="Most epochs of one pressure.")
 @click.option("--independent", is_flag=True, help="Start each pressure from the dense network.")
 @click.option(
     "--methods",
@@ -120,6 +120,8 @@ def _sweep(
     else:
         console.print()
         _table(console, shown.HEADINGS, map(shown.cells, rows))
+        for line in shown.left_out(rows):
+            console.print(line, soft_wrap=True, highlight=False)
     if found is None:
         raise RunError(f"this sweep determines no law ({reason}); what was measured is in {folder}")
     if not as_json:

@@ -42,10 +42,10 @@ class SweepSettings:
     A sweep goes on from one pressure to the next, unless it is `independent`: then each starts from the dense network.
     """
 
-    lowest: float = -5.0
+    lowest: float = -7.0
     highest: float = 5.0
     step: float = 1.0
-    most_epochs: int = 150
+    most_epochs: int = 200
     independent: bool = False
     methods: tuple[str, ...] = ("hyperflux",)
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hyperflux.saliency import LOW_QUANTILE, MEASURES
 from hyperflux.spec import KAPPA
 from hyperflux.sweep import SweepRow, SweepSettings
 
-HEADINGS = ("method", "pressure", "density", "weights left", "epochs", "accuracy", "")
+HEADINGS = ("method", "pressure", "density", "left", "epochs", "accuracy", "")
 SYMBOLS = {"magnitude": "|θ|", "gradient": "|g|", "taylor": "|gθ|"}
 
 
@@ -33,9 +33,14 @@ def fitted(rows: Sequence[SweepRow]) -> list[SweepRow]:
     return [row for row in rows if row.method == "hyperflux" and not row.fault]
 
 
+def left_out(rows: Sequence[SweepRow]) -> list[str]:
+    """A line for each row of Hyperflux that no law is fitted to."""
+    faulty = [row for row in rows if row.method == "hyperflux" and row.fault]
+    return [f"not fitted: pressure {row.pressure:.4g}, density {row.density:.3g}: {row.fault}" for row in faulty]
+
+
 def cells(row: SweepRow) -> tuple[str, ...]:
     """A row as a person reads it, in the order of `HEADINGS`."""
-    fault = row.fault if row.method == "hyperflux" else None
     return (
         row.method,
         f"{row.pressure:.4g}" if row.method == "hyperflux" else "",
@@ -43,15 +48,24 @@ def cells(row: SweepRow) -> tuple[str, ...]:
         f"{row.surviving:,}",
         str(row.epochs),
         f"{row.accuracy:.2%}",
-        f"{fault}: not in the fit" if fault else "",
+        (row.fault or "") if row.method == "hyperflux" else "",
     )
 
 
-def write_rows(rows: Sequence[SweepRow], folder: Path) -> None:
-    """Leave `law.csv` and `saliencies.csv` of what has been measured so far. Raises RunError where the disk refuses."""
-    pressed = [row for row in rows if row.method == "hyperflux"]
+def write_rows(rows: Sequence[SweepRow], folder: Path, outliers: Collection[float] = ()) -> None:
+    """Leave `law.csv` and `saliencies.csv` of what has been measured so far. Raises RunError where the disk refuses.
+
+    `outliers` are pressures whose densities no law uses; their rows say so.
+    """
     names = ("pressure", "density", "surviving", "total", "epochs", "settled", "accuracy")
-    table = [{**{name: getattr(row, name) for name in names}, "left_out": row.fault or ""} for row in pressed]
+    table = [
+        {
+            **{name: getattr(row, name) for name in names},
+            "left_out": row.fault or ("outlier" if row.pressure in outliers else ""),
+        }
+        for row in rows
+        if row.method == "hyperflux"
+    ]
     write_whole(folder / "law.csv", _csv(table))
     write_whole(folder / "saliencies.csv", _csv(_saliency_table(rows)))
 
@@ -59,9 +73,11 @@ def write_rows(rows: Sequence[SweepRow], folder: Path) -> None:
 def write_study(
     rows: Sequence[SweepRow], settings: SweepSettings, found: Study | None, folder: Path, title: str
 ) -> None:
-    """Leave `law.json` and the plots. Raises RunError where the disk refuses."""
+    """Leave all files, those of a finished sweep. Raises RunError where the disk refuses."""
+    write_rows(rows, folder, [found.pressure[index] for index in found.outliers] if found else [])
     write_whole(folder / "law.json", _json(to_dict(rows, settings, found)))
-    write_whole(folder / "saliencies.png", plot_saliencies(rows, title))
+    if any(row.surviving for row in rows):
+        write_whole(folder / "saliencies.png", plot_saliencies(rows, title))
     if found:
         others = [(row.pressure, row.density) for row in rows if row.method == "hyperflux" and row.fault]
         write_whole(folder / "law.png", found.plot(title, others))
