@@ -136,6 +136,32 @@ def test_a_sweep_that_determines_no_law_fails_and_keeps_its_rows(here):
     assert "not fitted: pressure 1.1e+12, density 0: everything was pruned" in done.stdout
 
 
+def test_the_options_defaults_are_those_of_the_settings():
+    from hyperflux_cli.law import law
+
+    from hyperflux.sweep import SweepSettings
+
+    given = {parameter.name: parameter.default for parameter in law.params}
+    settings = SweepSettings()
+    assert {name: given[name] for name in ("lowest", "highest", "step", "epochs", "methods")} == {
+        "lowest": settings.lowest,
+        "highest": settings.highest,
+        "step": settings.step,
+        "epochs": settings.most_epochs,
+        "methods": ",".join(settings.methods),
+    }
+
+
+def test_fitting_a_file_loads_no_torch(here):
+    code = (
+        "import sys; from hyperflux_cli.main import main\n"
+        "main(['law', '--from', 'points.csv', '--x', 'gamma', '--y', 'left'], standalone_mode=False)\n"
+        "print({'torch', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 def refused(here, *arguments):
     """The one line on standard error of a command that must refuse its input and leave nothing behind."""
     before = files_in(here)

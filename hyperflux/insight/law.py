@@ -52,7 +52,7 @@ class Study:
         """What the fits say, a line each: the choice between them, the points left out, the pressures asked for."""
         laws, chosen = self.laws, self.laws.preferred
         name = "quadratic" if chosen.degree == 2 else "linear"
-        lines = [f"alpha1 = 0 has p = {laws.p_value:.2g}; by AICc the {name} law serves better, and speaks below"]
+        lines = [f"alpha1 differs from 0 with p = {laws.p_value:.2g}; pressures are by the {name} law (lower AICc)"]
         for index in self.outliers:
             lines.append(
                 f"left out of both fits: pressure {self.pressure[index]:.4g}, density {self.density[index]:.3g}"
