@@ -12,6 +12,7 @@ import hyperflux
 
 from .bench import bench
 from .compare import compare
+from .law import law
 from .prune import prune
 from .recipes import recipes
 
@@ -60,5 +61,6 @@ def main() -> None:
 
 main.add_command(prune)
 main.add_command(compare)
+main.add_command(law)
 main.add_command(bench)
 main.add_command(recipes)

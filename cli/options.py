@@ -15,11 +15,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def settings_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
-    """Decorate a command with an option, None by default, for every setting that has a flag, but those `without`."""
+    """Decorate a command with an option, None by default, for every setting that has a flag, but those `without`.
+
+    What to leave out is named as in a recipe: `seed`, `pruning.epochs`.
+    """
 
     def decorate(command: F) -> F:
         for setting in reversed(list(_flagged(RunConfig, ()))):
-            if setting[0][-1] not in without:
+            if ".".join(setting[0]) not in without:
                 command = _option(*setting)(command)
         return command
 

@@ -19,11 +19,11 @@ from hyperflux.backends.base import Backend
 from hyperflux.config import PruningSettings, RegrowthSettings, RunConfig
 from hyperflux.errors import InputError, RunError
 from hyperflux.feasibility import presence_distance
+from hyperflux.order import batch_ends, epoch_batches
 from hyperflux.programs.base import Gate, Program
 from hyperflux.programs.pilot import Pilot
 from hyperflux.record import EpochRow, Report, RunFolder, Stage
 from hyperflux.schedule import cosine
-from hyperflux.seeding import generator
 from hyperflux.telemetry.levels import level
 from hyperflux.telemetry.recorder import Recorder
 
@@ -106,7 +106,7 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
 
 def feasible_program(config: RunConfig, backend: Backend) -> Program[Any]:
     """The program of `config` on the backend's network and data. Raises InputError where it can't be carried out."""
-    epoch_steps = len(_batch_ends(backend.samples, config.batch_size))
+    epoch_steps = len(batch_ends(backend.samples, config.batch_size))
     check_pruning_steps(config, epoch_steps)
     return config.program(sum(layer.total for layer in backend.layers()), epoch_steps)
 
@@ -183,8 +183,7 @@ class _Training:
     def _batches(self) -> Iterator[NDArray[np.intp]]:
         """A fresh order of the training part, in batches."""
         self.epoch += 1
-        order = generator(self.config.seed, f"data order of epoch {self.epoch}").permutation(self.backend.samples)
-        yield from np.split(order, _batch_ends(self.backend.samples, self.config.batch_size)[:-1])
+        return epoch_batches(self.config.seed, self.epoch, self.backend.samples, self.config.batch_size)
 
     def _finish_epoch(
         self,
@@ -219,13 +218,3 @@ class _Training:
         )
         self.record.add_epoch(row)
         self.observe(row)
-
-
-def _batch_ends(samples: int, size: int) -> list[int]:
-    """Where each batch ends; the last may be smaller, but takes in a lone last sample, of which a batch norm could make
-    nothing.
-    """
-    ends = [*range(size, samples, size), samples]
-    if len(ends) > 1 and samples - ends[-2] == 1 < size:
-        del ends[-2]
-    return ends

@@ -64,6 +64,15 @@ class Backend(Protocol):
     def evaluate(self) -> Evaluation:
         """Evaluate the effective weights on the whole test part, without label smoothing."""
 
+    def loss_gradient(self, label_smoothing: float) -> Tensors:
+        """Mean of g = ∂L/∂θ over the whole training part, by name of the prunable parameter, in evaluation mode.
+
+        The network, its optimizers and every generator of random numbers stay as they are.
+        """
+
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Mask m of every prunable parameter, in the network's order."""
+
     def layers(self) -> list[LayerCount]:
         """Counts of every prunable parameter, in the network's order."""
 

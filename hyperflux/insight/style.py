@@ -29,3 +29,24 @@ def save(drawn: Any, path: Path) -> None:
 
     drawn.savefig(path, dpi=150)
     pyplot.close(drawn)
+
+
+def png(drawn: Any) -> bytes:
+    """A figure as the content of a PNG file; closes it."""
+    import io
+
+    from matplotlib import pyplot
+
+    content = io.BytesIO()
+    drawn.savefig(content, dpi=150, format="png")
+    pyplot.close(drawn)
+    return content.getvalue()
+
+
+def log_ticks(axis: Any) -> None:
+    """Label 1, 2, 5, 10, ... on a logarithmic axis, as plain numbers."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(ticker.NullFormatter())

@@ -21,7 +21,7 @@ from hyperflux.data import Dataset
 from hyperflux.errors import InputError
 from hyperflux.models import layer_sizes
 from hyperflux.seeding import generator
-from hyperflux.spec import Array
+from hyperflux.spec import Array, Mask
 
 EVALUATION_BATCH = 4096
 
@@ -88,13 +88,23 @@ class NumpyBackend:
             correct += int((logits.argmax(axis=1) == labels).sum())
         return Evaluation(loss / count, correct / count)
 
+    def loss_gradient(self, label_smoothing: float) -> Tensors:
+        """Mean of g over the whole training part."""
+        theta, count = self._effective_weights(), self.samples
+        total = np.zeros_like(theta)
+        for start in range(0, count, EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            inputs, labels = self._train_inputs[part], self._train_labels[part]
+            total += _LossGradient(self._mlp, self._biases, inputs, labels, label_smoothing)(theta) * len(labels)
+        return dict(zip(self._weight_names, self._mlp.split_weights(total / count), strict=True))
+
+    def masks(self) -> dict[str, Mask]:
+        """M of every weight matrix, first layer first."""
+        return dict(zip(self._weight_names, self._mlp.split_weights(self._gate.mask()), strict=True))
+
     def layers(self) -> list[LayerCount]:
         """Counts of every weight matrix, first layer first."""
-        masks = self._mlp.split_weights(spec.gate(self._gate.state.presence))
-        return [
-            LayerCount(f"{name}.weight", mask.size, int(np.count_nonzero(mask)))
-            for name, mask in zip(self._mlp.names, masks, strict=True)
-        ]
+        return [LayerCount(name, mask.size, int(np.count_nonzero(mask))) for name, mask in self.masks().items()]
 
     def tensors(self) -> Tensors:
         """Copies of the effective weights and the biases."""
@@ -165,6 +175,10 @@ class NumpyBackend:
         self._weight_optimizer = build_optimizer(self._config.optimizer)
         settings = self._config.optimizer
         self._bias_optimizer = build_optimizer(settings if settings.decay_all else replace(settings, weight_decay=0.0))
+
+    @property
+    def _weight_names(self) -> list[str]:
+        return [f"{name}.weight" for name in self._mlp.names]
 
     def _effective_weights(self) -> Array:
         return self._gate.effective_weights()

@@ -87,6 +87,31 @@ class TorchBackend:
         """Loss and accuracy on the whole test part."""
         return evaluate(self._model, self._data.test_batches(), self._precision)
 
+    def loss_gradient(self, label_smoothing: float) -> Tensors:
+        """Mean of g over the whole training part, without mixed precision; images are augmented by draws of its own."""
+        parameters = list(self._selected.values())
+        totals = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
+        size = self._config.batch_size
+        batches = np.split(np.arange(self.samples), range(size, self.samples, size))
+        was_training = self._model.training
+        self._model.eval()
+        with self._own_randomness():
+            for inputs, labels in self._on_device(self._data.train_batches(batches, epoch=0)):
+                logits = self._model(inputs)
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
+                found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                for total, gradient in zip(totals, found, strict=True):
+                    total += gradient
+        self._model.train(was_training)
+        means = (total.div_(self.samples).cpu().contiguous().numpy() for total in totals)
+        return dict(zip(self._selected, means, strict=True))
+
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """M of every prunable parameter, in the model's order."""
+        if self._gated is None:
+            return {name: np.ones(tuple(parameter.shape), bool) for name, parameter in self._selected.items()}
+        return {name: mask.cpu().contiguous().numpy() for name, mask in self._gated.masks().items()}
+
     def layers(self) -> list[LayerCount]:
         """Counts of every prunable parameter, in the model's order."""
         counts = {name: parameter.numel() for name, parameter in self._selected.items()}

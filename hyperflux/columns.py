@@ -1,0 +1,44 @@
+"""Two columns of a person's own CSV file, as numbers."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from hyperflux.errors import InputError
+
+
+def read_columns(path: Path, first: str, second: str) -> tuple[list[float], list[float]]:
+    """The numbers of two columns, named in the file's first line; rows where both cells are empty are skipped.
+
+    Raises InputError where the file can't be read, lacks a column or any row, or a cell is not a number.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            names = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = names
+            if not names:
+                raise InputError(f"{path}: is empty; its first line has to name the columns")
+            for name in (first, second):
+                if name not in names:
+                    raise InputError(f"{path}: has no column {name!r}, but {', '.join(names)}; see --x and --y")
+            found = [
+                (_number(path, reader.line_num, first, row[first]), _number(path, reader.line_num, second, row[second]))
+                for row in reader
+                if (row[first] or "").strip() or (row[second] or "").strip()
+            ]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; --from takes a CSV file") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV file ({error})") from error
+    if not found:
+        raise InputError(f"{path}: has no row below the names of its columns")
+    return [x for x, _ in found], [y for _, y in found]
+
+
+def _number(path: Path, line: int, column: str, text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise InputError(f"{path}: line {line}, column {column}: {text or ''!r} is not a number") from error
