@@ -14,6 +14,7 @@ from .bench import bench
 from .compare import compare
 from .prune import prune
 from .recipes import recipes
+from .report import report
 
 INTERRUPTED = 130
 
@@ -61,4 +62,5 @@ def main() -> None:
 main.add_command(prune)
 main.add_command(compare)
 main.add_command(bench)
+main.add_command(report)
 main.add_command(recipes)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,9 +25,11 @@ from safetensors.numpy import save
 from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError
+from hyperflux.files import write_whole
 from hyperflux.recipes import load
 from hyperflux.telemetry.columns import SCHEMA
 from hyperflux.telemetry.columns import Tables as Telemetry
+from hyperflux.typed import typed
 
 Stage = Literal["dense", "pruning", "regrowth"]
 
@@ -128,21 +129,8 @@ class RunFolder:
             file.write(line)
 
     def _write(self, name: str, content: bytes) -> None:
-        """Write beside, flush, rename: a reader sees the whole file or none."""
         target = self.path / name
-        beside = self.path / f".{name}.part"
-
-        def write() -> None:
-            try:
-                with beside.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(target)
-            finally:
-                beside.unlink(missing_ok=True)
-
-        self._guard(target, write)
+        self._guard(target, lambda: write_whole(target, content))
 
     @staticmethod
     def _guard(target: Path, write: Callable[[], None]) -> None:
@@ -173,14 +161,16 @@ def read_run(path: Path) -> RecordedRun:
     """Read a finished run's folder, all but its weights. Raises InputError where a file is missing or damaged."""
     try:
         lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        epochs = [EpochRow(**json.loads(line)) for line in lines]
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        Report(**report)
+        epochs = [typed(EpochRow, json.loads(line)) for line in lines]
+        report = typed(Report, json.loads((path / "report.json").read_text(encoding="utf-8")))
+        if not report.layers or min(layer.total for layer in report.layers) < 1:
+            raise ValueError("layers: none, or one without weights")
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
-    return RecordedRun(load(str(path / "config.toml")), epochs, report, _read_telemetry(path / "telemetry.npz"))
+    telemetry = _read_telemetry(path / "telemetry.npz")
+    return RecordedRun(load(str(path / "config.toml")), epochs, report.to_dict(), telemetry)
 
 
 def _read_telemetry(path: Path) -> Telemetry | None:
