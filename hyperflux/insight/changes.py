@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperflux.insight.course import DOTS, run_keys, shade
+from hyperflux.insight.course import courses, run_keys, shade, stages
 from hyperflux.insight.style import INK, PRESENT, PRUNED, line_look
 from hyperflux.insight.subject import Subject
 from hyperflux.insight.svg import Key, Plot, blank, drawing, inline, log_axis
@@ -98,17 +98,14 @@ def settling(runs: Sequence[Subject]) -> Plot | None:
             ages = tables["ages"]
             sides: list[tuple[str, dict[str, Any]]] = [("pruned", {"color": PRUNED}), ("present", {"color": PRESENT})]
             if len(runs) > 1:
-                sides = [("pruned", {**line_look(number), **DOTS}), ("present", line_look(number))]
+                sides = [("present", line_look(number))]
             for side, look in sides:
                 if ages[side].any():
                     steps, place = np.unique(ages["step"], return_inverse=True)
                     grown = np.cumsum(np.bincount(place.ravel(), ages[side]))
                     steps, shares = np.append(steps, run.last_step), np.append(grown, grown[-1]) / grown[-1]
                     axes.plot(steps, 100 * shares, drawstyle="steps-post", **look, gid="data")
-        bounds = {(run.boundary, run.last_step) for run in runs}
-        if len(bounds) == 1:
-            boundary, last = bounds.pop()
-            shade(axes, [("pruning", 0, boundary), ("regrowth", boundary, last)])
+        stages(axes, courses(runs)[1])
         axes.set(xlabel="optimizer step", ylabel="in their final place (%)", ylim=(-3, 103))
         svg = inline(drawn, "settling")
     caption = (
@@ -117,7 +114,7 @@ def settling(runs: Sequence[Subject]) -> Plot | None:
     )
     keys = [Key("weights pruned at the end", PRUNED), Key("weights present at the end", PRESENT)]
     if len(runs) > 1:
-        keys = [*run_keys(runs), Key("dots: pruned at the end", INK, "dotted")]
+        caption, keys = caption.replace("weights that", "weights left that"), run_keys(runs)
     description = "Share of weights in their final place against optimizer step."
     return Plot("settling", "When the mask settled", caption, description, svg, keys)
 

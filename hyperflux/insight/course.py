@@ -59,7 +59,7 @@ def density(runs: Sequence[Subject]) -> Plot | None:
             axes.plot(time, _positive(100 * seen), **look, gid="data")
             axes.plot(time, _positive(100 * wanted), **{**look, **DOTS, **({"color": INK} if len(runs) == 1 else {})})
         log_axis(axes, "y", [100.0, *(100 * part for line in lines for part in (line.wanted, line.density))])
-        stages(axes, lines, 0.0)
+        stages(axes, lines)
         axes.set(xlabel=unit, ylabel="weights left (%)")
         svg = inline(drawn, "density")
     ends = "; ".join(f"{run.label}: {percent(run.density)}" for run in runs)
@@ -86,15 +86,16 @@ def pressure(runs: Sequence[Subject]) -> Plot | None:
             if np.isfinite(values).any():
                 axes.plot(line.time, values, **line_look(number), **_marks_where_alone(values), gid="data")
         log_axis(axes, "y", [line.pressure for line in lines])
-        stages(axes, lines, 0.0)
+        stages(axes, lines)
         axes.set(xlabel=unit, ylabel="pressure γ (loss per unit of t)")
         svg = inline(drawn, "pressure")
     caption = (
         "How hard every weight is pushed towards removal. The run raises it while the network holds on to its weights; "
         "regrowth has none. A gap means that it was 0."
     )
+    keys = [key for key, line in zip(run_keys(runs), lines, strict=False) if (line.pressure > 0).any()]
     description = f"Pressure γ on a logarithmic axis against {unit}."
-    return Plot("pressure", "Pressure", caption, description, svg, run_keys(runs))
+    return Plot("pressure", "Pressure", caption, description, svg, keys)
 
 
 def accuracy(runs: Sequence[Subject]) -> Plot | None:
@@ -109,10 +110,14 @@ def accuracy(runs: Sequence[Subject]) -> Plot | None:
             axes.plot([row.epoch for row in run.run.epochs], values, **line_look(number), **_dots(values), gid="data")
         if len(dense) == 1:
             axes.axhline(100 * dense.copy().pop(), color=MUTED, linewidth=1, linestyle="--")
+        low, high = _accuracies(runs)
+        axes.set(ylim=(low - 0.08 * (high - low) - 0.1, high + 0.08 * (high - low) + 0.1))
         _epoch_stages(axes, runs)
         axes.set(xlabel="epoch", ylabel="test accuracy (%)")
         svg = inline(drawn, "accuracy")
     caption = "Accuracy on test data after every epoch, of the network as it was pruned at that moment."
+    if any(100 * row.accuracy < low for run in runs for row in run.run.epochs):
+        caption += " The first epochs of dense training lie below the axis."
     keys = run_keys(runs)
     if len(dense) == 1:
         keys = [*(keys or [Key("test accuracy", COLOURS[0])]), Key("the dense network", MUTED, "dashed")]
@@ -147,30 +152,40 @@ def changes(runs: Sequence[Subject]) -> Plot | None:
     unit, lines = courses(runs)
     if not any((line.pruned > 0).any() for line in lines):
         return None
+    shown: list[Numbers] = []
     with drawing("changes"):
         drawn, axes = blank()
         for number, line in enumerate(lines):
-            pruned, regrown = {"color": PRUNED}, {"color": PRESENT}
+            parts = [(line.pruned, {"color": PRUNED}), (line.regrown, {"color": PRESENT})]
             if len(runs) > 1:
-                pruned, regrown = line_look(number), {**line_look(number), **DOTS}
-            for part, look in ((line.pruned, pruned), (line.regrown, regrown)):
-                if (part > 0).any():
-                    values = _positive(100 * part)
+                parts = [(line.pruned + line.regrown, line_look(number))]
+            for part, look in parts:
+                values = _positive(100 * part)
+                shown.append(values)
+                if np.isfinite(values).any():
                     axes.plot(line.time, values, **look, **_marks_where_alone(values), gid="data")
-        log_axis(axes, "y", [100 * part for line in lines for part in (line.pruned, line.regrown)])
-        stages(axes, lines, 0.0)
+        log_axis(axes, "y", shown)
+        stages(axes, lines)
         span = "per 1,000 steps" if unit == "optimizer step" else "an epoch"
         axes.set(xlabel=unit, ylabel=f"changes {span} (%)")
         svg = inline(drawn, "changes")
     caption = (
         "How often weights are pruned and pruned ones come back, in percent of all weights; one weight can count many "
-        "times. Lines that lie together mean exchange: as many come as go. Where they stop, the mask stands still."
+        "times. Where a line stops, the mask stands still."
     )
+    keys = run_keys(runs)
     if len(runs) == 1:
         keys = [Key("pruned", PRUNED), Key("came back", PRESENT)]
-    else:
-        keys = [*run_keys(runs), Key("dots: came back", INK, "dotted")]
+        caption += " Lines that lie together mean exchange: as many come as go."
     return Plot("changes", "Weights pruned and regrown", caption, f"Changes of mask against {unit}.", svg, keys)
+
+
+def _accuracies(runs: Sequence[Subject]) -> tuple[float, float]:
+    """The lowest and highest accuracy in percent; dense training only counts for the highest."""
+    rows = [row for run in runs for row in run.run.epochs]
+    while_pruning = [row.accuracy for row in rows if row.stage != "dense"] or [row.accuracy for row in rows]
+    dense = [run.report["dense_accuracy"] for run in runs if run.report["dense_accuracy"] is not None]
+    return 100 * min(while_pruning + dense), 100 * max([row.accuracy for row in rows] + dense)
 
 
 def run_keys(runs: Sequence[Subject]) -> list[Key]:
@@ -182,18 +197,21 @@ def run_keys(runs: Sequence[Subject]) -> list[Key]:
     return [Key(run.label, COLOURS[i], kinds[turn % len(kinds)]) for run, (turn, i) in zip(runs, turns, strict=True)]
 
 
-def stages(axes: Any, lines: Sequence[Course], start: float) -> None:
+def stages(axes: Any, lines: Sequence[Course]) -> None:
     """Shade regrowth and name both stages, where all runs have the same."""
-    bounds = {(line.boundary, float(line.time[-1])) for line in lines}
-    if len(bounds) == 1:
-        boundary, end = bounds.pop()
-        shade(axes, [("pruning", start, boundary), ("regrowth", boundary, end)])
+    bounds = [(line.boundary, float(line.time[-1])) for line in lines if len(line.time)]
+    if len(set(bounds)) == 1:
+        boundary, end = bounds[0]
+        shade(axes, [("pruning", 0, boundary), ("regrowth", boundary, end)])
+    else:
+        shade(axes, [("", 0, max(end for _, end in bounds))])
 
 
 def shade(axes: Any, spans: Sequence[tuple[str, float, float]], named: bool = True) -> None:
     """Regrowth on a shade, and the stages' names above the axes. The spans become the whole axis."""
     low, high = min(start for _, start, _ in spans), max(end for *_, end in spans)
     axes.set_xlim(low, high if high > low else low + 1)
+    axes.locator_params(axis="x", nbins=6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     for name, start, end in spans:
         if name == "regrowth" and end > start:
@@ -204,9 +222,9 @@ def shade(axes: Any, spans: Sequence[tuple[str, float, float]], named: bool = Tr
 
 
 def _epoch_stages(axes: Any, runs: Sequence[Subject]) -> None:
-    spans = {tuple(_spans(run)) for run in runs}
-    if len(spans) == 1:
-        shade(axes, spans.pop())
+    spans = [_spans(run) for run in runs]
+    if all(span == spans[0] for span in spans):
+        shade(axes, spans[0])
 
 
 def _spans(run: Subject) -> list[tuple[str, float, float]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,12 @@ from hyperflux.insight.words import shortened
 
 MOST_LINES = 8
 """Layers that lines can tell apart; more are drawn as a heat map."""
-MOST_NAMES = 60
-"""Names of layers beside a plot; of more every second, third, ... has one."""
+NAME_HEIGHT = 0.15
+"""Inches of a layer's name beside a plot; where rows are lower, every second, third, ... has one."""
+BORDER = 1.0
+"""Inches of a plot above and below its rows."""
+TALLEST = 12.0
+"""Inches of a plot of many layers at most."""
 NAME_LENGTH = 20
 """Characters of a layer's name beside a plot."""
 
@@ -34,7 +40,7 @@ def final_density(runs: Sequence[Subject]) -> Plot | None:
     found = [{x["name"]: 100 * x["surviving"] / x["total"] for x in run.report["layers"]} for run in runs]
     names = list(dict.fromkeys(name for layers in found for name in layers))
     with drawing("final-density"):
-        drawn, axes = blank(max(SIZE[1], 1 + 0.16 * len(names)))
+        drawn, axes = blank(_height(len(names), 0.16))
         log_axis(axes, "x", [value for layers in found for value in layers.values()])
         for index, layers in enumerate(found):
             places = [place for place, name in enumerate(names) if layers.get(name)]
@@ -43,7 +49,7 @@ def final_density(runs: Sequence[Subject]) -> Plot | None:
             colour, marker = COLOURS[index % len(COLOURS)], "os^D"[index // len(COLOURS) % 4]
             rows = [place + offset for place in places]
             axes.plot(values, rows, linestyle="", marker=marker, markersize=5, color=colour, gid="data")
-        _name_rows(axes, names)
+        _name_rows(axes, names, 0.16)
         axes.set(xlabel="weights left (%)", ylim=(len(names) - 0.5, -0.5))
         svg = inline(drawn, "final-density")
     caption = "What each run left of each layer, first layer on top. A layer with no dot has lost every weight."
@@ -90,20 +96,23 @@ def _heat_map(run: Subject, names: Sequence[str]) -> Plot:
     with drawing("layers"):
         from matplotlib.colors import LogNorm
 
-        drawn, axes = blank(max(SIZE[1], 1 + 0.11 * len(names)))
+        height = _height(len(names), 0.11)
+        drawn, axes = blank(height)
         least = min(values[values > 0].min(initial=100.0), 99.0)
         shown = np.ma.masked_less_equal(values, 0)
         extent = (0, run.last_step, len(names) - 0.5, -0.5)
         norm = LogNorm(least, 100)
-        axes.imshow(shown, norm=norm, cmap="cividis", aspect="auto", interpolation="none", extent=extent, gid="data")
+        look = {"norm": norm, "cmap": "cividis", "aspect": "auto", "interpolation": "none"}
+        axes.imshow(shown, **look, extent=extent, zorder=1, gid="data")
         axes.grid(False)
-        _name_rows(axes, names)
+        _name_rows(axes, names, 0.11)
         shade(axes, [("pruning", 0, run.boundary), ("regrowth", run.boundary, run.last_step)])
         axes.axvline(run.boundary, color="white", linewidth=0.8, linestyle=":")
         axes.set(xlabel="optimizer step")
-        scale = axes.inset_axes((0.0, 1.13, 1.0, 0.02 * 4 / max(4, 0.11 * len(names))))
+        inch = 1 / (height - BORDER)
+        scale = axes.inset_axes((0.0, 1 + 0.3 * inch, 1.0, 0.08 * inch))
         gradient = np.geomspace(least, 100, 100)[None]
-        scale.imshow(gradient, norm=norm, cmap="cividis", aspect="auto", interpolation="none", extent=(0, 1, 0, 1))
+        scale.imshow(gradient, **look, extent=(0, 1, 0, 1))
         ticks = log_ticks(least, 100)
         places = [float(np.log(tick / least) / np.log(100 / least)) for tick in ticks]
         scale.set_xticks(places, [f"{number(tick)} %" for tick in ticks], fontsize=8)
@@ -118,10 +127,15 @@ def _heat_map(run: Subject, names: Sequence[str]) -> Plot:
     return Plot("layers", "Density by layer", caption, "Weights left in percent, by layer and step.", svg)
 
 
-def _name_rows(axes: object, names: Sequence[str]) -> None:
+def _height(rows: int, row: float) -> float:
+    """Inches of a plot with so many rows of at least `row` inches, as far as it may grow."""
+    return min(TALLEST, max(SIZE[1], BORDER + row * rows))
+
+
+def _name_rows(axes: Any, names: Sequence[str], row: float) -> None:
     """Names of layers at the rows of a plot, without an ending that all share."""
     ending = ".weight" if all(name.endswith(".weight") for name in names) else ""
-    every = -(-len(names) // MOST_NAMES)
-    shown = [shortened(name.removesuffix(ending), NAME_LENGTH).replace("$", r"\$") for name in names]
-    places = list(range(0, len(names), every))
-    axes.set_yticks(places, [shown[place] for place in places], fontsize=8 if len(names) <= 30 else 6.5)  # type: ignore[attr-defined]
+    inches = (_height(len(names), row) - BORDER) / len(names)
+    places = range(0, len(names), math.ceil(NAME_HEIGHT / inches))
+    shown = [shortened(names[place].removesuffix(ending), NAME_LENGTH).replace("$", r"\$") for place in places]
+    axes.set_yticks(places, shown, fontsize=8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hyperflux.insight.course import shade
 from hyperflux.insight.style import INK, MUTED, PRESENT, PRUNED
 from hyperflux.insight.subject import MOST_POINTS, Subject
-from hyperflux.insight.svg import Key, Plot, blank, drawing, inline
+from hyperflux.insight.svg import Key, Plot, drawing, inline, stacked
 from hyperflux.insight.words import shortened
 from hyperflux.telemetry.columns import Table
 
@@ -45,12 +45,12 @@ def lifelines(runs: Sequence[Subject]) -> Plot | None:
         return None
     chosen = chosen_lives(runs[0].tables["sample"])
     with drawing("lifelines"):
-        drawn, rows = blank(0.6 + 0.8 * len(chosen), rows=len(chosen))
+        drawn, rows = stacked(len(chosen), 0.6 + 0.8 * len(chosen))
         for axes, life in zip(rows, chosen, strict=True):
             _draw(axes, life)
             shade(axes, [("pruning", 0, runs[0].boundary), ("regrowth", runs[0].boundary, runs[0].last_step)], False)
         rows[-1].set(xlabel="optimizer step")
-        drawn.supylabel("presence parameter t", fontsize=10)
+        drawn.supylabel("presence t", fontsize=10)
         svg = inline(drawn, "lifelines")
     caption = (
         "Single weights that telemetry followed, a few of each fate. Above 0 a weight is present, below it is pruned; "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from hyperflux.insight import tables
-from hyperflux.insight.account import account, brief
+from hyperflux.insight.account import Statement, account, brief
 from hyperflux.insight.subject import Subject
 from hyperflux.insight.tables import TextTable
 
@@ -17,20 +17,24 @@ def summary(runs: Sequence[Subject]) -> str:
     parts = [f"# {_text(tables.title(runs))}"]
     if runs[1:]:
         parts += [_table(tables.comparison(runs)), "## What happened"]
-        for run in runs:
-            parts += [f"### {_text(run.label)}", *(f"- **{said.topic}.** {_text(said.text)}" for said in brief(run))]
+        told = [Statement(run.label, " ".join(said.text for said in brief(run))) for run in runs]
+        parts.append(_account(told))
         parts += ["## Density of every layer", _table(tables.densities(runs))]
     else:
         (run,) = runs
         figures = TextTable(("figure", "value", ""), list(tables.key_figures(run)))
         parts += [_text(tables.subtitle(run)) + ".", _table(figures)]
-        parts += ["## What happened", *(f"- **{said.topic}.** {_text(said.text)}" for said in account(run))]
+        parts += ["## What happened", _account(account(run))]
         parts += ["## Every layer", _table(tables.layers(run))]
     parts.append("## Run it again")
     for run in runs:
         parts += [_fenced(tables.command(run), "sh"), *([_text(tables.start(run))] if tables.start(run) else [])]
         parts.append(_fenced(tables.settings(run).strip(), "toml"))
     return "\n\n".join(parts) + "\n"
+
+
+def _account(statements: Sequence[Statement]) -> str:
+    return "\n".join(f"- **{_text(said.topic)}.** {_text(said.text)}" for said in statements)
 
 
 def _table(table: TextTable) -> str:

@@ -22,8 +22,14 @@ SECTIONS = {
 }
 """The plots of one run."""
 SHARED = {
-    "The course": (course.density, course.pressure, course.accuracy, course.changes, changes.settling),
-    "Layers": (layers.final_density,),
+    "Side by side": (
+        course.density,
+        course.pressure,
+        course.accuracy,
+        course.changes,
+        changes.settling,
+        layers.final_density,
+    ),
 }
 """The plots of several."""
 
@@ -73,12 +79,12 @@ def _one(run: Subject) -> list[str]:
 
 def _several(runs: Sequence[Subject]) -> list[str]:
     """Title, comparison and short accounts."""
-    told = [part for run in runs for part in (f"<h3>{_text(run.label)}</h3>", _account(brief(run)))]
+    told = [Statement(run.label, " ".join(said.text for said in brief(run))) for run in runs]
     return [
         f"<h1>{_text(tables.title(runs))}</h1>",
         _table(tables.comparison(runs)),
         "<h2>What happened</h2>",
-        *told,
+        _account(told),
     ]
 
 

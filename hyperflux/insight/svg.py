@@ -71,15 +71,21 @@ def drawing(name: str) -> Iterator[None]:
         yield
 
 
-def blank(height: float = SIZE[1], rows: int = 1) -> tuple[Any, Any]:
-    """A figure without a background and its axes, or a list of several `rows`; to be called within `drawing`."""
+def blank(height: float = SIZE[1]) -> tuple[Any, Any]:
+    """A figure without a background, and its axes; to be called within `drawing`."""
+    drawn, (axes,) = stacked(1, height)
+    return drawn, axes
+
+
+def stacked(rows: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure without a background, and axes above each other that share the horizontal one."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(SIZE[0], height), layout="constrained", facecolor="none")
     parts = drawn.subplots(rows, 1, sharex=True, squeeze=False, subplot_kw={"facecolor": "none"})[:, 0].tolist()
     for axes in parts:
         axes.patch.set_gid("frame")
-    return drawn, parts if rows > 1 else parts[0]
+    return drawn, parts
 
 
 def inline(drawn: Any, name: str) -> str:
