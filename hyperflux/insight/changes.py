@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperflux.insight.course import courses, run_keys, shade, stages
+from hyperflux.insight.course import courses, marks_where_alone, run_keys, shade, stages
 from hyperflux.insight.style import INK, PRESENT, PRUNED, line_look
 from hyperflux.insight.subject import Subject
 from hyperflux.insight.svg import Key, Plot, blank, drawing, inline, log_axis
@@ -34,8 +34,9 @@ def flux(runs: Sequence[Subject]) -> Plot | None:
             shown = np.isfinite(upper) & (upper > low)
             top = np.where(shown, upper, low)
             axes.fill_between(rows["step"], floor, top, where=shown, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(rows["step"], np.where(line > low, line, np.nan), color=colour, gid="data")
-        axes.plot(rows["step"], push, color=INK, linewidth=2, linestyle="--", gid="data")
+            shown = np.where(line > low, line, np.nan)
+            axes.plot(rows["step"], shown, color=colour, **marks_where_alone(shown), gid="data")
+        axes.plot(rows["step"], push, color=INK, linewidth=2, linestyle="--", **marks_where_alone(push), gid="data")
         shade(axes, [("pruning", 0, runs[0].boundary), ("regrowth", runs[0].boundary, runs[0].last_step)])
         axes.set(xlabel="optimizer step", ylabel="restoring flux (loss per unit of t)")
         svg = inline(drawn, "flux")

@@ -84,7 +84,7 @@ def pressure(runs: Sequence[Subject]) -> Plot | None:
         for number, line in enumerate(lines):
             values = _positive(line.pressure)
             if np.isfinite(values).any():
-                axes.plot(line.time, values, **line_look(number), **_marks_where_alone(values), gid="data")
+                axes.plot(line.time, values, **line_look(number), **marks_where_alone(values), gid="data")
         log_axis(axes, "y", [line.pressure for line in lines])
         stages(axes, lines)
         axes.set(xlabel=unit, ylabel="pressure γ (loss per unit of t)")
@@ -163,7 +163,7 @@ def changes(runs: Sequence[Subject]) -> Plot | None:
                 values = _positive(100 * part)
                 shown.append(values)
                 if np.isfinite(values).any():
-                    axes.plot(line.time, values, **look, **_marks_where_alone(values), gid="data")
+                    axes.plot(line.time, values, **look, **marks_where_alone(values), gid="data")
         log_axis(axes, "y", shown)
         stages(axes, lines)
         span = "per 1,000 steps" if unit == "optimizer step" else "an epoch"
@@ -269,7 +269,7 @@ def _positive(values: Numbers) -> Numbers:
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
-def _marks_where_alone(values: Numbers) -> dict[str, Any]:
+def marks_where_alone(values: Numbers) -> dict[str, Any]:
     """A dot on every point between two gaps, which no line shows."""
     gaps = np.concatenate([[True], ~np.isfinite(values), [True]])
     alone = np.flatnonzero(gaps[:-2] & gaps[2:] & ~gaps[1:-1])

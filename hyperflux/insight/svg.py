@@ -123,9 +123,9 @@ def log_axis(axes: Any, which: str, values: Iterable[Any]) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two positive ones: 1, 2, 5, or powers of ten only where there would be too many."""
+    """Round numbers between two positive ones, as many as `TICKS` allows; two or more where they are threefold apart."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    for steps in ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
         if len(ticks) <= TICKS:
             return ticks
@@ -136,6 +136,6 @@ def number(value: float) -> str:
     """ "0.05", "2,000", "3·10⁻⁶"."""
     if 1e-3 <= value < 1e5:
         return f"{value:,.6g}"
-    mantissa, power = f"{value:.0e}".split("e")
+    mantissa, power = f"{value:.1e}".replace(".0", "").split("e")
     raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
