@@ -15,6 +15,7 @@ from .compare import compare
 from .law import law
 from .prune import prune
 from .recipes import recipes
+from .report import report
 
 INTERRUPTED = 130
 
@@ -63,4 +64,5 @@ main.add_command(prune)
 main.add_command(compare)
 main.add_command(law)
 main.add_command(bench)
+main.add_command(report)
 main.add_command(recipes)

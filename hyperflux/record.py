@@ -11,8 +11,6 @@ report.json          the outcome; written last, so a folder that has it is compl
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +21,11 @@ from safetensors.numpy import save
 from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError
+from hyperflux.files import write_whole
 from hyperflux.recipes import load
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
+from hyperflux.typed import typed
 
 Stage = Literal["dense", "pruning", "regrowth"]
 
@@ -103,8 +103,11 @@ class RunFolder:
 
     def add_epoch(self, row: EpochRow) -> None:
         """Append a line to metrics.jsonl. Raises RunError where the disk refuses."""
-        line = json.dumps(asdict(row)) + "\n"
-        self._guard(self._metrics, lambda: self._append(line))
+        try:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+        except OSError as error:
+            raise RunError(f"{self._metrics}: cannot be written ({error.strerror})") from error
 
     def add_tensors(self, name: Literal["dense", "model"], tensors: Tensors) -> None:
         """Write NAME.safetensors. Raises RunError where the disk refuses."""
@@ -118,33 +121,8 @@ class RunFolder:
         """Write report.json. Raises RunError where the disk refuses."""
         self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
 
-    def _append(self, line: str) -> None:
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(line)
-
     def _write(self, name: str, content: bytes) -> None:
-        """Write beside, flush, rename: a reader sees the whole file or none."""
-        target = self.path / name
-        beside = self.path / f".{name}.part"
-
-        def write() -> None:
-            try:
-                with beside.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(target)
-            finally:
-                beside.unlink(missing_ok=True)
-
-        self._guard(target, write)
-
-    @staticmethod
-    def _guard(target: Path, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            raise RunError(f"{target}: cannot be written ({error.strerror})") from error
+        write_whole(self.path / name, content)
 
 
 def _content(path: Path) -> str:
@@ -168,13 +146,14 @@ def read_run(path: Path) -> RecordedRun:
     """Read a finished run's folder, all but its weights. Raises InputError where a file is missing or damaged."""
     try:
         lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        epochs = [EpochRow(**json.loads(line)) for line in lines]
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        Report(**report)
+        epochs = [typed(EpochRow, json.loads(line)) for line in lines]
+        report = typed(Report, json.loads((path / "report.json").read_text(encoding="utf-8")))
+        if not report.layers or min(layer.total for layer in report.layers) < 1:
+            raise ValueError("layers: none, or one without weights")
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
     watched = path / "telemetry.npz"
     tables = read_tables(watched) if watched.exists() else None
-    return RecordedRun(load(str(path / "config.toml")), epochs, report, tables)
+    return RecordedRun(load(str(path / "config.toml")), epochs, report.to_dict(), tables)

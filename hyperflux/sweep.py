@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
@@ -203,15 +202,15 @@ class _Course:
         """One epoch; gives the density after it."""
         config, pruning = self._config, self._config.pruning
         self._epoch += 1
-        result: Any = self._backend.train_pruning(
+        loss = self._backend.train_pruning(
             epoch_batches(config.seed, self._epoch, self._backend.samples, config.batch_size),
             learning_rate=pruning.learning_rate,
             label_smoothing=pruning.label_smoothing,
             after_step=lambda: None,
         )
-        if not math.isfinite(result.loss):
+        if not math.isfinite(loss):
             raise RunError(
-                f"the loss became {result.loss} under pressure {self._gate.pressure:g}; lower pruning.learning_rate "
+                f"the loss became {loss} under pressure {self._gate.pressure:g}; lower pruning.learning_rate "
                 f"({pruning.learning_rate:g}) and run again"
             )
         return self._gate.surviving() / self._gate.total

@@ -7,6 +7,23 @@ from typing import Any
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's colours, which colour-blind people tell apart."""
+DARK_COLOURS = ("#4ba6e6", "#f5843c", "#2fc99d", "#e6a1c7", "#9bd6f7", "#f5b83d")
+"""The same on a dark page, lighter."""
+PRESENT, PRUNED = COLOURS[:2]
+"""Of weights that are there or come back, and of those that are or get pruned, on every plot of one run."""
+INK = "#1b1b1c"
+MUTED = "#6a6a6b"
+GRID = "#dededf"
+SHADE = "#f1f1f3"
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+"""Kinds of lines, for when colours run out."""
+VARIABLES = {colour: f"series-{number}" for number, colour in enumerate(COLOURS)} | {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    SHADE: "shade",
+}
+"""The CSS variable that stands for a colour on a page, so that dark mode can change it."""
 
 
 def figure(width: float = 7.0, height: float = 4.2, rows: int = 1) -> tuple[Any, Any]:
@@ -50,3 +67,9 @@ def log_ticks(axis: Any) -> None:
     axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def line_look(number: int) -> dict[str, Any]:
+    """Colour and dashes of the line with this number."""
+    turn = number // len(COLOURS)
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[turn % len(DASHES)]}

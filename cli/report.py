@@ -1,0 +1,35 @@
+"""`hyperflux report`: what pruning did, as one HTML page and a Markdown summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of report.html and report.md  [default: the run's]"
+)
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Write report.html and report.md about a finished run: its course, layers, single weights, how to repeat it.
+
+    The page needs no network. Several runs stand side by side; their report goes to the folder that holds them all.
+    """
+    from rich.console import Console
+
+    from hyperflux.insight.account import account, summary
+    from hyperflux.insight.report import default_folder, write
+    from hyperflux.insight.subject import subjects
+
+    subjects_ = subjects(runs)
+    path = write(subjects_, out or default_folder(runs))
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for run in subjects_:
+        if subjects_[1:]:
+            console.print(f"{run.label}: {' '.join(text for _, text in summary(run))}")
+        else:
+            for said in account(run):
+                console.print(f"{said.topic}: {said.text}")
+    console.print(f"page in {path}")

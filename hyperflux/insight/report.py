@@ -1,0 +1,34 @@
+"""`report.html` and `report.md` of one or several runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperflux.errors import InputError, RunError
+from hyperflux.files import write_whole
+from hyperflux.insight.markdown import summary
+from hyperflux.insight.page import page
+from hyperflux.insight.subject import Subject
+
+
+def default_folder(folders: Sequence[Path]) -> Path:
+    """A run's own folder; of several the one that holds them all."""
+    if len(folders) == 1:
+        return folders[0]
+    return Path(os.path.relpath(os.path.commonpath([folder.resolve().parent for folder in folders])))
+
+
+def write(runs: Sequence[Subject], folder: Path) -> Path:
+    """Write both files and give the page's path. Raises InputError where the folder refuses."""
+    files = {"report.html": page(runs), "report.md": summary(runs)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_whole(folder / name, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); name a folder with --out") from error
+    except RunError as error:
+        raise InputError(f"{error}; name a folder with --out") from error
+    return folder / "report.html"

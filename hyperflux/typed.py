@@ -1,0 +1,44 @@
+"""Records read from JSON: refused unless every value is of the type that its dataclass declares."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def typed(cls: type[T], values: Any) -> T:
+    """A dataclass from its dictionary. Raises ValueError that names what is missing, unknown or of another type."""
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, Mapping) or set(values) != set(hints):
+        wrong = sorted(set(values) ^ set(hints)) if isinstance(values, Mapping) else [repr(values)[:40]]
+        raise ValueError(f"not a {cls.__name__}: {', '.join(map(str, wrong))}")
+    return cls(**{name: _value(name, values[name], kind) for name, kind in hints.items()})
+
+
+def _value(name: str, value: Any, kind: Any) -> Any:
+    """`value` as a `kind`: lists and dataclasses part by part."""
+    if is_dataclass(kind):
+        return typed(typing.cast(type, kind), value)
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        (part,) = typing.get_args(kind)
+        return [_value(name, item, part) for item in value]
+    if not _fits(value, kind):
+        raise ValueError(f"{name}: {str(value)[:40]!r} is not {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    match typing.get_origin(kind):
+        case typing.Literal:
+            return value in typing.get_args(kind)
+        case types.UnionType:
+            return any(_fits(value, option) for option in typing.get_args(kind))
+        case origin if origin is dict:
+            first, second = typing.get_args(kind)
+            return isinstance(value, dict) and all(_fits(k, first) and _fits(v, second) for k, v in value.items())
+    return type(value) is kind or (kind is float and type(value) is int)
