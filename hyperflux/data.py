@@ -32,6 +32,12 @@ class Dataset:
         """Numbers a sample."""
         return int(np.prod(self.train_inputs.shape[1:]))
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (features,), or (channels, height, width), one channel where images have none."""
+        shape = self.train_inputs.shape[1:]
+        return (1, *shape) if len(shape) == 2 else shape
+
 
 def data_folder(data_dir: str) -> Path:
     """Where data sets' files are looked for: `data_dir`, else $HYPERFLUX_DATA, else ./data."""

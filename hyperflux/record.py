@@ -58,6 +58,7 @@ class EpochRow:
 class Report:
     """report.json. Accuracies are fractions on the test part: of the dense network that pruning started from, None
     where its weights were untrained, and at the final mask after the last epoch. `controller` belongs to hyperflux.
+    `input_shape` is that of a sample, without the batch: with `model` and `classes` the network can be built again.
     """
 
     method: str
@@ -65,6 +66,8 @@ class Report:
     backend: str
     dataset: str
     model: str
+    input_shape: list[int]
+    classes: int
     seed: int
     target_sparsity: float
     final_sparsity: float

@@ -101,7 +101,7 @@ def damage(here, how):
         ("layers of another kind", "not a LayerCount: surviving, total"),
         ("no layers", "layers: none, or one without weights"),
         ("no settings", "runs/one/config.toml: No such file"),
-        ("torn telemetry", "telemetry.npz: is damaged or of another version"),
+        ("torn telemetry", "telemetry.npz: damaged or of another version"),
         ("an epoch of another kind", "metrics.jsonl or report.json is damaged (not a EpochRow"),
     ],
 )

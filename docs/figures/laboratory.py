@@ -6,14 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from hyperflux import recipes
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend
 from hyperflux.config import RunConfig
+from hyperflux.order import epoch_batches
 from hyperflux.run import train_dense
-from hyperflux.seeding import generator
 
 RECIPES = {"digits": "digits", "mnist": "lenet300-mnist"}
 
@@ -45,10 +43,8 @@ def epochs(
 ) -> Iterator[int]:
     """Train under the gate at the pruning stage's first rate; gives each epoch's number, from 1, when it has ended."""
     for epoch in range(1, count + 1):
-        order = generator(config.seed, f"data order of epoch {epoch}").permutation(backend.samples)
-        steps = -(-backend.samples // config.batch_size)
         backend.train_pruning(
-            np.array_split(order, steps),
+            epoch_batches(config.seed, epoch, backend.samples, config.batch_size),
             learning_rate=config.pruning.learning_rate,
             label_smoothing=config.pruning.label_smoothing,
             after_step=after_step,

@@ -40,6 +40,14 @@ class Backend(Protocol):
     def samples(self) -> int:
         """Samples of the training part."""
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (features,) or (channels, height, width)."""
+
+    @property
+    def classes(self) -> int:
+        """Logits a sample."""
+
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
     ) -> float:

@@ -94,6 +94,8 @@ def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=No
         "backend": "torch",
         "dataset": "digits",
         "model": "lenet300",
+        "input_shape": [1, 8, 8],
+        "classes": 10,
         "seed": 0,
         "target_sparsity": 0.9,
         "final_sparsity": 1 - left / total,

@@ -39,6 +39,7 @@ class NumpyBackend:
         self._mlp = MLP(layer_sizes(config.model, data.features, data.classes))
         self._train_inputs, self._test_inputs = self._flat(data.train_inputs), self._flat(data.test_inputs)
         self._train_labels, self._test_labels = data.train_labels, data.test_labels
+        self._sample_shape = data.sample_shape
         weights, self._biases = self._mlp.initial(config.seed, self._dtype)
         # Dense training is Hyperflux with every weight present.
         self._gate = self._fresh_gate(weights, spec.INITIAL_PRESENCE)
@@ -48,6 +49,16 @@ class NumpyBackend:
     def samples(self) -> int:
         """Samples of the training part."""
         return len(self._train_labels)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (features,) or (channels, height, width)."""
+        return self._sample_shape
+
+    @property
+    def classes(self) -> int:
+        """Logits a sample."""
+        return self._mlp.sizes[-1]
 
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float

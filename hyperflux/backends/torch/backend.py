@@ -51,6 +51,16 @@ class TorchBackend:
         """Samples of the training part."""
         return self._data.samples
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a sample: (features,) or (channels, height, width)."""
+        return self._data.shape
+
+    @property
+    def classes(self) -> int:
+        """Logits a sample."""
+        return self._data.classes
+
     def train_dense(
         self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
     ) -> float:
