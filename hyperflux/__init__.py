@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hyperflux.backends.torch.loop import prune as prune
     from hyperflux.backends.torch.pruner import Pruner as Pruner
     from hyperflux.config import RunConfig as RunConfig
+    from hyperflux.deploy.compact import compact as compact
     from hyperflux.errors import InputError as InputError
     from hyperflux.errors import RunError as RunError
     from hyperflux.law import PruningLaw as PruningLaw
@@ -25,6 +26,7 @@ _HOMES = {
     "PruningLaw": "law",
     "RunConfig": "config",
     "RunError": "errors",
+    "compact": "deploy.compact",
     "fit_pruning_law": "law",
     "prune": "backends.torch.loop",
 }
