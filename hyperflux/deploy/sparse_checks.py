@@ -103,7 +103,7 @@ def _spread(name: str, shape: list[int], dtype: torch.dtype, stored: Mapping[str
         _check_bools(name, values)
     try:
         bits: Bits = np.zeros(places, f"u{dtype.itemsize}")
-    except MemoryError as error:
+    except (MemoryError, ValueError) as error:
         raise _wrong(name, f"asks for {places * dtype.itemsize:,} bytes, more than this machine gives") from error
     bits[indices.astype(np.int64)] = bits_of(values)
     return from_bits(bits, dtype).reshape(shape)

@@ -27,11 +27,11 @@ def index_dtype(places: int) -> torch.dtype:
 def checksum(table: str, stored: Mapping[str, Tensor]) -> str:
     """SHA-256, in hexadecimal, of what a file says: its table, then the stored tensors by name.
 
-    Of each tensor a line break, `NAME DTYPE SHAPE` (such as `fc1.bias float32 [300]`), a line break and its bytes in
-    the machine's order, row by row; all text is UTF-8.
+    Of each tensor a line break, `NAME DTYPE SHAPE` (such as `fc1.bias float32 [300]`), a line break and its bytes,
+    little-endian, row by row, as they stand in the file; all text is UTF-8.
     """
     total = hashlib.sha256(table.encode())
     for name, tensor in sorted(stored.items()):
         total.update(f"\n{name} {dtype_name(tensor.dtype)} {list(tensor.shape)}\n".encode())
-        total.update(bits_of(tensor).tobytes())
+        total.update(bits_of(tensor).astype(f"<u{tensor.itemsize}", copy=False).tobytes())
     return total.hexdigest()
