@@ -41,9 +41,9 @@ def export(run: Path, name: str, compact: bool, out: Path | None, as_json: bool)
     torchscript         weights and computation, for torch.jit.load
     onnx                weights and computation, for ONNX Runtime and others; needs 'hyperflux[onnx]'
 
-    Files of weights need the network's class. Compaction makes layers smaller, so its weights fit the compacted network
-    alone: take torch-export or onnx to run it without any class, or --no-compact to load the weights into the class.
-    Nothing but an earlier export to the default file is ever replaced.
+    Files of weights need the network's class. Compaction makes layers smaller, so its weights fit only the network that
+    hyperflux.deploy.compact.compact makes of the class: take torch-export or onnx to run it without any class, or
+    --no-compact to load the weights into the class. Nothing but an earlier export to the default file is replaced.
     """
     from hyperflux.deploy.export import export as export_run
 
@@ -64,14 +64,18 @@ def _show(done: Export) -> None:
         f"largest difference  {done.largest_difference:.3g} in outputs up to {done.largest_output:.3g}",
         f"compared            with the run's network, in fresh inputs, {batches} at once",
         "",
-        *(f"{tensor}: {_size(before)} is now {_size(after)}" for tensor, (before, after) in done.changed.items()),
+        *(line for name, shapes in done.changed.items() if (line := _change(name, *shapes))),
     ]
     if done.changed and done.format.endswith("safetensors"):
         lines.append("these weights fit the compacted network only; --format torch-export runs without its class")
     click.echo("\n".join([*lines, f"{done.format} in {done.file}"]))
 
 
-def _size(shape: list[int] | None) -> str:
-    if shape is None:
-        return "nothing"
-    return "×".join(map(str, shape)) or "one number"
+def _change(name: str, before: list[int] | None, after: list[int] | None) -> str | None:
+    """What became of a tensor's shape; nothing about vectors, which follow their layer's weights."""
+    if after is None:
+        return f"{name}: is gone"
+    now = "×".join(map(str, after))
+    if before is None:
+        return f"{name}: is new, {now}"
+    return f"{name}: {'×'.join(map(str, before))} is now {now}" if len(after) > 1 else None

@@ -211,6 +211,18 @@ def test_a_file_that_computes_something_else_is_not_kept(finished, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_that_can_not_be_compacted_is_offered_whole(finished, tmp_path, monkeypatch):
+    def compact(model, example):
+        raise InputError("compact: no")
+
+    module = ModuleType("hyperflux.deploy.compact")  # compact lands separately
+    module.compact = compact
+    monkeypatch.setitem(sys.modules, "hyperflux.deploy.compact", module)
+    with pytest.raises(InputError, match="^compact: no; --no-compact exports the network whole$"):
+        export(finished, "safetensors", out=tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 class Undecided(nn.Module):
     """What it computes depends on the inputs' values, which no tracing exporter follows."""
 

@@ -100,7 +100,10 @@ def _compacted(networks: RunNetworks) -> nn.Module:
     # compact lands separately
     from hyperflux.deploy.compact import compact  # type: ignore[import-not-found, unused-ignore]
 
-    smaller: nn.Module = compact(networks.pruned, networks.example(2))
+    try:
+        smaller: nn.Module = compact(networks.pruned, networks.example(2))
+    except InputError as error:
+        raise InputError(f"{error}; --no-compact exports the network whole") from error
     return smaller
 
 
