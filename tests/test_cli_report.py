@@ -140,4 +140,4 @@ def test_wrong_use_gets_one_line(here, arguments, message):
 
 def test_a_page_that_is_a_folder_is_refused(here):
     (here / "runs/one/report.html").mkdir()
-    assert "runs/one: cannot be written to (Is a directory); name a folder with --out" in refused(here, "runs/one")
+    assert "runs/one/report.html: cannot be written (Is a directory); name a folder with --out" in refused(here, "runs/one")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -85,7 +86,9 @@ def test_the_same_folder_under_another_name_goes_on(done, monkeypatch):
     folder, rows, _ = done
     monkeypatch.chdir(folder.parent)
     said = []
-    assert execute_plan(plan(folder.relative_to(folder.parent)), said.append) == rows
+    again = execute_plan(plan(folder.relative_to(folder.parent)), said.append)
+    # the test above has repeated a run, which took another time
+    assert [replace(row, seconds=0.0) for row in again] == [replace(row, seconds=0.0) for row in rows]
     assert said == []
 
 

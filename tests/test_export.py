@@ -218,7 +218,7 @@ def test_a_network_that_can_not_be_compacted_is_offered_whole(finished, tmp_path
     module = ModuleType("hyperflux.deploy.compact")  # compact lands separately
     module.compact = compact
     monkeypatch.setitem(sys.modules, "hyperflux.deploy.compact", module)
-    with pytest.raises(InputError, match="^compact: no; --no-compact exports the network whole$"):
+    with pytest.raises(InputError, match=r"^compact: no; --no-compact exports the network whole$"):
         export(finished, "safetensors", out=tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
