@@ -12,6 +12,7 @@ import hyperflux
 
 from .bench import bench
 from .compare import compare
+from .export import export
 from .law import law
 from .prune import prune
 from .recipes import recipes
@@ -65,4 +66,5 @@ main.add_command(compare)
 main.add_command(law)
 main.add_command(bench)
 main.add_command(report)
+main.add_command(export)
 main.add_command(recipes)

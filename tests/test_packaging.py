@@ -27,7 +27,9 @@ def test_the_installed_distribution_has_no_top_level_cli():
     assert set(top.split()) == {"hyperflux", "hyperflux_cli"}
 
 
-@pytest.mark.parametrize("dependency", PROJECT["project"]["dependencies"])
+@pytest.mark.parametrize(
+    "dependency", [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["onnx"]]
+)
 def test_every_dependency_has_a_lower_bound_and_a_line_that_justifies_it(dependency):
     name, bound = dependency.split(">=")
     assert bound

@@ -1,0 +1,134 @@
+"""`hyperflux export` as a person meets it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import onnx_extra
+import pytest
+from finished_runs import finished_run
+from safetensors.torch import load_file
+
+from hyperflux.deploy.sparse_file import read_sparse
+from hyperflux.deploy.targets import EXTENSIONS
+
+EXPORT = [sys.executable, "-c", "from hyperflux_cli.main import main; main()", "export"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return finished_run(tmp_path_factory.mktemp("finished") / "run", density=0.1)
+
+
+@pytest.fixture
+def here(finished, tmp_path):
+    """A working folder with a finished run in `runs/one`."""
+    shutil.copytree(finished, tmp_path / "runs" / "one")
+    return tmp_path
+
+
+def run(here, *arguments):
+    return subprocess.run([*EXPORT, *arguments], cwd=here, capture_output=True, text=True, check=False, timeout=120)
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_sizes_weights_and_the_difference_are_printed(here):
+    done = run(here, "runs/one", "--no-compact", "--format", "sparse-safetensors")
+    assert (done.returncode, done.stderr) == (0, "")
+    dense, size = ((here / "runs/one" / name).stat().st_size for name in ("dense.safetensors", FILE))
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"dense file          {dense:,} bytes"
+    assert lines[1] == f"this file           {size:,} bytes, {size / dense:.4f} of it"
+    assert lines[2].startswith("weights             508 before, 508 after, ")
+    assert lines[3].startswith("largest difference  0 in outputs up to 0.")
+    assert lines[4] == "compared            with the run's network, in fresh inputs, 1, 3, 64 at once"
+    assert lines[5:] == ["", f"sparse-safetensors in runs/one/{FILE}"]
+    own, back = load_file(here / "runs/one/model.safetensors"), read_sparse(here / "runs/one" / FILE)
+    assert all(own[name].equal(back[name]) for name in own)
+
+
+FILE = "model-whole.sparse.safetensors"
+
+
+def test_json_is_one_line_and_says_where_the_file_is(here):
+    done = run(here, "runs/one", "--no-compact", "--json", "--out", "net.safetensors")
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+    values = json.loads(done.stdout)
+    assert (values["file"], values["format"], values["compact"]) == ("net.safetensors", "safetensors", False)
+    assert values["bytes"] == (here / "net.safetensors").stat().st_size
+    assert (values["largest_difference"], values["checked_batches"]) == (0, [1, 3, 64])
+
+
+@pytest.mark.parametrize("name", ["torch-export", "torchscript", pytest.param("onnx", marks=onnx_extra.needed)])
+def test_exporters_keep_silent(here, name):
+    done = run(here, "runs/one", "--no-compact", "--json", "--format", name)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+    assert json.loads(done.stdout)["file"] == f"runs/one/model-whole{EXTENSIONS[name]}"
+
+
+@pytest.mark.skipif(find_spec("hyperflux.deploy.compact") is None, reason="compact lands separately")
+def test_by_default_the_network_is_compacted_and_the_lines_say_what_changed(here):
+    done = run(here, "runs/one")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    units = load_file(here / "runs/one/model-compact.safetensors")["fc1.bias"].numel()
+    assert units < 24
+    assert f"fc2.weight: 4×24 is now 4×{units}" in lines
+    assert not any(line.startswith("fc1.bias") for line in lines)
+    assert lines[-2].startswith("these weights fit the compacted network only; --format torch-export runs")
+    assert lines[-1] == "safetensors in runs/one/model-compact.safetensors"
+
+
+def refused(here, *arguments):
+    """The one line on standard error of a command that must refuse and leave nothing behind."""
+    before = files_in(here)
+    done = run(here, *arguments)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("hyperflux: ")
+    assert files_in(here) == before
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing argument 'RUN'"),
+        (["nowhere"], "nowhere is not the folder of a finished run"),
+        (["runs"], "runs is not the folder of a finished run"),
+        (["runs/one", "--format", "pickle"], "Invalid value for '--format': 'pickle' is not one of 'safetensors', "),
+        (["runs/one", "--out", "runs/one/model.safetensors"], "runs/one/model.safetensors: exists; name a new file"),
+        (["runs/one", "--out", "runs"], "runs: exists; name a new file with --out"),
+        (["runs/one", "--out", "no/such.safetensors"], "no/such.safetensors: there is no folder no; make it or name"),
+        (["runs/one", "--out", "net.onnx"], "net.onnx: ends like onnx, and the format is safetensors; give --format"),
+        (["runs/one", "--out", "x" * 300], "can't be written (File name too long); name another file with --out"),
+        (["runs/one", "--out", "/proc/net.safetensors", "--no-compact"], "cannot be written (No such file"),
+    ],
+)
+def test_wrong_use_gets_one_line(here, arguments, message):
+    assert message in refused(here, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: (run / "report.json").unlink(), "runs/one is not the folder of a finished run"),
+        (lambda run: (run / "dense.safetensors").unlink(), "checkpoint runs/one/dense.safetensors: no such file"),
+        (lambda run: (run / "model.safetensors").write_bytes(b"torn"), "model.safetensors: not a readable safetensors"),
+        (lambda run: (run / FILE).mkdir(), f"runs/one/{FILE}: cannot be written (Is a directory); name another file"),
+    ],
+)
+def test_a_run_or_place_that_will_not_do_gets_one_line(here, spoil, message):
+    spoil(here / "runs/one")
+    assert message in refused(here, "runs/one", "--no-compact", "--format", "sparse-safetensors")
+
+
+def test_help_says_what_to_do_with_compacted_weights(here):
+    done = run(here, "--help")
+    assert done.returncode == 0
+    assert all(f"  {name} " in done.stdout for name in EXTENSIONS)
+    assert "take torch-export or onnx to run it without any class" in " ".join(done.stdout.split())
