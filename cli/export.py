@@ -42,7 +42,7 @@ def export(run: Path, name: str, compact: bool, out: Path | None, as_json: bool)
     onnx                weights and computation, for ONNX Runtime and others; needs 'hyperflux[onnx]'
 
     Files of weights need the network's class. Compaction makes layers smaller, so its weights fit only the network that
-    hyperflux.deploy.compact.compact makes of the class: take torch-export or onnx to run it without any class, or
+    hyperflux.compact makes of the class: take torch-export or onnx to run it without any class, or
     --no-compact to load the weights into the class. Nothing but an earlier export to the default file is replaced.
     """
     from hyperflux.deploy.export import export as export_run

@@ -4,8 +4,6 @@ import copy
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
-from types import ModuleType
 
 import onnx_extra
 import pytest
@@ -47,26 +45,6 @@ def finished(tmp_path_factory):
     return finished_run(tmp_path_factory.mktemp("runs") / "mlp", "mlp:16-24-4", density=0.06)
 
 
-@pytest.fixture
-def compaction(monkeypatch):
-    """`hyperflux.deploy.compact` if it is there, or a stand-in that drops hidden units nobody reads from."""
-    if find_spec("hyperflux.deploy.compact") is None:  # compact lands separately
-        module = ModuleType("hyperflux.deploy.compact")
-        module.compact = without_unread_units
-        monkeypatch.setitem(sys.modules, "hyperflux.deploy.compact", module)
-
-
-def without_unread_units(model, example):
-    """compact lands separately: this one knows the networks of these tests, two linear layers with ReLU between."""
-    smaller = copy.deepcopy(model)
-    read = model.fc2.weight.count_nonzero(dim=0) > 0
-    smaller.fc1 = nn.Linear(model.fc1.in_features, int(read.sum()), dtype=example.dtype)
-    smaller.fc2 = nn.Linear(int(read.sum()), model.fc2.out_features, dtype=example.dtype)
-    smaller.fc1.load_state_dict({"weight": model.fc1.weight[read], "bias": model.fc1.bias[read]})
-    smaller.fc2.load_state_dict({"weight": model.fc2.weight[:, read], "bias": model.fc2.bias})
-    return torch.fx.symbolic_trace(smaller).eval()
-
-
 def run_elsewhere(path, name, batches, folder):
     """Outputs by name of the file for `batches`, from a process that knows nothing of the project."""
     save_file(batches, folder / "batches.safetensors")
@@ -95,12 +73,12 @@ def check_elsewhere(done, run, folder, rounding):
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_process_without_hyperflux_computes_the_same(finished, tmp_path, name):
-    done = export(finished, name, compact=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(finished, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
     check_elsewhere(done, finished, tmp_path, ROUNDING_FLOAT32)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_a_compacted_network_too(finished, tmp_path, name, compaction):
+def test_a_compacted_network_too(finished, tmp_path, name):
     done = export(finished, name, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
     assert done.weights_after < done.weights_before
     check_elsewhere(done, finished, tmp_path, ROUNDING_FLOAT32)
@@ -109,20 +87,20 @@ def test_a_compacted_network_too(finished, tmp_path, name, compaction):
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_float64_stays_float64(tmp_path, name):
     run = finished_run(tmp_path / "run", dtype="float64")
-    done = export(run, name, compact=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(run, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
     check_elsewhere(done, run, tmp_path, ROUNDING)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_convolutional_network_with_batch_norm(tmp_path, name):
     run = finished_run(tmp_path / "run", "resnet20", (1, 8, 8), 10, density=0.1, data="digits")
-    done = export(run, name, compact=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(run, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
     check_elsewhere(done, run, tmp_path, ROUNDING_FLOAT32)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_figures_are_those_of_the_file(finished, tmp_path, name):
-    done = export(finished, name, compact=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(finished, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
     model = load_networks(finished).pruned
     assert done.bytes == (tmp_path / f"net{targets.EXTENSIONS[name]}").stat().st_size
     assert done.dense_bytes == (finished / "dense.safetensors").stat().st_size
@@ -138,7 +116,7 @@ def test_the_figures_are_those_of_the_file(finished, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["safetensors", "sparse-safetensors"])
 def test_weights_are_the_runs_to_the_bit_and_say_where_they_come_from(finished, tmp_path, name):
-    export(finished, name, compact=False, out=tmp_path / "net.sparse.safetensors")
+    export(finished, name, compacted=False, out=tmp_path / "net.sparse.safetensors")
     read = load_file if name == "safetensors" else read_sparse
     own, back = load_file(finished / "model.safetensors"), read(tmp_path / "net.sparse.safetensors")
     assert own.keys() == back.keys()
@@ -151,7 +129,7 @@ def test_weights_are_the_runs_to_the_bit_and_say_where_they_come_from(finished, 
 
 
 @pytest.mark.parametrize("name", ["safetensors", "sparse-safetensors"])
-def test_compacted_weights_say_what_changed(finished, tmp_path, name, compaction):
+def test_compacted_weights_say_what_changed(finished, tmp_path, name):
     done = export(finished, name, out=tmp_path / "net.sparse.safetensors")
     units = done.changed["fc1.weight"][1][0]
     assert units < 24
@@ -167,7 +145,7 @@ def test_compacted_weights_say_what_changed(finished, tmp_path, name, compaction
 
 def test_lenet_at_98_percent_takes_a_twentieth(tmp_path):
     run = finished_run(tmp_path / "run", "lenet300", (1, 28, 28), 10, density=0.02, data="mnist")
-    done = export(run, "sparse-safetensors", compact=False)
+    done = export(run, "sparse-safetensors", compacted=False)
     assert done.ratio <= 0.05
     assert done.weights_before == 266_610
     assert done.largest_difference == 0
@@ -177,7 +155,7 @@ def test_default_files_stand_beside_the_runs_own_and_are_written_again(tmp_path)
     run = finished_run(tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     names = ("safetensors", "sparse-safetensors", "torch-export", "torchscript")
-    written = [export(run, name, compact=False).file for name in names for _ in range(2)]
+    written = [export(run, name, compacted=False).file for name in names for _ in range(2)]
     endings = ("safetensors", "sparse.safetensors", "pt2", "pt")
     assert sorted(set(written)) == sorted(str(run / f"model-whole.{ending}") for ending in endings)
     assert all((run / name).read_bytes() == content for name, content in before.items())
@@ -207,19 +185,7 @@ def wrong(content, model):
 def test_a_file_that_computes_something_else_is_not_kept(finished, tmp_path, monkeypatch, function, message):
     monkeypatch.setitem(FORMATS, "torchscript", FORMATS["torchscript"]._replace(function=function))
     with pytest.raises(RunError, match=message):
-        export(finished, "torchscript", compact=False, out=tmp_path / "net.pt")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_network_that_can_not_be_compacted_is_offered_whole(finished, tmp_path, monkeypatch):
-    def compact(model, example):
-        raise InputError("compact: no")
-
-    module = ModuleType("hyperflux.deploy.compact")  # compact lands separately
-    module.compact = compact
-    monkeypatch.setitem(sys.modules, "hyperflux.deploy.compact", module)
-    with pytest.raises(InputError, match=r"^compact: no; --no-compact exports the network whole$"):
-        export(finished, "safetensors", out=tmp_path / "net.safetensors")
+        export(finished, "torchscript", compacted=False, out=tmp_path / "net.pt")
     assert not list(tmp_path.iterdir())
 
 
@@ -236,8 +202,17 @@ def test_a_network_that_does_not_go_into_a_format_gets_one_line(finished, tmp_pa
     undecided = exporting.RunNetworks(networks.config, networks.dense, Undecided(), networks.shape)
     monkeypatch.setattr(exporting, "load_networks", lambda folder: undecided)
     with pytest.raises(RunError, match=f"^mlp:16-24-4 does not go into {name}: ") as caught:
-        export(finished, name, compact=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+        export(finished, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_can_not_be_compacted_is_offered_whole(finished, tmp_path, monkeypatch):
+    networks = load_networks(finished)
+    undecided = exporting.RunNetworks(networks.config, networks.dense, Undecided(), networks.shape)
+    monkeypatch.setattr(exporting, "load_networks", lambda folder: undecided)
+    with pytest.raises(InputError, match=r"^compact: torch.fx can't trace .*; --no-compact exports the network whole$"):
+        export(finished, "safetensors", out=tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -246,5 +221,5 @@ def test_onnx_without_its_packages_names_what_installs_them(finished, tmp_path, 
     with pytest.raises(
         InputError, match=r"no_such_package, nor_this are not installed; pip install 'hyperflux\[onnx\]'"
     ):
-        export(finished, "onnx", compact=False, out=tmp_path / "net.onnx")
+        export(finished, "onnx", compacted=False, out=tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperflux
+from hyperflux.deploy.compact import compact
 from hyperflux.deploy.formats import FORMATS, Function
 from hyperflux.deploy.networks import RunNetworks, load_networks
 from hyperflux.deploy.targets import require_onnx, target_file
@@ -38,7 +39,7 @@ class Export:
 
     file: str
     format: str
-    compact: bool
+    compacted: bool
     bytes: int
     dense_bytes: int
     weights_before: int
@@ -59,19 +60,19 @@ class Export:
         return {**asdict(self), "ratio": self.ratio}
 
 
-def export(folder: Path, name: str, compact: bool = True, out: Path | None = None) -> Export:
+def export(folder: Path, name: str, compacted: bool = True, out: Path | None = None) -> Export:
     """Write the pruned network of a finished run in the format `name` of `targets.EXTENSIONS`.
 
     The bytes are loaded again and compared with the run's network before a file appears, whole or not at all. Raises
     InputError for a folder, format or file that won't do, RunError where the network does not go into the format or
     does not come out of it the same.
     """
-    file = target_file(folder, name, compact, out)
+    file = target_file(folder, name, compacted, out)
     if name == "onnx":
         require_onnx()
     networks = load_networks(folder)
     expected = [(inputs, _outputs(networks.pruned, inputs)) for inputs in _fresh_inputs(networks)]
-    model = _compacted(networks) if compact else networks.pruned
+    model = _compacted(networks) if compacted else networks.pruned
     changed = _changed(networks.pruned, model)
     content = _content(name, model, networks, changed)
     difference, largest = _difference(name, FORMATS[name].function(content, model), expected)
@@ -82,7 +83,7 @@ def export(folder: Path, name: str, compact: bool = True, out: Path | None = Non
     return Export(
         file=str(file),
         format=name,
-        compact=compact,
+        compacted=compacted,
         bytes=len(content),
         dense_bytes=(folder / "dense.safetensors").stat().st_size,
         weights_before=sum(parameter.numel() for parameter in networks.pruned.parameters()),
@@ -97,14 +98,10 @@ def export(folder: Path, name: str, compact: bool = True, out: Path | None = Non
 
 def _compacted(networks: RunNetworks) -> nn.Module:
     """The pruned network without what no longer counts."""
-    # compact lands separately
-    from hyperflux.deploy.compact import compact  # type: ignore[import-not-found, unused-ignore]
-
     try:
-        smaller: nn.Module = compact(networks.pruned, networks.example(2))
+        return compact(networks.pruned, networks.example(2))
     except InputError as error:
         raise InputError(f"{error}; --no-compact exports the network whole") from error
-    return smaller
 
 
 def _changed(before: nn.Module, after: nn.Module) -> Shapes:

@@ -95,7 +95,7 @@ class Layer(Op):
         self.trace.module.set_submodule(self.name, self._smaller(weight[:, inputs], bias))
         if self.gathers and not inputs.all():
             name = f"{self.node.name}_inputs"
-            self.trace.module.register_buffer(name, inputs.nonzero().flatten())
+            self.trace.module.register_buffer(name, inputs.nonzero().flatten().int())
             with self.trace.graph.inserting_before(self.node):
                 index = self.trace.graph.get_attr(name)
                 picked = self.trace.graph.call_function(torch.index_select, (self.node.args[0], -1, index))
