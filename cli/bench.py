@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from hyperflux.backends.torch.bench import StepTime
+    from hyperflux.rotation import Timing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
     _show(rows, ("telemetry", "milliseconds", "ratio to off", "lowest", "highest", "file (kB)"), cells, as_json)
 
 
-def _cells(row: StepTime) -> tuple[str, ...]:
+def _cells(row: Timing) -> tuple[str, ...]:
     ratios = (f"{value:.3f}" for value in (row.ratio, row.lowest_ratio, row.highest_ratio))
     return row.variant, f"{1000 * row.seconds:.2f}", *ratios
 
