@@ -12,6 +12,9 @@ from typing import Any
 TURN_SECONDS = 1e-3
 """Least length of a turn whose calls were counted here: the clock and its reading are small beside it."""
 
+PROBES = 3
+"""Tries that must all be long enough, so that an interruption of one does not leave turns too short."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -35,16 +38,16 @@ class Timing:
 class Turn:
     """What a variant does when its turn comes; its time is that of `run`, divided by `calls`."""
 
-    run: Callable[[], None]
+    run: Callable[[], object]
     calls: int
 
     @classmethod
     def of(cls, call: Callable[[], object]) -> Turn:
-        """So many calls that they take `TURN_SECONDS`, after one that is not counted."""
+        """So many calls that they take `TURN_SECONDS` in every one of `PROBES` tries, after one that is not counted."""
         call()
-        calls = 1
-        while _seconds(turn := cls(functools.partial(_repeat, call, calls), calls), lambda: None) < TURN_SECONDS:
-            calls *= 2
+        turn = cls(call, 1)
+        while any(_seconds(turn, lambda: None) < TURN_SECONDS for _ in range(PROBES)):
+            turn = cls(functools.partial(_repeat, call, 2 * turn.calls), 2 * turn.calls)
         return turn
 
 
