@@ -68,7 +68,7 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--batch-sizes", default="1,16,256", show_default=True, callback=listed(int), help="Samples a call.")
 @click.option("--rotations", default=30, show_default=True, help="Turns of each variant; medians are shown.")
-@click.option("--threads", default=1, show_default=True, help="Of torch, of ONNX Runtime; 1 is steadiest.")
+@click.option("--threads", default=1, show_default=True, help="Of torch, of ONNX Runtime; idle cores needed.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON and nothing else.")
 def latency(run: Path, batch_sizes: list[int], rotations: int, threads: int, as_json: bool) -> None:
     """Time inference of a finished run's network on the CPU: dense, pruned, compacted, with CSR, in ONNX Runtime.

@@ -35,8 +35,6 @@ def onnx_runtime(model: nn.Module, example_input: Tensor, threads: int) -> tuple
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Its threads would go on spinning after a call, in the next variant's turn.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except NoKernel as error:
