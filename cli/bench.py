@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .compare import listed
+
 if TYPE_CHECKING:
-    from hyperflux.backends.torch.bench import StepTime
+    from hyperflux.deploy.latency import Latency
+    from hyperflux.rotation import Timing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,22 +64,78 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
     _show(rows, ("telemetry", "milliseconds", "ratio to off", "lowest", "highest", "file (kB)"), cells, as_json)
 
 
-def _cells(row: StepTime) -> tuple[str, ...]:
-    ratios = (f"{value:.3f}" for value in (row.ratio, row.lowest_ratio, row.highest_ratio))
-    return row.variant, f"{1000 * row.seconds:.2f}", *ratios
+@bench.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--batch-sizes", default="1,16,256", show_default=True, callback=listed(int), help="Samples a call.")
+@click.option("--rotations", default=30, show_default=True, help="Turns of each variant; medians are shown.")
+@click.option("--threads", default=1, show_default=True, help="Of torch, of ONNX Runtime; idle cores needed.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON and nothing else.")
+def latency(run: Path, batch_sizes: list[int], rotations: int, threads: int, as_json: bool) -> None:
+    """Time inference of a finished run's network on the CPU: dense, pruned, compacted, with CSR, in ONNX Runtime.
+
+    The variants take turns; each ratio is to the dense network in the same rotation. Before anything is timed, outputs
+    of all variants are compared with the pruned network's. Parameters, FLOPs of a sample and file sizes follow.
+    """
+    from hyperflux.deploy.latency import measure_run
+
+    found = measure_run(run, batch_sizes, rotations, threads)
+    if as_json:
+        click.echo(json.dumps(found.to_dict()))
+    else:
+        _show_latency(found)
+
+
+def _show_latency(found: Latency) -> None:
+    times = [
+        (str(batch.batch_size), timing.variant, f"{1e6 * timing.seconds:,.1f}", *_ratios(timing))
+        for batch in found.batches
+        for timing in batch.timings
+    ]
+    _table(("batch", "network", "microseconds", "ratio to dense", "lowest", "highest"), times)
+    for batch in found.batches:
+        chosen = [
+            f"{layer.name} ({layer.csr_seconds / layer.dense_seconds:.2f} of its dense time)"
+            for layer in batch.layers
+            if layer.sparse and layer.csr_seconds is not None and layer.dense_seconds
+        ]
+        click.echo(f"in CSR form at batch {batch.batch_size}: {', '.join(chosen) or 'no layer'}")
+    costs = [
+        (name, *(f"{value:,}" for value in (c.parameters, c.nonzero_parameters, c.dense_flops, c.sparse_flops)))
+        for name, c in found.costs.items()
+    ]
+    click.echo()
+    _table(("network", "parameters", "not zero", "FLOPs", "without zeros"), costs)
+    click.echo()
+    _table(("file", "bytes"), [(name, f"{size:,}") for name, size in found.file_bytes.items()])
+    for note in found.notes:
+        click.echo(note)
+
+
+def _cells(row: Timing) -> tuple[str, ...]:
+    return row.variant, f"{1000 * row.seconds:.2f}", *_ratios(row)
+
+
+def _ratios(row: Timing) -> tuple[str, ...]:
+    return tuple(f"{value:.3f}" for value in (row.ratio, row.lowest_ratio, row.highest_ratio))
 
 
 def _show(rows: Sequence[Any], headings: Sequence[str], cells: Sequence[Sequence[str]], as_json: bool) -> None:
     """A table of `cells`, or `rows` as JSON."""
+    if as_json:
+        click.echo(json.dumps([row.to_dict() for row in rows]))
+    else:
+        _table(headings, cells)
+
+
+def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print a table: words to the left, numbers to the right."""
     from rich.console import Console
     from rich.table import Table
 
-    if as_json:
-        click.echo(json.dumps([row.to_dict() for row in rows]))
-        return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == headings[0] else "right")
+    for index, heading in enumerate(headings):
+        words = not any(row[index][:1].isdigit() for row in cells)
+        table.add_column(heading, justify="left" if words else "right")
     for row in cells:
         table.add_row(*row)
     Console().print(table)

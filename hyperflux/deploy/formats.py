@@ -91,5 +91,5 @@ FORMATS = {
     "sparse-safetensors": Format(_sparse_content, _sparse_function),
     "torch-export": Format(_exported_content, _exported_function),
     "torchscript": Format(_script_content, _script_function),
-    "onnx": Format(onnx_content, onnx_function),
+    "onnx": Format(onnx_content, lambda content, model: onnx_function(content)),
 }

@@ -15,7 +15,7 @@ INPUT, OUTPUT = "inputs", "logits"
 """What the file calls them: (batch, ...) and (batch, classes)."""
 
 
-def onnx_content(model: nn.Module, example: Tensor, notes: Mapping[str, str]) -> bytes:
+def onnx_content(model: nn.Module, example: Tensor, notes: Mapping[str, str] | None = None) -> bytes:
     """The file's bytes, of a network in evaluation mode traced with `example` (2 or more, ...), for any batch size."""
     with _silence():
         program = torch.onnx.export(
@@ -29,17 +29,30 @@ def onnx_content(model: nn.Module, example: Tensor, notes: Mapping[str, str]) ->
         )
         assert program is not None  # so it is with dynamo
         proto = program.model_proto
-        for key, value in notes.items():
+        for key, value in (notes or {}).items():
             proto.metadata_props.add(key=key, value=value)
         content: bytes = proto.SerializeToString()
     return content
 
 
-def onnx_function(content: bytes, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What ONNX Runtime computes of inputs (batch, ...) on the CPU; `model` is not used."""
-    import onnxruntime
+class UnsupportedError(Exception):
+    """ONNX Runtime has no kernel for some layer in the network's dtype."""
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+def onnx_function(content: bytes, threads: int = 0) -> Callable[[Tensor], Tensor]:
+    """What ONNX Runtime computes of inputs (batch, ...) on the CPU, with so many threads; 0 leaves the number to it.
+
+    Raises UnsupportedError.
+    """
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except NoKernel as error:
+        raise UnsupportedError(" ".join(str(error).split())) from error
     return lambda inputs: torch.from_numpy(session.run([OUTPUT], {INPUT: inputs.numpy()})[0])
 
 

@@ -41,9 +41,14 @@ def target_file(folder: Path, name: str, compact: bool, out: Path | None) -> Pat
     return out
 
 
+def missing_for_onnx() -> list[str]:
+    """The optional packages for ONNX that are not installed."""
+    return [name for name in ONNX_PACKAGES if find_spec(name) is None]
+
+
 def require_onnx() -> None:
     """Raise InputError where one of the optional packages for ONNX is missing."""
-    if missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]:
+    if missing := missing_for_onnx():
         raise InputError(
             f"format onnx: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; "
             "pip install 'hyperflux[onnx]' brings all it needs"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.training import choose_device
 from hyperflux.errors import InputError
 from hyperflux.models import check_model, is_mlp
+from hyperflux.rotation import Timing, Turn, rotate
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.file import file_content
 from hyperflux.telemetry.levels import LEVELS, Level
@@ -32,28 +32,13 @@ CLASSES = 10
 
 
 @dataclass(frozen=True)
-class StepTime:
-    """Seconds a step of one variant, medians over rotations, and the median of its ratio to the first variant's."""
-
-    variant: str
-    seconds: float
-    ratio: float
-    lowest_ratio: float
-    highest_ratio: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class TelemetryCost:
     """A step's time at a level of telemetry, against none, and the bytes that its tables take over the course.
 
     `file_bytes` is the size of telemetry.npz after the timed steps, scaled to the intervals of the whole course.
     """
 
-    time: StepTime
+    time: Timing
     file_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +46,7 @@ class TelemetryCost:
         return {**self.time.to_dict(), "file_bytes": self.file_bytes}
 
 
-def time_steps(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[StepTime]:
+def time_steps(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[Timing]:
     """Time a dense step, one under the gate alone, and one under the default course, without telemetry.
 
     Raises InputError for a model or device that can't be had.
@@ -72,7 +57,7 @@ def time_steps(model: str, batch_size: int, rotations: int, device: str = "auto"
         "gate": workload.turn(workload.pruner(PLANNED_STEPS, "published", "off"), STEPS_A_TURN),
         "gate and default course": workload.turn(workload.pruner(PLANNED_STEPS, "default", "off"), STEPS_A_TURN),
     }
-    return workload.rotate(variants, STEPS_A_TURN, rotations)
+    return workload.rotate(variants, rotations)
 
 
 def time_telemetry(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[TelemetryCost]:
@@ -85,7 +70,7 @@ def time_telemetry(model: str, batch_size: int, rotations: int, device: str = "a
     light = LEVELS["light"]
     assert light is not None
     steps = math.ceil(WATCHED_STEPS / light.intervals)
-    times = workload.rotate({name: workload.turn(p, steps) for name, p in pruners.items()}, steps, rotations)
+    times = workload.rotate({name: workload.turn(p, steps) for name, p in pruners.items()}, rotations)
     sizes = [_file_bytes(pruners[name][1].telemetry(), level) for name, level in LEVELS.items()]
     return [TelemetryCost(time, size) for time, size in zip(times, sizes, strict=True)]
 
@@ -134,7 +119,7 @@ class _Workload:
         )
         return model, pruner, optimizer
 
-    def turn(self, pruned: Trained | None, steps: int) -> Callable[[], None]:
+    def turn(self, pruned: Trained | None, steps: int) -> Turn:
         """Training steps of a pruned network, or of a dense copy."""
         if pruned is None:
             model = copy.deepcopy(self.network)
@@ -148,35 +133,15 @@ class _Workload:
                 torch.autograd.backward(nn.functional.cross_entropy(model(self.inputs), self.labels))
                 optimizer.step()
 
-        return take
+        return Turn(take, steps)
 
-    def rotate(self, variants: Mapping[str, Callable[[], None]], steps: int, rotations: int) -> list[StepTime]:
-        """Time turns of all variants in rotation, after one turn each that is not counted."""
-        place = self.inputs.device
-        for turn in variants.values():
-            _timed(turn, place)
-        seconds: dict[str, list[float]] = {name: [] for name in variants}
-        for _ in range(rotations):
-            for name, turn in variants.items():
-                seconds[name].append(_timed(turn, place) / steps)
-        result, first = [], seconds[next(iter(variants))]
-        for name, times in seconds.items():
-            ratios = sorted(own / base for own, base in zip(times, first, strict=True))
-            result.append(StepTime(name, statistics.median(times), statistics.median(ratios), ratios[0], ratios[-1]))
-        return result
+    def rotate(self, variants: Mapping[str, Turn], rotations: int) -> list[Timing]:
+        """Time turns of all variants in rotation, waiting for the device before and after each."""
+        return rotate(variants, rotations, functools.partial(_wait, self.inputs.device))
 
 
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-
-
-def _timed(turn: Callable[[], None], device: torch.device) -> float:
-    """Seconds of a turn, waiting for the device before and after."""
-    _wait(device)
-    started = time.perf_counter()
-    turn()
-    _wait(device)
-    return time.perf_counter() - started
 
 
 def _wait(device: torch.device) -> None:

@@ -69,13 +69,12 @@ def compaction(model: nn.Module, example_input: Tensor | Inputs, *, drop_inputs:
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     trace = Trace(model, inputs)
     ops = _settled(trace)
-    removed, unread = _removed(ops), _unread(ops)
-    _rewrite(trace, ops)
-    while any(isinstance(op, GroupedConvolution) and op.is_ungrouped() for op in ops):  # now it can lose any channel
+    removed, unread = dict[str, Cut](), _unread(ops)
+    while again := _removed(ops):  # what is smaller may be a constant as a whole, or a convolution of one group
+        _rewrite(trace, ops)
+        removed = _joined(removed, again, model)
         trace = Trace(trace.module, inputs)
         ops = _settled(trace)
-        removed = _joined(removed, _removed(ops), model)
-        _rewrite(trace, ops)
     taken = _drop_inputs(trace, ops) if drop_inputs else None
     result = Compaction(
         module=trace.module,

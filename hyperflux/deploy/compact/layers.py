@@ -176,10 +176,6 @@ class GroupedConvolution(Op):
         )
         self.trace.module.set_submodule(self.name, layer)
 
-    def is_ungrouped(self) -> bool:
-        """Whether one group is left of several."""
-        return self.needed and int(self._kept().sum()) == 1
-
     def _kept(self) -> Tensor:
         """Mask of the groups that stay: those with a channel that stays, on either side."""
         sides = (slot.kept[1].view(self.groups, -1).any(1) for slot in (self.input, self.output))
