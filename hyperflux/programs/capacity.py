@@ -17,7 +17,9 @@ TRAJECTORY_PARTS = 100
 START_SHARE = 0.005
 """The first t lie within this share of the way that t can go in the pruning stage (E14)."""
 ARRIVAL = 0.7
-"""Share of the pruning stage after which the density is the target; in the rest weights compete for it (E14)."""
+"""Share of the pruning stage after which the density is lowest; in the rest it rises to the target (E14)."""
+DIP = 0.4
+"""The lowest density as a share of the target, for targets near 0; at a target of 1 there is no dip (E14)."""
 SETTLING = 0.3
 """Share of the regrowth stage in which weights come back and compete; then the mask stays (E14)."""
 
@@ -42,7 +44,13 @@ class CapacityProgram:
     trajectory: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "trajectory", trajectory(self.kept_weights / self.total, TRAJECTORY_PARTS))
+        object.__setattr__(self, "trajectory", trajectory(self.fewest_weights / self.total, TRAJECTORY_PARTS))
+
+    @property
+    def fewest_weights(self) -> int:
+        """Weights present at the course's lowest density."""
+        density = self.kept_weights / self.total
+        return max(1, round(self.kept_weights * (DIP + (1 - DIP) * density)))
 
     @property
     def settling_steps(self) -> int:
@@ -93,9 +101,13 @@ class CapacityProgram:
         return CapacityState(step, controller.update(state.log_pressure, seen.shift, self.presence_lr * steps, steps))
 
     def kept(self, step: int) -> int:
-        """Weights present after the control step at `step`: N·D on the way (E8), then `kept_weights` (E14)."""
-        density = density_at(self.trajectory, step / (ARRIVAL * self.pruning_steps))
-        return max(self.kept_weights, round(self.total * density))
+        """Weights present after the control step at `step`: N·D on the way down (E8), then up to the target (E14)."""
+        passed = step / self.pruning_steps
+        if passed < ARRIVAL:
+            density = density_at(self.trajectory, passed / ARRIVAL)
+            return max(self.fewest_weights, round(self.total * density))
+        risen = min(1.0, (passed - ARRIVAL) / (1 - ARRIVAL))
+        return round(self.fewest_weights * (self.kept_weights / self.fewest_weights) ** risen)
 
     def wanted(self, step: int) -> float:
         """The density of `kept`."""
