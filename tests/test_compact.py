@@ -31,7 +31,7 @@ def same(wanted, found):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_smaller_network_is_the_same_function(family, data):
     model, inputs = data.draw(networks(family))
     before = copy.deepcopy(model.state_dict())
@@ -44,7 +44,7 @@ def test_the_smaller_network_is_the_same_function(family, data):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_removed_channel_is_listed_and_a_second_time_there_is_none(family, data):
     model, inputs = data.draw(networks(family))
     done = compaction(model, inputs)

@@ -37,6 +37,7 @@ def figure(width: float = 7.0, height: float = 4.2, rows: int = 1) -> tuple[Any,
     for axis in [axes] if rows == 1 else axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(True, color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
     return drawn, axes
 
 
