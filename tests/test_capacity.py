@@ -47,7 +47,9 @@ def test_the_density_falls_along_e8_below_the_target_and_rises_to_it(program):
     assert program.kept(0) == program.total
     assert {program.kept(step) for step in (program.pruning_steps, end)} == {program.kept_weights}
     density = program.kept_weights / program.total
-    assert abs(program.fewest_weights - max(1, program.kept_weights * (0.4 + 0.6 * density))) <= 0.5 + 1e-9 * program.total
+    assert (
+        abs(program.fewest_weights - max(1, program.kept_weights * (0.4 + 0.6 * density))) <= 0.5 + 1e-9 * program.total
+    )
     assert min(*kept[0], *kept[1]) >= program.fewest_weights
     course = trajectory(program.fewest_weights / program.total, 100)
     for step in down:

@@ -161,6 +161,50 @@ def test_a_head_that_nobody_reads_goes_whole():
     assert done.removed["proj"].inputs == (2, 3)
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_torchs_own_transformer_loses_dead_heads_and_units(batch_first, norm_first):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 4, 16, batch_first=batch_first, norm_first=norm_first, activation="gelu")
+    model = nn.TransformerEncoder(layer, 2, nn.LayerNorm(8), enable_nested_tensor=False).double().eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_()
+    first, second = model.layers
+    first.self_attn.out_proj.weight.data[:, 2:4] = 0.0  # nobody reads the second head
+    second.self_attn.in_proj_weight.data[16:18] = 0.0  # the first head's values are constants
+    second.linear2.weight.data[:, 3:9] = 0.0
+    inputs = torch.randn(3, 5, 8, dtype=torch.float64)
+    done = compaction(model, inputs)
+    same(model(inputs), done.module(inputs))
+    assert done.removed == {
+        "layers.0.self_attn.in_proj": Cut((), (2, 3, 10, 11, 18, 19)),
+        "layers.0.self_attn.out_proj": Cut((2, 3), ()),
+        "layers.1.self_attn.in_proj": Cut((), (0, 1, 8, 9, 16, 17)),
+        "layers.1.self_attn.out_proj": Cut((0, 1), ()),
+        "layers.1.linear1": Cut((), tuple(range(3, 9))),
+        "layers.1.linear2": Cut(tuple(range(3, 9)), ()),
+    }
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        mask = torch.ones(3, 3, dtype=torch.bool).triu(1)
+        return self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
+def test_attention_with_a_mask_is_left_alone():
+    model, inputs = Masked().double().eval(), torch.randn(2, 3, 4, dtype=torch.float64)
+    model.attention.out_proj.weight.data[:, 2:4] = 0.0
+    done = compaction(model, inputs)
+    same(model(inputs), done.module(inputs))
+    assert done.left_alone["attention"] == "MultiheadAttention is not known to compaction"
+
+
 def test_features_that_nobody_reads_are_reported_and_dropped_on_request():
     model = perceptron(6, 5, 3)
     model[0].weight.data[:, [1, 4]] = 0.0
@@ -224,8 +268,8 @@ def test_what_is_left_alone_is_said():
     done = compaction(model, inputs)
     assert done.left_alone == {"inner": "its weights are used more than once"}
     same(model.eval()(inputs), done.module(inputs))
-    attention = compaction(nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8)), torch.randn(1, 3, 4))
-    assert "TransformerEncoderLayer is not known to compaction" in attention.left_alone.values()
+    unknown = compaction(nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4)), torch.randn(1, 2, 3, 3))
+    assert unknown.left_alone == {"1": "GroupNorm is not known to compaction"}
 
 
 def test_a_layer_with_hooks_is_left_alone():

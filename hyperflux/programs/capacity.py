@@ -107,7 +107,7 @@ class CapacityProgram:
             density = density_at(self.trajectory, passed / ARRIVAL)
             return max(self.fewest_weights, round(self.total * density))
         risen = min(1.0, (passed - ARRIVAL) / (1 - ARRIVAL))
-        return round(self.fewest_weights * (self.kept_weights / self.fewest_weights) ** risen)
+        return round(self.fewest_weights * math.pow(self.kept_weights / self.fewest_weights, risen))
 
     def wanted(self, step: int) -> float:
         """The density of `kept`."""

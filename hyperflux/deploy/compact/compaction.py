@@ -69,10 +69,10 @@ def compaction(model: nn.Module, example_input: Tensor | Inputs, *, drop_inputs:
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     trace = Trace(model, inputs)
     ops = _settled(trace)
-    removed, unread = dict[str, Cut](), _unread(ops)
+    removed, unread, sizes = dict[str, Cut](), _unread(ops), _sizes(ops)
     while again := _removed(ops):  # what is smaller may be a constant as a whole, or a convolution of one group
         _rewrite(trace, ops)
-        removed = _joined(removed, again, model)
+        removed = _joined(removed, again, sizes)
         trace = Trace(trace.module, inputs)
         ops = _settled(trace)
     taken = _drop_inputs(trace, ops) if drop_inputs else None
@@ -149,16 +149,21 @@ def _read_by(trace: Trace, node: fx.Node) -> Iterator[Any]:
 
 def _removed(ops: list[Op]) -> dict[str, Cut]:
     """What every layer loses."""
-    layers = {str(op.node.target): op for op in ops if isinstance(op, Layer | GroupedConvolution | ChannelNorm)}
+    layers = {op.name: op for op in ops if isinstance(op, Layer | GroupedConvolution | ChannelNorm)}
     cuts = {name: _cut(op) if op.needed else _everything(op) for name, op in layers.items()}
     return {name: cut for name, cut in cuts.items() if cut != Cut((), ())}
 
 
-def _joined(first: dict[str, Cut], second: dict[str, Cut], model: nn.Module) -> dict[str, Cut]:
+def _sizes(ops: list[Op]) -> dict[str, tuple[int, int]]:
+    """Input and output channels of every layer."""
+    return {op.name: channels(op.module) for op in ops if isinstance(op, Layer | GroupedConvolution | ChannelNorm)}
+
+
+def _joined(first: dict[str, Cut], second: dict[str, Cut], sizes: dict[str, tuple[int, int]]) -> dict[str, Cut]:
     """Two removals after each other as one, all indices into the original."""
     joined = dict(first)
     for name, cut in second.items():
-        (inputs, outputs), before = channels(model.get_submodule(name)), first.get(name, Cut((), ()))
+        (inputs, outputs), before = sizes[name], first.get(name, Cut((), ()))
         joined[name] = Cut(_union(inputs, before.inputs, cut.inputs), _union(outputs, before.outputs, cut.outputs))
     return joined
 

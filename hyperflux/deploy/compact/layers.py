@@ -189,6 +189,7 @@ class ChannelNorm(Op):
     def __init__(self, trace: Trace, node: fx.Node) -> None:
         super().__init__(trace, node)
         self.module: Any = trace.submodule(node)
+        self.name = str(node.target)
         (self.input,), (self.output,) = self.inputs, self.outputs
 
     def evaluate(self) -> None:
@@ -216,7 +217,7 @@ class ChannelNorm(Op):
             _set(layer, name, None if old is None else old.detach()[kept], self.module.running_mean)
         for name in ("running_mean", "running_var"):
             layer.register_buffer(name, getattr(self.module, name)[kept].clone())
-        self.trace.module.set_submodule(str(self.node.target), layer)
+        self.trace.module.set_submodule(self.name, layer)
 
 
 def channels(layer: Any) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from hyperflux.deploy.compact.slots import Slot
+from hyperflux.deploy.compact.transformers import NotPlainError, plainly
 from hyperflux.errors import InputError
 
 Inputs = tuple[Tensor, ...]
@@ -200,7 +201,12 @@ def _traced(model: nn.Module, inputs: int) -> fx.GraphModule:
     if isinstance(copied, fx.GraphModule):
         return copied
     try:
-        graph = _Tracer(inputs).trace(copied)
+        try:
+            copied = plainly(copied)
+            graph = _Tracer(inputs).trace(copied)
+        except NotPlainError:
+            copied = copy.deepcopy(model).cpu().eval()
+            graph = _Tracer(inputs).trace(copied)
     except Exception as error:  # the tracer runs the user's own code, which may raise anything
         reason = " ".join(str(error).split())[:200]
         raise InputError(

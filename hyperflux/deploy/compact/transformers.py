@@ -1,0 +1,132 @@
+"""torch's packed transformer modules, written as ordinary layers, so that their heads and units can be seen and cut.
+
+Each stands for one of torch's in evaluation mode, as it is called without masks; other calls raise NotPlainError.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class NotPlainError(Exception):
+    """A call of a transformer module with a mask, with weights wanted, or across two sequences."""
+
+
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` of a sequence with itself: `in_proj` gives q, k and v of all heads, side by side."""
+
+    def __init__(self, packed: nn.MultiheadAttention) -> None:
+        super().__init__()
+        if packed.in_proj_weight is None or packed.bias_k is not None or packed.add_zero_attn:
+            raise NotPlainError
+        self.in_proj, self.out_proj = (
+            _linear(packed.in_proj_weight, packed.in_proj_bias),
+            _linear(packed.out_proj.weight, packed.out_proj.bias),
+        )
+        self.heads, self.width, self.batch_first = packed.num_heads, packed.head_dim, packed.batch_first
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Any = None,
+        need_weights: bool = True,
+        attn_mask: Any = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """(batch, tokens, features), or tokens first, and no weights."""
+        if query is not key or key is not value or need_weights or is_causal:
+            raise NotPlainError
+        if key_padding_mask is not None or attn_mask is not None:
+            raise NotPlainError
+        x = query if self.batch_first else query.transpose(0, 1)
+        batch, tokens, _ = x.shape
+        packed = self.in_proj(x).reshape(batch, tokens, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(packed[0], packed[1], packed[2])
+        x = self.out_proj(attended.transpose(1, 2).reshape(batch, tokens, self.heads * self.width))
+        return (x if self.batch_first else x.transpose(0, 1)), None
+
+
+class EncoderLayer(nn.Module):
+    """`nn.TransformerEncoderLayer`."""
+
+    def __init__(self, packed: nn.TransformerEncoderLayer) -> None:
+        super().__init__()
+        self.self_attn: nn.Module = packed.self_attn
+        self.linear1, self.linear2 = packed.linear1, packed.linear2
+        self.norm1, self.norm2 = packed.norm1, packed.norm2
+        self.activation, self.norm_first = packed.activation, packed.norm_first
+
+    def forward(
+        self, src: Tensor, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False
+    ) -> Tensor:
+        """Shapes as `nn.TransformerEncoderLayer`'s."""
+        if src_mask is not None or src_key_padding_mask is not None or is_causal:
+            raise NotPlainError
+        if self.norm_first:
+            src = src + self._attend(self.norm1(src))
+            return src + self._feed(self.norm2(src))
+        src = self.norm1(src + self._attend(src))
+        normed: Tensor = self.norm2(src + self._feed(src))
+        return normed
+
+    def _attend(self, x: Tensor) -> Tensor:
+        attended: Tensor = self.self_attn(x, x, x, need_weights=False)[0]
+        return attended
+
+    def _feed(self, x: Tensor) -> Tensor:
+        fed: Tensor = self.linear2(self.activation(self.linear1(x)))
+        return fed
+
+
+class Encoder(nn.Module):
+    """`nn.TransformerEncoder`."""
+
+    def __init__(self, packed: nn.TransformerEncoder) -> None:
+        super().__init__()
+        self.layers, self.norm = packed.layers, packed.norm
+
+    def forward(self, src: Tensor, mask: Any = None, src_key_padding_mask: Any = None, is_causal: Any = None) -> Tensor:
+        """Shapes as `nn.TransformerEncoder`'s."""
+        if mask is not None or src_key_padding_mask is not None or is_causal:
+            raise NotPlainError
+        for layer in self.layers:
+            src = layer(src)
+        return src if self.norm is None else self.norm(src)
+
+
+PLAIN: dict[type[nn.Module], Any] = {
+    nn.MultiheadAttention: SelfAttention,
+    nn.TransformerEncoderLayer: EncoderLayer,
+    nn.TransformerEncoder: Encoder,
+}
+
+
+def plainly(module: nn.Module, done: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """The module, itself changed, with ordinary layers in the place of torch's packed ones; `done` has those seen.
+
+    Raises NotPlainError where one has hooks or a form that `SelfAttention` does not know.
+    """
+    done = {} if done is None else done
+    if module in done:
+        return done[module]
+    kind = PLAIN.get(type(module))
+    if kind is not None and (module._forward_hooks or module._forward_pre_hooks):
+        raise NotPlainError
+    plain = done[module] = module if kind is None else kind(module)
+    for name, child in plain.named_children():
+        setattr(plain, name, plainly(child, done))
+    return plain
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer of these parameters."""
+    layer = nn.Linear(1, 1, bias=bias is not None, device="meta")
+    layer.out_features, layer.in_features = weight.shape
+    layer.register_parameter("weight", nn.Parameter(weight))
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+    return layer
