@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from hyperflux import InputError, RunConfig, RunError, recipes
 from hyperflux.backends.numpy import NumpyBackend
+from hyperflux.data import load_dataset
+from hyperflux.deploy.compact import compaction
+from hyperflux.deploy.networks import load_networks
 from hyperflux.programs.base import Seen
 from hyperflux.record import read_run
 from hyperflux.run import default_folder, execute, total_epochs
@@ -37,10 +41,15 @@ def quick_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def digits_reports(tmp_path_factory):
-    """The default run with three seeds."""
+def digits_runs(tmp_path_factory):
+    """The default run with three seeds: folders and reports."""
     folder = tmp_path_factory.mktemp("digits")
-    return [execute(RunConfig(seed=seed), folder / str(seed)) for seed in range(3)]
+    return {folder / str(seed): execute(RunConfig(seed=seed), folder / str(seed)) for seed in range(3)}
+
+
+@pytest.fixture(scope="module")
+def digits_reports(digits_runs):
+    return list(digits_runs.values())
 
 
 def test_digits_at_95_percent_sparsity_stay_within_1_5_points_of_the_dense_network(digits_reports):
@@ -52,6 +61,16 @@ def test_digits_at_95_percent_sparsity_stay_within_1_5_points_of_the_dense_netwo
 def test_digits_meet_the_wanted_sparsity_to_the_weight(digits_reports):
     """E12, E14."""
     assert {report.surviving_weights for report in digits_reports} == {2510}
+
+
+def test_compacted_digits_networks_are_smaller_and_predict_alike(digits_runs):
+    images = torch.from_numpy(load_dataset("digits").test_inputs)[:, None]
+    for folder in digits_runs:
+        pruned = load_networks(folder).pruned
+        smaller = compaction(pruned, images[:2])
+        with torch.no_grad():
+            assert torch.equal(pruned(images).argmax(1), smaller.module(images).argmax(1))
+        assert smaller.weights_after < 0.8 * smaller.weights_before
 
 
 def test_a_run_leaves_its_files(quick_run):
