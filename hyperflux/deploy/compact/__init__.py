@@ -1,10 +1,11 @@
 """Compaction: a pruned network as a smaller dense one that computes the same function.
 
-`compaction` finds what goes and cuts it, by the rules of `ops`, `movement`, `layers` and `attention`, which `registry`
-hands out to the calls of a traced network (`tracing`); a `Slot` is one of its tensors.
+`tracing` makes a graph of the module and `runs` runs it; a `Slot` is one of its tensors. `registry` hands out a rule to
+every call (`ops`, `movement`, `layers`, `norms`, `attention`), `settling` finds by them what stays, and `cutting` cuts
+the rest.
 """
 
-from hyperflux.deploy.compact.compaction import Compaction as Compaction
-from hyperflux.deploy.compact.compaction import Cut as Cut
-from hyperflux.deploy.compact.compaction import compact as compact
-from hyperflux.deploy.compact.compaction import compaction as compaction
+from hyperflux.deploy.compact.cutting import Compaction as Compaction
+from hyperflux.deploy.compact.cutting import Cut as Cut
+from hyperflux.deploy.compact.cutting import compact as compact
+from hyperflux.deploy.compact.cutting import compaction as compaction

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from hyperflux.deploy.compact.ops import Op
+from hyperflux.deploy.compact.runs import Trace
 from hyperflux.deploy.compact.slots import Slot
-from hyperflux.deploy.compact.tracing import Trace
 
 
 class Attention(Op):
@@ -62,7 +62,7 @@ class Product(Op):
         """Known where a whole row and column are, and where one of them is 0."""
         rows, columns = self.left.known.all(-1)[..., :, None], self.right.known.all(-2)[..., None, :]
         silent = (self.left.value == 0).all(-1)[..., :, None] | (self.right.value == 0).all(-2)[..., None, :]
-        value: Tensor = self.trace.run(self.node, lambda slot: slot.filled())
+        value: Tensor = self.trace.run(self.node)
         self.output.learn(value.masked_fill(silent, 0.0), (rows & columns) | silent)
 
     def spread(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hyperflux.deploy.compact.ops import Op
-from hyperflux.deploy.compact.tracing import Trace
+from hyperflux.deploy.compact.runs import Trace
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -38,12 +38,11 @@ class Layer(Op):
         """A result channel is known where all channels that it reads are."""
         unknown = self.input.value.movedim(self.dim, 0).flatten(1).isnan().any(1)
         known = ~(self.read & unknown).any(1)
-        value = self.trace.run(self.node, lambda slot: slot.filled())
+        value = self.trace.run(self.node)
         self.output.learn(value, self._along(known, value).expand(value.shape))
 
     def spread(self) -> None:
         """The places stay, and the channels that are read."""
-        self.output.require([torch.ones_like(m) for m in self.output.kept[: self.dim]])
         for dim in range(len(self.output.shape)):
             if dim != self.dim % len(self.output.shape):
                 self.output.require_along(dim, torch.ones_like(self.output.kept[dim]))
@@ -104,14 +103,16 @@ class Layer(Op):
     def _smaller(self, weight: Tensor, bias: Tensor | None) -> Any:
         """A layer of the same kind with these weights (out, in, places)."""
         outputs, inputs = weight.shape[:2]
-        layer = _shell(self.module)
+        layer = shell(self.module)
         if isinstance(layer, nn.Linear):
             layer.in_features, layer.out_features = inputs, outputs
         else:
             layer.in_channels, layer.out_channels = inputs, outputs
         weight = weight.view(outputs, inputs, *self.module.weight.shape[2:])
-        _set(layer, "weight", weight.transpose(0, 1) if isinstance(layer, TRANSPOSED) else weight, self.module.weight)
-        _set(layer, "bias", bias, self.module.weight)
+        set_parameter(
+            layer, "weight", weight.transpose(0, 1) if isinstance(layer, TRANSPOSED) else weight, self.module.weight
+        )
+        set_parameter(layer, "bias", bias, self.module.weight)
         return layer
 
     @property
@@ -148,7 +149,7 @@ class GroupedConvolution(Op):
         """A result channel is known where all channels of its group that it reads are."""
         unknown = self.input.value.movedim(1, 0).flatten(1).isnan().any(1).view(self.groups, 1, -1)
         known = ~(self.read & unknown).any(2).flatten()
-        value = self.trace.run(self.node, lambda slot: slot.filled())
+        value = self.trace.run(self.node)
         self.output.learn(value, known.view(1, -1, *[1] * (value.ndim - 2)).expand(value.shape))
 
     def spread(self) -> None:
@@ -167,11 +168,11 @@ class GroupedConvolution(Op):
         outputs, groups = self.output.kept[1], self._kept()
         if groups.all():
             return
-        layer = _shell(self.module)
+        layer = shell(self.module)
         layer.groups = int(groups.sum())
         layer.in_channels, layer.out_channels = self.input.count(1), self.output.count(1)
-        _set(layer, "weight", self.module.weight.detach()[outputs], self.module.weight)
-        _set(
+        set_parameter(layer, "weight", self.module.weight.detach()[outputs], self.module.weight)
+        set_parameter(
             layer, "bias", None if self.module.bias is None else self.module.bias.detach()[outputs], self.module.weight
         )
         self.trace.module.set_submodule(self.name, layer)
@@ -183,43 +184,6 @@ class GroupedConvolution(Op):
         return kept
 
 
-class ChannelNorm(Op):
-    """Batch norm in evaluation mode: one scale and one shift a channel."""
-
-    def __init__(self, trace: Trace, node: fx.Node) -> None:
-        super().__init__(trace, node)
-        self.module: Any = trace.submodule(node)
-        self.name = str(node.target)
-        (self.input,), (self.output,) = self.inputs, self.outputs
-
-    def evaluate(self) -> None:
-        """Known where the operand is, and where the scale is 0."""
-        known, value = self.input.known, self.trace.run(self.node, lambda slot: slot.filled())
-        if self.module.weight is not None:
-            silent = (self.module.weight.detach() == 0).view(1, -1, *[1] * (value.ndim - 2)).expand(value.shape)
-            known = known | silent
-        self.output.learn(value, known)
-
-    def spread(self) -> None:
-        """Channels of the operand and of the result go together."""
-        self.input.require(self.output.kept)
-        self.output.require(self.input.kept)
-
-    def rewrite(self) -> None:
-        """Cut the scale, the shift and the statistics."""
-        kept = self.output.kept[1]
-        if kept.all():
-            return
-        layer = _shell(self.module)
-        layer.num_features = int(kept.sum())
-        for name in ("weight", "bias"):
-            old = getattr(self.module, name)
-            _set(layer, name, None if old is None else old.detach()[kept], self.module.running_mean)
-        for name in ("running_mean", "running_var"):
-            layer.register_buffer(name, getattr(self.module, name)[kept].clone())
-        self.trace.module.set_submodule(self.name, layer)
-
-
 def channels(layer: Any) -> tuple[int, int]:
     """Input and output channels of a layer that can be cut."""
     if isinstance(layer, nn.Linear):
@@ -229,14 +193,14 @@ def channels(layer: Any) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
-def _shell(module: Any) -> Any:
+def shell(module: Any) -> Any:
     """A copy of a module without a copy of its tensors."""
     layer = copy.copy(module)
     layer._parameters, layer._buffers = dict(module._parameters), dict(module._buffers)
     return layer
 
 
-def _set(layer: nn.Module, name: str, value: Tensor | None, like: Tensor) -> None:
+def set_parameter(layer: nn.Module, name: str, value: Tensor | None, like: Tensor) -> None:
     """Replace a parameter, in the dtype of another."""
     layer.register_parameter(name, None if value is None else nn.Parameter(value.to(like.dtype).contiguous()))
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
+from hyperflux.deploy.compact.runs import Trace, slots_in
 from hyperflux.deploy.compact.slots import Slot
-from hyperflux.deploy.compact.tracing import Trace, called, slots_in
+from hyperflux.deploy.compact.tracing import called, works_in_place
 
 
 class Op:
@@ -105,7 +106,7 @@ class Elementwise(Op):
         known = torch.ones(out.shape, dtype=torch.bool)
         for slot in self.inputs:
             known &= slot.known.expand(out.shape)
-        value = self.trace.run(self.node, Slot.filled).double()
+        value = self.trace.run(self.node)
         if self._is_product() and len(self.inputs) > 1:
             for slot in self.inputs:
                 zero = (slot.value == 0).expand(out.shape)
@@ -166,8 +167,8 @@ class Elementwise(Op):
             return None
         constant, other = self.inputs if known[0] else reversed(self.inputs)
         source = self._source(constant)
-        in_place = called(self.node).startswith("i") or called(self.node).endswith("_")
-        if source.op == "get_attr" or other.shape != out.shape or (in_place and source is self.node.args[0]):
+        changed = source is self.node.args[0] and works_in_place(self.trace.module, self.node)
+        if source.op == "get_attr" or other.shapes != out.shapes or changed:
             return None
         narrow = _narrowed(constant.value)
         return constant if sum(size > 1 for size in narrow.shape) <= 1 else None
@@ -187,7 +188,7 @@ class Fibers(Op):
     def evaluate(self) -> None:
         """Known where the whole fiber is."""
         (out,) = self.outputs
-        value = self.trace.run(self.node, Slot.filled).double()
+        value = self.trace.run(self.node)
         known = self.operand.known.all() if not self.dims else self.operand.known
         for dim in self.dims:
             known = known.all(dim, keepdim=True)

@@ -8,10 +8,13 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from hyperflux.deploy.compact.attention import Attention, Product
-from hyperflux.deploy.compact.layers import NORMS, TRANSPOSED, ChannelNorm, GroupedConvolution, Layer
+from hyperflux.deploy.compact.layers import NORMS, TRANSPOSED, GroupedConvolution, Layer
 from hyperflux.deploy.compact.movement import Movement, is_moving_module
+from hyperflux.deploy.compact.norms import ChannelNorm, FunctionalNorm
 from hyperflux.deploy.compact.ops import Elementwise, Fibers, Op, Opaque, Source
-from hyperflux.deploy.compact.tracing import Trace, called, picks
+from hyperflux.deploy.compact.runs import Trace
+from hyperflux.deploy.compact.slots import Slot
+from hyperflux.deploy.compact.tracing import called, picks
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
@@ -77,35 +80,51 @@ def rule(trace: Trace, node: fx.Node) -> Op:
         return Source(trace, node)
     if node.op == "call_module":
         return _of_module(trace, node)
-    name = called(node).strip("_")
-    outputs, first = (
-        trace.slot(node),
-        trace.slot(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None,
-    )
+    first = trace.slot(node.args[0]) if node.args else None
     if picks(node) and first is None:
         return Op(trace, node)  # a part of a tuple: the same tensors as its source's
+    found = _of_function(trace, node, first) if _is_torchs(node) else None
+    return found or Opaque(trace, node, f"{called(node)} is not known to compaction")
+
+
+def _of_function(trace: Trace, node: fx.Node, first: Slot | None) -> Op | None:
+    """The rule of a function or method of torch; None where there is none."""
+    name = called(node).strip("_")
     if name in MOVING and _pads_with_constants(node):
         return Movement(trace, node)
-    if outputs is None:
-        return Opaque(trace, node)
+    if trace.slot(node) is None:
+        return None
     if name in ELEMENTWISE or (name in DROPOUTS and not _trains(node)):
         return Elementwise(trace, node)
-    if first is not None and name in POOLING and "indices" not in str(node.kwargs):
-        return Fibers(trace, node, range(2, len(first.shape)))
-    if first is not None and name in REDUCTIONS:
-        return Fibers(trace, node, _dims(node, len(first.shape)))
-    if first is not None and name == "layer_norm":
-        return Fibers(trace, node, range(-len(_tuple(node.args[1])), 0))
-    if name == "scaled_dot_product_attention" and Attention.plain(node):
-        return Attention(trace, node)
     if name in ("matmul", "bmm") and len(trace.inputs(node)) == 2:
         return Product(trace, node)
-    return Opaque(trace, node, f"{called(node)} is not known to compaction")
+    if name == "scaled_dot_product_attention" and Attention.plain(node):
+        return Attention(trace, node)
+    if first is None:
+        return None
+    if name in POOLING and not node.kwargs.get("return_indices"):
+        return Fibers(trace, node, range(2, len(first.shape)))
+    if name in REDUCTIONS:
+        return Fibers(trace, node, _dims(trace, node, len(first.shape)))
+    if name == "layer_norm":
+        return Fibers(trace, node, range(-len(_tuple(trace.number(node.args[1]))), 0))
+    if name == "batch_norm" and FunctionalNorm.plain(trace, node):
+        return FunctionalNorm(trace, node)
+    return None
+
+
+def _is_torchs(node: fx.Node) -> bool:
+    """Whether a function is torch's or Python's own, and not a user's of the same name; methods are."""
+    home = getattr(node.target, "__module__", None)
+    known = ("torch", "_operator", "operator", "torchvision")
+    return node.op == "call_method" or home is None or home.split(".")[0] in known
 
 
 def _of_module(trace: Trace, node: fx.Node) -> Op:
     module: Any = trace.submodule(node)
     kind, slots = type(module), trace.inputs(node)
+    if module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module):
+        return Opaque(trace, node, "it has hooks or a parametrization")
     if len(slots) != 1 or trace.slot(node) is None:
         return Opaque(trace, node, f"{kind.__name__} is not known to compaction")
     if kind in ACTIVATIONS or (kind is nn.PReLU and module.num_parameters == 1):
@@ -140,7 +159,9 @@ def _cuttable(trace: Trace, node: fx.Node, module: Any) -> Op:
             if module.running_mean is not None
             else Opaque(trace, node, "it keeps no statistics")
         )
-    if not isinstance(module, nn.Linear) and module.groups > 1:
+    if kind is not nn.Linear and len(trace.inputs(node)[0].shape) != len(module.kernel_size) + 2:
+        return Opaque(trace, node, "its input has no batch")
+    if kind is not nn.Linear and module.groups > 1:
         transposed = kind in TRANSPOSED
         return (
             Opaque(trace, node, "a transposed convolution of groups") if transposed else GroupedConvolution(trace, node)
@@ -160,9 +181,11 @@ def _trains(node: fx.Node) -> bool:
     return not flags or bool(flags[0])
 
 
-def _dims(node: fx.Node, count: int) -> list[int]:
-    found = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-    return list(range(count)) if found is None else list(_tuple(found))
+def _dims(trace: Trace, node: fx.Node, count: int) -> list[int]:
+    """The dimensions that a reduction names; all where it names none."""
+    named = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else None))
+    found = trace.number(named)
+    return list(range(count)) if found is None or found == () else list(_tuple(found))
 
 
 def _tuple(value: object) -> tuple[int, ...]:

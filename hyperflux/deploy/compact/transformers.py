@@ -106,6 +106,9 @@ PLAIN: dict[type[nn.Module], Any] = {
 }
 
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
 def plainly(module: nn.Module, done: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
     """The module, itself changed, with ordinary layers in the place of torch's packed ones; `done` has those seen.
 
@@ -118,8 +121,11 @@ def plainly(module: nn.Module, done: dict[nn.Module, nn.Module] | None = None) -
     if kind is not None and (module._forward_hooks or module._forward_pre_hooks):
         raise NotPlainError
     plain = done[module] = module if kind is None else kind(module)
-    for name, child in plain.named_children():
-        setattr(plain, name, plainly(child, done))
+    if kind is None and type(module).__module__.startswith("torch.nn") and not isinstance(module, CONTAINERS):
+        return plain  # one call to the tracer, whatever it has inside
+    for name, child in plain._modules.items():
+        if child is not None:
+            setattr(plain, name, plainly(child, done))
     return plain
 
 
@@ -127,6 +133,6 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A linear layer of these parameters."""
     layer = nn.Linear(1, 1, bias=bias is not None, device="meta")
     layer.out_features, layer.in_features = weight.shape
-    layer.register_parameter("weight", nn.Parameter(weight))
-    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+    layer.register_parameter("weight", weight)  # type: ignore[arg-type]
+    layer.register_parameter("bias", bias)  # type: ignore[arg-type]
     return layer
