@@ -106,7 +106,9 @@ class CapacityProgram:
         if passed < ARRIVAL:
             density = density_at(self.trajectory, passed / ARRIVAL)
             return max(self.fewest_weights, round(self.total * density))
-        risen = min(1.0, (passed - ARRIVAL) / (1 - ARRIVAL))
+        if passed >= 1:
+            return self.kept_weights
+        risen = (passed - ARRIVAL) / (1 - ARRIVAL)
         return round(self.fewest_weights * math.pow(self.kept_weights / self.fewest_weights, risen))
 
     def wanted(self, step: int) -> float:
