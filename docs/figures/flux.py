@@ -18,12 +18,13 @@ from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.data import load_dataset
 from hyperflux.insight.style import COLOURS, figure, save
 from hyperflux.models import layer_sizes
+from hyperflux.programs.capacity import ARRIVAL
 from hyperflux.programs.pilot import Pilot
 from hyperflux.run import feasible_program
 from hyperflux.seeding import generator
 
 MOMENTS = 40
-"""How often in the pruning stage every pruned weight's flux is noted."""
+"""How often every pruned weight's flux is noted, while the density falls."""
 EDGES = (-np.inf, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)
 """Of restoring flux as a multiple of the pressure γ/N that acts on the weight."""
 PRESSURES = tuple(2.0**power for power in range(-6, 3))
@@ -41,7 +42,7 @@ class Returns:
         self.noted: list[tuple[Any, Any, Any]] = []
 
     def after_step(self) -> None:
-        """At every moment of the pruning stage: the mask, and flux/(γ/N) of every weight."""
+        """At every moment until the density is lowest: the mask, and flux/(γ/N) of every weight."""
         gate = self._gate
         if gate.steps % self._every == 0 and gate.steps <= self._last and gate.pressure > 0:
             ratio = spec.running_flux(gate.state.moments, gate.pressure_mean) * gate.total / gate.pressure
@@ -81,7 +82,8 @@ def returning(dataset: str, data_dir: str, out: Path) -> None:
     program = feasible_program(config, backend)
     gate = backend.start_pruning(program.initial_presence)
     pilot = Pilot(program, gate)
-    pilot.watcher = returns = Returns(gate, program.pruning_steps // MOMENTS, program.pruning_steps)
+    falling = round(ARRIVAL * program.pruning_steps)
+    pilot.watcher = returns = Returns(gate, falling // MOMENTS, falling)
     for _ in epochs(config, backend, config.pruning.epochs + config.regrowth.epochs, pilot.after_step):
         pass
     pilot.finish()
