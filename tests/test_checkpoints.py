@@ -156,7 +156,7 @@ def test_where_every_one_is_damaged_the_user_decides(folder):
     for path in folder.path.iterdir():
         path.write_bytes(b"")
     before = names(folder)
-    with pytest.raises(InputError, match="every checkpoint is damaged; remove .* and begin anew"):
+    with pytest.raises(InputError, match=r"every checkpoint is damaged; remove .* and begin anew"):
         folder.last(lambda line: None)
     assert names(folder) == before
 
@@ -264,7 +264,7 @@ def test_a_pace_is_steps_or_a_time(text, pace):
 
 @pytest.mark.parametrize("text", ["", "0", "0min", "1.5", "-3", "ten", "10m", "nan", "1e3"])
 def test_other_paces_are_refused(text):
-    with pytest.raises(InputError, match="checkpoint-every: .* give a number of steps such as 500"):
+    with pytest.raises(InputError, match=r"checkpoint-every: .* give a number of steps such as 500"):
         Pace.parse(text)
 
 

@@ -104,7 +104,7 @@ class Backend(Protocol):
         It is there between epochs, and in `after_step`.
         """
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a state of the same configuration, to the bit; in pruning, `start_pruning` comes first.
 
         Where the state is one from within an epoch, the next call that trains gets all batches of that epoch, leaves

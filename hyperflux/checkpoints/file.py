@@ -1,7 +1,7 @@
 """A checkpoint as one safetensors file: arrays by name, and everything else as JSON in the file's own metadata.
 
-Nothing in it is ever executed. The checksum of all its bytes stands in the file's name, `000012-<checksum>.safetensors`,
-so that one rename brings both, any damage is seen, and the file itself stays one that every reader of safetensors opens.
+Nothing in it is ever executed. The checksum of all its bytes stands in its name, `000012-<checksum>.safetensors`: one
+rename brings both, any damage is seen, and the file itself stays one that every reader of safetensors opens.
 """
 
 from __future__ import annotations

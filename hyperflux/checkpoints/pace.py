@@ -29,7 +29,9 @@ class Pace:
                 return cls(None, number * UNITS[found[2]])
             if number.is_integer():
                 return cls(int(number), None)
-        raise InputError(f"checkpoint-every: {text!r}; give a number of steps such as 500, or a time such as 10min or 2h")
+        raise InputError(
+            f"checkpoint-every: {text!r}; give a number of steps such as 500, or a time such as 10min or 2h"
+        )
 
 
 class Clock:

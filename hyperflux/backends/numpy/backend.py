@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux import spec
+from hyperflux import fingerprint, spec
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.backends.numpy.mlp import MLP
@@ -20,6 +21,7 @@ from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
 from hyperflux.models import layer_sizes
+from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
 from hyperflux.spec import Array, Mask
 
@@ -44,6 +46,8 @@ class NumpyBackend:
         # Dense training is Hyperflux with every weight present.
         self._gate = self._fresh_gate(weights, spec.INITIAL_PRESENCE)
         self._fresh_optimizers()
+        self._losses: list[tuple[float, int]] = []
+        self._resumed = False
 
     @property
     def samples(self) -> int:
@@ -61,10 +65,15 @@ class NumpyBackend:
         return self._mlp.sizes[-1]
 
     def train_dense(
-        self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        *,
+        learning_rate: float,
+        label_smoothing: float,
+        after_step: Callable[[], None] = lambda: None,
     ) -> float:
         """Train one epoch without a gate."""
-        return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step)
+        return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step, after_step)
 
     def start_pruning(self, initial: tuple[float, float]) -> NumpyGate:
         """Draw the presence parameters, by seed and parameter name, and start with fresh optimizers."""
@@ -129,6 +138,29 @@ class NumpyBackend:
         except InputError as error:
             raise InputError(f"checkpoint {path}: {error}") from error
 
+    def state(self) -> Tensors:
+        """All that the next step depends on, and the loss and size of each batch of the epoch so far."""
+        losses = np.array(self._losses, np.float64).reshape(-1, 2)
+        optimizers = {"weights": self._weight_optimizer.state(), "biases": self._bias_optimizer.state()}
+        own = {"biases": self._biases, "losses": losses}
+        parts = {"own": own, "gate": self._gate.to_arrays(), "optimizer": joined(optimizers)}
+        return {name: array.copy() for name, array in joined(parts).items()}
+
+    def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state."""
+        state = {name: array.copy() for name, array in saved.items()}
+        self._gate.restore(part(state, "gate"))
+        for owner, optimizer in (("weights", self._weight_optimizer), ("biases", self._bias_optimizer)):
+            optimizer.restore(part(state, f"optimizer/{owner}"))
+        self._biases = state["own/biases"]
+        self._losses = [(float(loss), int(size)) for loss, size in state["own/losses"]]
+        self._resumed = True
+
+    def fingerprint(self) -> str:
+        """A hash of the data."""
+        parts = ((self._train_inputs, self._train_labels), (self._test_inputs, self._test_labels))
+        return " ".join(fingerprint.of_samples(*arrays) for arrays in parts)
+
     def versions(self) -> Mapping[str, str]:
         """NumPy itself trains."""
         return {}
@@ -157,19 +189,22 @@ class NumpyBackend:
         learning_rate: float,
         label_smoothing: float,
         step: Step,
-        after_step: Callable[[], None] = lambda: None,
+        after_step: Callable[[], None],
     ) -> float:
         """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and the update of w."""
-        losses, sizes = [], []
-        for batch in batches:
+        if not self._resumed:
+            self._losses = []
+        self._resumed = False
+        for batch in islice(batches, len(self._losses), None):
             network = _LossGradient(
                 self._mlp, self._biases, self._train_inputs[batch], self._train_labels[batch], label_smoothing
             )
             step(network, lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate))
             self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
+            self._losses.append((network.loss, len(batch)))
             after_step()
-            losses.append(network.loss)
-            sizes.append(len(batch))
+        losses, sizes = zip(*self._losses, strict=True)
+        self._losses = []
         return float(np.average(losses, weights=sizes))
 
     def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:

@@ -67,11 +67,11 @@ class Adam:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Both moments and the steps behind them."""
-        return {} if self._moments is None else self._moments.to_arrays()
+        return {} if self._moments is None else moments_to_arrays(self._moments)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a saved state."""
-        self._moments = Moments.from_arrays(state) if state else None
+        self._moments = moments_from_arrays(state) if state else None
 
 
 def build_optimizer(settings: OptimizerSettings) -> Optimizer:
@@ -79,3 +79,13 @@ def build_optimizer(settings: OptimizerSettings) -> Optimizer:
     if settings.name == "adam":
         return Adam(settings.weight_decay)
     return SGD(settings.momentum, settings.nesterov, settings.weight_decay)
+
+
+def moments_to_arrays(moments: Moments) -> dict[str, NDArray[Any]]:
+    """Adam's moments as arrays by name."""
+    return {"first": moments.first, "second": moments.second, "steps": np.array(moments.steps)}
+
+
+def moments_from_arrays(state: Mapping[str, NDArray[Any]]) -> Moments:
+    """The moments that `moments_to_arrays` gave."""
+    return Moments(state["first"], state["second"], int(state["steps"]))
