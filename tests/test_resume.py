@@ -161,7 +161,9 @@ def test_checkpoints_come_at_their_pace_at_the_end_of_stages_and_two_are_kept(tm
 
 def test_an_unfinished_run_tells_how_it_goes_on(tmp_path):
     folder = cut(tmp_path / "a run")
-    with pytest.raises(InputError, match=r"unfinished run; go on with hyperflux prune --resume --out '.*/a run'; name another"):
+    with pytest.raises(
+        InputError, match=r"unfinished run; go on with hyperflux prune --resume --out '.*/a run'; name another"
+    ):
         execute(quick(), folder)
 
 
