@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,7 @@ def execute(
     program = feasible_program(config, backend)
     if config.checkpoint:
         backend.load_checkpoint(config.checkpoint)
-    if folder.is_dir() and not (folder / LOCK).exists():
-        require_unused(folder)  # a folder of something else gets no lock, not even for a moment
-    with locked(folder, announce):
+    with _claimed(folder, announce):
         training = Training(config, backend, RunFolder.create(folder, config), observe, started)
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         checkpoints.create()
@@ -117,9 +116,19 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
     Raises InputError for bad input, RunError for a run that can't go on.
     """
     backend = build_backend(config)
-    record = RunFolder.create(folder, config)
-    Training(config, backend, record, observe).dense()
-    record.add_tensors("dense", backend.tensors())
+    with _claimed(folder, lambda line: None):
+        record = RunFolder.create(folder, config)
+        Training(config, backend, record, observe).dense()
+        record.add_tensors("dense", backend.tensors())
+
+
+@contextmanager
+def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a new run's folder; one that holds something else gets no lock, not even for a moment."""
+    if folder.is_dir() and not (folder / LOCK).exists():
+        require_unused(folder)
+    with locked(folder, announce):
+        yield
 
 
 def _restore(

@@ -1,13 +1,20 @@
 """A run that is broken off anywhere and goes on ends as the one that never was, to the bit."""
 
 import json
+import shutil
+import tomllib
+from dataclasses import replace
 
 import pytest
+import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from idx_files import write_mnist
 from interrupted import STEPS, Breaker, LastCheckpoint, PowerCut, broken_off, left, quick
 
 from hyperflux import InputError
+from hyperflux import __version__ as VERSION
+from hyperflux.checkpoints.folder import CheckpointFolder
 from hyperflux.checkpoints.pace import Pace
 from hyperflux.run import execute, resume
 
@@ -181,3 +188,82 @@ def test_what_is_no_unfinished_run_is_refused(tmp_path, prepare, message):
     with pytest.raises(InputError, match=message):
         resume(tmp_path)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def settings_of(folder, changed):
+    """The run's config.toml with some settings changed, as by an editor."""
+    config = folder / "config.toml"
+    config.write_text(tomli_w.dumps({**tomllib.loads(config.read_text()), **changed}))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_other_data_are_refused_and_the_same_data_elsewhere_taken(tmp_path, backend):
+    """The fingerprint, not the folder's name, says which data they are."""
+    write_mnist(tmp_path / "data")
+    mnist = {"backend": backend, "dataset": "mnist", "model": "mlp:784-4-10", "batch_size": 4, "train_samples": 32}
+    folder = cut(tmp_path / "run", data_dir=str(tmp_path / "data"), **mnist)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    labels = tmp_path / "data" / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    write_mnist(tmp_path / "data")
+    changed = bytearray(labels.read_bytes())
+    changed[-1] ^= 1
+    changed[9] ^= 1
+    labels.write_bytes(changed)
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file())
+    with pytest.raises(InputError, match="data set mnist: is not the one that this run began with; name the folder"):
+        resume(folder)
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()) == before
+    settings_of(folder, {"data_dir": str(tmp_path / "moved")})
+    resume(folder)
+
+
+def test_other_dense_weights_are_refused(tmp_path):
+    for seed in (0, 1):
+        execute(quick(seed=seed), tmp_path / str(seed))
+    dense = tmp_path / "dense.safetensors"
+    dense.write_bytes((tmp_path / "0" / "dense.safetensors").read_bytes())
+    folder = cut(tmp_path / "run", checkpoint=str(dense))
+    dense.write_bytes((tmp_path / "1" / "dense.safetensors").read_bytes())
+    with pytest.raises(InputError, match="dense weights is not the one that this run began with; put it back"):
+        resume(folder)
+    dense.unlink()
+    with pytest.raises(InputError, match=r"dense\.safetensors: no such file"):
+        resume(folder)
+
+
+def test_a_config_that_was_changed_is_refused_with_what_it_was(tmp_path):
+    folder = cut(tmp_path / "run")
+    settings_of(folder, {"sparsity": 0.5})
+    with pytest.raises(
+        InputError, match=r"sparsity: is 0\.5 in config\.toml, but the run began with 0\.8; put it back"
+    ):
+        resume(folder)
+    settings_of(folder, {"sparsity": 0.8, "workers": 0})
+    resume(folder)
+
+
+def test_another_version_of_a_library_is_told(tmp_path, monkeypatch):
+    folder, said = cut(tmp_path / "run"), []
+    monkeypatch.setattr("hyperflux.__version__", "9.9")
+    resume(folder, announce=said.append)
+    assert said == [f"hyperflux is 9.9, the run began with {VERSION}: its end may differ in the last bits"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """Moved into the folder by hand, whole and intact."""
+    folder, other = cut(tmp_path / "run"), cut(tmp_path / "other", seed=1)
+    shutil.rmtree(folder / "checkpoint")
+    shutil.move(other / "checkpoint", folder / "checkpoint")
+    with pytest.raises(InputError, match=r"seed: is 0 in config\.toml, but the run began with 1"):
+        resume(folder)
+
+
+def test_facts_of_another_layout_are_refused_in_one_line(tmp_path):
+    folder = cut(tmp_path / "run")
+    checkpoints = CheckpointFolder(folder / "checkpoint")
+    saved = checkpoints.last(print)
+    lacking = {name: array for name, array in saved.arrays.items() if name != "backend/gate/presence"}
+    for facts, arrays in (({}, saved.arrays), (saved.facts, lacking)):
+        checkpoints.write(replace(saved, facts=facts, arrays=arrays))
+        with pytest.raises(InputError, match="its checkpoint does not fit this version of hyperflux"):
+            resume(folder)

@@ -19,18 +19,19 @@ def wish_to_stop() -> Iterator[Callable[[], int | None]]:
     owner, before = os.getpid(), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        first = os.getpid() == owner and not noted
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        if first:
+        if os.getpid() == owner and not noted:
             noted.append(number)
         else:
+            restore()
             os.kill(os.getpid(), number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     for number in before:
         signal.signal(number, note)
     try:
         yield lambda: noted[0] if noted else None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
