@@ -9,6 +9,10 @@ class RunError(RuntimeError):
     """A run that began properly and could not be finished. The message is one line."""
 
 
+class WriteError(RunError):
+    """The disk refused a file of a run. What was written before is there still."""
+
+
 class Interrupted(Exception):
     """A run was told to stop by a signal, has written a checkpoint and stopped. The message says how it goes on."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, WriteError
 
 
 def write_whole(target: Path, content: bytes) -> None:
     """Write beside, flush, read back, rename, flush the folder: a reader sees the whole file or none.
 
     Neither a kill nor a loss of power leaves anything else, but for the file beside it, whose name ends in `.part`.
-    Raises RunError where the disk refuses, or does not give back what was written; then `target` is as it was.
+    Raises WriteError where the disk refuses, or does not give back what was written; then `target` is as it was.
     """
     beside = target.with_name(f".{target.name}.part")
     try:
@@ -22,13 +22,13 @@ def write_whole(target: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             if beside.read_bytes() != content:
-                raise RunError(f"{target}: what was written is not what the disk gives back")
+                raise WriteError(f"{target}: what was written is not what the disk gives back")
             beside.replace(target)
             _flush_folder(target.parent)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{target}: cannot be written ({error.strerror})") from error
+        raise WriteError(f"{target}: cannot be written ({error.strerror})") from error
 
 
 def _flush_folder(path: Path) -> None:

@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.files import write_whole
 from hyperflux.lock import LOCK
 from hyperflux.recipes import load
@@ -118,27 +118,27 @@ class RunFolder:
         return folder
 
     def set_epochs(self, rows: Sequence[EpochRow]) -> None:
-        """Let metrics.jsonl have just these lines. Raises RunError where the disk refuses."""
+        """Let metrics.jsonl have just these lines. Raises WriteError where the disk refuses."""
         self._write("metrics.jsonl", "".join(map(_line, rows)).encode())
 
     def add_epoch(self, row: EpochRow) -> None:
-        """Append a line to metrics.jsonl. Raises RunError where the disk refuses."""
+        """Append a line to metrics.jsonl. Raises WriteError where the disk refuses."""
         try:
             with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
         except OSError as error:
-            raise RunError(f"{self._metrics}: cannot be written ({error.strerror})") from error
+            raise WriteError(f"{self._metrics}: cannot be written ({error.strerror})") from error
 
     def add_tensors(self, name: Literal["dense", "model"], tensors: Tensors) -> None:
-        """Write NAME.safetensors. Raises RunError where the disk refuses."""
+        """Write NAME.safetensors. Raises WriteError where the disk refuses."""
         self._write(f"{name}.safetensors", save(tensors))
 
     def add_telemetry(self, tables: Telemetry) -> None:
-        """Write telemetry.npz. Raises RunError where the disk refuses."""
+        """Write telemetry.npz. Raises WriteError where the disk refuses."""
         self._write("telemetry.npz", file_content(tables))
 
     def finish(self, report: Report) -> None:
-        """Write report.json. Raises RunError where the disk refuses."""
+        """Write report.json. Raises WriteError where the disk refuses."""
         self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
 
     def _write(self, name: str, content: bytes) -> None:

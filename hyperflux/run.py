@@ -18,12 +18,12 @@ from hyperflux.checkpoints.origin import Origin, versions
 from hyperflux.checkpoints.pace import DEFAULT, Pace
 from hyperflux.checkpoints.saver import Saver, Stop
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.feasibility import presence_distance
 from hyperflux.lock import LOCK, locked
 from hyperflux.order import batch_ends
 from hyperflux.programs.base import Program
-from hyperflux.record import CHECKPOINTS, Report, RunFolder, outcome, recorded_config, require_unused
+from hyperflux.record import CHECKPOINTS, Report, RunFolder, outcome, recorded_config, require_unused, resume_command
 from hyperflux.training import Observer, Position, Training
 from hyperflux.typed import typed
 
@@ -158,20 +158,28 @@ def _carry_out(
 
     saver = Saver(checkpoints, every, stop, content)
     training.after_step, training.end_stage = saver.after_step, saver.save
-    config, backend, record = training.config, training.backend, training.record
-    if not training.has_begun_pruning:
-        training.dense()
-        record.add_tensors("dense", backend.tensors())
-        if config.checkpoint or config.dense.epochs:
-            training.dense_accuracy = backend.evaluate().accuracy
-        training.start_pruning(program)
-        saver.save()
-    training.prune()
-    record.add_tensors("model", backend.tensors())
-    report = _report(training)
-    record.finish(report)
+    record, backend = training.record, training.backend
+    try:
+        if not training.has_begun_pruning:
+            _train_dense(training)
+            training.start_pruning(program)
+            saver.save()
+        training.prune()
+        record.add_tensors("model", backend.tensors())
+        report = _report(training)
+        record.finish(report)
+    except WriteError as error:
+        raise RunError(f"{error}; once it can be, go on with {resume_command(record.path)}") from error
     checkpoints.remove()
     return report
+
+
+def _train_dense(training: Training) -> None:
+    """The dense stage, if there is one, its network and its accuracy, where it was trained at all."""
+    training.dense()
+    training.record.add_tensors("dense", training.backend.tensors())
+    if training.config.checkpoint or training.config.dense.epochs:
+        training.dense_accuracy = training.backend.evaluate().accuracy
 
 
 def _report(training: Training) -> Report:

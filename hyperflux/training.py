@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from hyperflux.backends.base import Backend
 from hyperflux.checkpoints.file import Arrays
 from hyperflux.config import RunConfig
-from hyperflux.errors import RunError
+from hyperflux.errors import RunError, WriteError
 from hyperflux.nesting import joined, part
 from hyperflux.order import epoch_batches
 from hyperflux.programs.base import Gate, Program
@@ -128,16 +129,17 @@ class Training:
     def prune(self) -> None:
         """Both stages under the gate. Raises RunError where the loss is not finite."""
         assert self._pruning is not None, "start_pruning() comes first"
-        recorder = self._pruning.recorder
         try:
             for epoch in (*self._left("pruning"), *self._left("regrowth")):
                 self._train_under_gate(epoch, self._pruning)
                 if epoch.last:
                     self.end_stage()
             self._pruning.pilot.finish()  # what is missing where a GradScaler skipped steps
-        finally:  # what was seen of a run that failed tells why
-            if recorder is not None:
-                self.record.add_telemetry(recorder.tables())
+        except BaseException:
+            with suppress(WriteError):  # what was seen of a run that failed tells why, but the failure itself counts
+                self._add_telemetry(self._pruning.recorder)
+            raise
+        self._add_telemetry(self._pruning.recorder)
 
     def position(self) -> Position:
         """Where the run is now."""
@@ -162,6 +164,10 @@ class Training:
         self.dense_accuracy = position.dense_accuracy
         self.started -= position.seconds
         self.record.set_epochs(self.rows)
+
+    def _add_telemetry(self, recorder: Recorder | None) -> None:
+        if recorder is not None:
+            self.record.add_telemetry(recorder.tables())
 
     def _left(self, stage: Stage) -> Iterator[Epoch]:
         """Epochs of a stage that have not ended."""

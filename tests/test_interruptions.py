@@ -115,6 +115,33 @@ def test_kill_9_at_random_moments(here, backend, whole):
     assert left(here / "run") == whole(backend)
 
 
+DYING = """
+import os
+from hyperflux_cli.main import main
+call, left = os.{name}, {number}
+def dying(*arguments):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+    return call(*arguments)
+os.{name} = dying
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 6, 9, 12])
+@pytest.mark.parametrize("name", ["fsync", "replace", "unlink"])
+def test_an_end_amid_a_write(here, whole, name, number):
+    """The process ends where a file of the run, a checkpoint or the config is about to be flushed, renamed, removed."""
+    command = [sys.executable, "-c", DYING.format(name=name, number=number), "prune", *begin(every="20")]
+    assert subprocess.run(command, cwd=here, check=False, capture_output=True).returncode == 9
+    begun = (here / "run" / "config.toml").exists() and (here / "run" / "checkpoint").exists()
+    arguments = ["--resume", "--out", "run"] if begun else begin(out="again")
+    assert finished(start(here, *arguments))[0] == 0
+    assert left(here / arguments[arguments.index("--out") + 1]) == whole("numpy")
+
+
 @pytest.mark.parametrize(
     ("backend", "number", "code"),
     [("numpy", signal.SIGINT, 130), ("numpy", signal.SIGTERM, 143), ("torch", signal.SIGINT, 130)],
@@ -154,7 +181,7 @@ def small_files():
 def test_a_full_disk_ends_the_run_with_the_way_out_and_it_goes_on_later(here, whole):
     code, _, err = finished(start(here, *begin(), preexec_fn=small_files))
     assert (code, len(err)) == (1, 1)
-    assert "cannot be written (File too large); once it can, go on with hyperflux prune --resume --out run" in err[0]
+    assert "cannot be written (File too large); once it can be, go on with hyperflux prune --resume --out run" in err[0]
     assert finished(start(here, "--resume", "--out", "run"))[0] == 0
     assert left(here / "run") == whole("numpy")
 

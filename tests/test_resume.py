@@ -96,6 +96,20 @@ def cut(folder, after=20, every="7", **settings):
     return folder
 
 
+@pytest.mark.parametrize("epoch", range(1, 9))
+def test_a_run_that_ends_where_an_epoch_does(whole, tmp_path, epoch):
+    """Its row is written, and nothing else."""
+
+    def observe(row):
+        if row.epoch == epoch:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        execute(quick(), tmp_path / "run", observe, every=Pace.parse("7"))
+    resume(tmp_path / "run")
+    assert left(tmp_path / "run") == whole()[0]
+
+
 def test_rows_after_the_checkpoint_are_cut_off_and_a_torn_line_with_them(whole, tmp_path):
     folder = cut(tmp_path / "run", after=30, every="11")
     metrics = folder / "metrics.jsonl"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hyperflux.checkpoints.file import Checkpoint, checksum
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.files import write_whole
 
 KEPT = 2
@@ -24,16 +24,16 @@ class CheckpointFolder:
         self._good: list[Path] = []
 
     def create(self) -> None:
-        """Make the folder, by which an unfinished run is known that can go on. Raises RunError where it can't be."""
+        """Make the folder, by which an unfinished run is known that can go on. Raises WriteError where it can't be."""
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be made ({error.strerror})") from error
+            raise WriteError(f"{self.path}: cannot be made ({error.strerror})") from error
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint, then remove all but the last two good ones.
 
-        Raises RunError where the disk refuses; then those that were there are there still.
+        Raises WriteError where the disk refuses; then those that were there are there still.
         """
         content = checkpoint.to_bytes()
         number = 1 + max((_number(path) for path in self._files()), default=0)
@@ -45,7 +45,7 @@ class CheckpointFolder:
                 if path not in self._good:
                     path.unlink()
         except OSError as error:
-            raise RunError(f"{self.path}: an old checkpoint can't be removed ({error.strerror})") from error
+            raise WriteError(f"{self.path}: an old checkpoint can't be removed ({error.strerror})") from error
 
     def last(self, announce: Callable[[str], None]) -> Checkpoint | None:
         """The last good checkpoint; None where none has been written yet.
@@ -73,11 +73,11 @@ class CheckpointFolder:
             raise InputError(f"{good[-1]}: {error}") from error
 
     def remove(self) -> None:
-        """Remove the folder with all checkpoints. Raises RunError where that can't be."""
+        """Remove the folder with all checkpoints. Raises WriteError where that can't be."""
         try:
             shutil.rmtree(self.path)
         except OSError as error:
-            raise RunError(f"{self.path}: can't be removed ({error.strerror})") from error
+            raise WriteError(f"{self.path}: can't be removed ({error.strerror})") from error
 
     def _files(self) -> list[Path]:
         """Checkpoints by number, whole or damaged."""

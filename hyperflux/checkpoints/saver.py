@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hyperflux.checkpoints.file import Checkpoint
 from hyperflux.checkpoints.folder import CheckpointFolder
 from hyperflux.checkpoints.pace import Clock, Pace
-from hyperflux.errors import Interrupted, RunError
+from hyperflux.errors import Interrupted
 from hyperflux.record import resume_command
 
 Stop = Callable[[], int | None]
@@ -31,9 +31,6 @@ class Saver:
             raise Interrupted(f"stopped by {name}; go on with {resume_command(self._folder.path.parent)}", number)
 
     def save(self) -> None:
-        """Write a checkpoint now. Raises RunError where the disk refuses; the last one is there still."""
-        try:
-            self._folder.write(self._content())
-        except RunError as error:
-            raise RunError(f"{error}; once it can, go on with {resume_command(self._folder.path.parent)}") from error
+        """Write a checkpoint now. Raises WriteError where the disk refuses; the last one is there still."""
+        self._folder.write(self._content())
         self._clock.restart()

@@ -83,15 +83,8 @@ class DeviceData:
 
     def fingerprint(self) -> str:
         """A hash of the data."""
-        parts = ((self.train_inputs, self.train_labels), (self.test_inputs, self.test_labels))
-        return " ".join(
-            fingerprint.of_arrays(
-                np.array(inputs.shape),
-                inputs[torch.from_numpy(spread(len(inputs)))].cpu().numpy(),
-                labels.cpu().numpy(),
-            )
-            for inputs, labels in parts
-        )
+        train = _of_tensors(self.train_inputs, self.train_labels)
+        return f"{train} {_of_tensors(self.test_inputs, self.test_labels)}"
 
     def _normalised(self, inputs: Tensor) -> Tensor:
         inputs = inputs.to(self.dtype)
@@ -159,6 +152,12 @@ class StreamedData:
         except InputError as error:  # a worker's error brings its traceback; the reason is its last line
             reason = str(error).splitlines()[-1].rpartition(f"{InputError.__name__}: ")[2]
             raise InputError(reason) from error
+
+
+def _of_tensors(inputs: Tensor, labels: Tensor) -> str:
+    """A hash of one part of a data set on the device."""
+    chosen = inputs[torch.from_numpy(spread(len(inputs))).to(inputs.device)]
+    return fingerprint.of_arrays(np.array(inputs.shape), chosen.cpu().numpy(), labels.cpu().numpy())
 
 
 def _of_files(part: Any) -> str:
