@@ -87,12 +87,14 @@ def resume(
     A run that is finished stays as it is. `announce` gets a line for whatever the user should know; the rest is as in
     `execute`. Raises InputError where there is nothing to go on with, or settings, data or dense weights have changed.
     """
-    config, started = recorded_config(folder), time.monotonic()
+    started, config, checkpoints = time.monotonic(), recorded_config(folder), CheckpointFolder(folder / CHECKPOINTS)
     if (report := outcome(folder)) is not None:
         announce(f"{folder}: this run is finished; there is nothing left to do")
+        if checkpoints.path.is_dir():  # its process ended before it could remove them
+            with locked(folder, announce):
+                checkpoints.remove()
         return report
     with locked(folder, announce):
-        checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         if not checkpoints.path.is_dir():
             raise InputError(f"{folder}: this run keeps no checkpoints; begin it anew in another folder")
         saved = checkpoints.last(announce)

@@ -13,6 +13,7 @@ import tomllib
 from random import Random
 
 import pytest
+from image_files import write_folder
 from interrupted import left
 
 from hyperflux import InputError, RunConfig
@@ -160,6 +161,32 @@ def test_ctrl_c_and_sigterm_stop_after_the_step_and_say_how_to_go_on(here, backe
     assert (got, err) == (0, [])
     assert out[0].startswith(f"epoch {epochs + 1:>2}/23 ")  # not one epoch was lost
     assert left(here / "run") == whole(backend)
+
+
+STREAMED = """
+dataset = "imagefolder"
+data_dir = "images"
+model = "mlp:150528-2-2"
+sparsity = 0.5
+batch_size = 4
+workers = 1
+device = "cpu"
+dense = {epochs = 4}
+pruning = {epochs = 4}
+regrowth = {epochs = 1}
+"""
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_harms_nothing(here):
+    """They go on loading what the step under way needs."""
+    write_folder(here / "images", size=(70, 70), train=16, test=4)
+    (here / "streamed.toml").write_text(STREAMED)
+    process = start(here, "--recipe", "streamed.toml", "--out", "run", start_new_session=True)
+    wait_for(process, lambda: has_epochs(here, 2))
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finished(process)
+    assert (code, err) == (130, ["hyperflux: stopped by SIGINT; go on with hyperflux prune --resume --out run"])
+    assert list((here / "run" / "checkpoint").iterdir())
 
 
 def test_a_second_ctrl_c_stops_at_once(here):

@@ -165,6 +165,16 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
 
 
+def test_checkpoints_that_a_finished_run_could_not_remove_are_removed(tmp_path):
+    folder = cut(tmp_path / "run")
+    shutil.copytree(folder / "checkpoint", tmp_path / "kept")
+    resume(folder)
+    before = left(folder)
+    shutil.move(tmp_path / "kept", folder / "checkpoint")
+    resume(folder)
+    assert left(folder) == before
+
+
 def test_checkpoints_come_at_their_pace_at_the_end_of_stages_and_two_are_kept(tmp_path):
     seen = []
 
@@ -261,6 +271,15 @@ def test_another_version_of_a_library_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("hyperflux.__version__", "9.9")
     resume(folder, announce=said.append)
     assert said == [f"hyperflux is 9.9, the run began with {VERSION}: its end may differ in the last bits"]
+
+
+def test_another_device_or_number_of_threads_is_told(tmp_path, monkeypatch):
+    folder, said = cut(tmp_path / "run", backend="torch"), []
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    resume(folder, announce=said.append)
+    assert said == [
+        "device is cpu with 64 threads, the run began with cpu with 1 threads: its end may differ in the last bits"
+    ]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

@@ -114,5 +114,8 @@ class Backend(Protocol):
     def fingerprint(self) -> str:
         """A hash of the data: shapes, labels and some of the samples, of the training and the test part."""
 
+    def place(self) -> str:
+        """What computes, as far as the last bits may depend on it: the device, and the host's threads."""
+
     def versions(self) -> Mapping[str, str]:
         """Versions of the libraries that train, beyond NumPy."""

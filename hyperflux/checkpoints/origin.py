@@ -21,19 +21,22 @@ PLACES = ("data_dir", "checkpoint", "workers")
 
 @dataclass(frozen=True)
 class Origin:
-    """`data` and `dense_weights` are fingerprints, the latter None where the run trains its own."""
+    """`data` and `dense_weights` are fingerprints, the latter None where the run trains its own; `device` is told by
+    the backend's `place`.
+    """
 
     config: dict[str, Any]
     data: str
     dense_weights: str | None
     versions: dict[str, str]
+    device: str
 
     @classmethod
     def of(cls, config: RunConfig, backend: Backend) -> Origin:
         """That of a run. Raises InputError where the file of dense weights can't be read."""
         weights = fingerprint.of_file(config.checkpoint) if config.checkpoint else None
         settings = {name: value for name, value in config.to_dict().items() if name not in PLACES}
-        return cls(settings, backend.fingerprint(), weights, versions(backend))
+        return cls(settings, backend.fingerprint(), weights, versions(backend), backend.place())
 
     def require(self, saved: Origin, announce: Callable[[str], None]) -> None:
         """Raise InputError where `saved`, of a checkpoint, is of other settings, data or weights; announce others."""
@@ -51,9 +54,10 @@ class Origin:
             raise InputError(
                 "checkpoint: the file of dense weights is not the one that this run began with; put it back"
             )
-        for name, version in self.versions.items():
-            if version != (before := saved.versions.get(name)):
-                announce(f"{name} is {version}, the run began with {before}: its end may differ in the last bits")
+        now, then = ({**origin.versions, "device": origin.device} for origin in (self, saved))
+        for name, value in now.items():
+            if value != then.get(name):
+                announce(f"{name} is {value}, the run began with {then.get(name)}: its end may differ in the last bits")
 
 
 def versions(backend: Backend) -> dict[str, str]:

@@ -161,6 +161,10 @@ class NumpyBackend:
         parts = ((self._train_inputs, self._train_labels), (self._test_inputs, self._test_labels))
         return " ".join(fingerprint.of_samples(*arrays) for arrays in parts)
 
+    def place(self) -> str:
+        """The host; how many threads NumPy's linear algebra takes it does not say."""
+        return "cpu"
+
     def versions(self) -> Mapping[str, str]:
         """NumPy itself trains."""
         return {}

@@ -182,6 +182,12 @@ class TorchBackend:
         """A hash of the data."""
         return self._data.fingerprint()
 
+    def place(self) -> str:
+        """The GPU's name, or the host and torch's threads there."""
+        if self._device.type == "cuda":
+            return f"cuda ({torch.cuda.get_device_name(self._device)})"
+        return f"{self._device.type} with {torch.get_num_threads()} threads"
+
     def versions(self) -> Mapping[str, str]:
         """The library that trains."""
         return {"torch": torch.__version__}

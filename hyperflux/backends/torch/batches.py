@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -144,7 +145,10 @@ class StreamedData:
     def _load(self, part: Any, **how: Any) -> Iterator[Batch]:
         pinned = self.device.type == "cuda"
         try:
-            for inputs, labels in DataLoader(part, num_workers=self.workers, pin_memory=pinned, **how):
+            loader = DataLoader(
+                part, num_workers=self.workers, pin_memory=pinned, worker_init_fn=_leave_ctrl_c_to_the_run, **how
+            )
+            for inputs, labels in loader:
                 yield (
                     inputs.to(self.device, self.dtype, non_blocking=pinned),
                     labels.to(self.device, non_blocking=pinned),
@@ -152,6 +156,11 @@ class StreamedData:
         except InputError as error:  # a worker's error brings its traceback; the reason is its last line
             reason = str(error).splitlines()[-1].rpartition(f"{InputError.__name__}: ")[2]
             raise InputError(reason) from error
+
+
+def _leave_ctrl_c_to_the_run(worker: int) -> None:
+    """A terminal sends it to every process; a run that finishes its step still needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _of_tensors(inputs: Tensor, labels: Tensor) -> str:
