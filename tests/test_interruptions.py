@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import tomllib
+from contextlib import suppress
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -177,12 +179,27 @@ regrowth = {epochs = 1}
 """
 
 
+def children(process):
+    """Numbers of the processes that a process has started, where the system tells."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return list(map(int, listed.read_text().split())) if listed.exists() else []
+
+
 def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_harms_nothing(here):
     """They go on loading what the step under way needs."""
     write_folder(here / "images", size=(70, 70), train=16, test=4)
     (here / "streamed.toml").write_text(STREAMED)
     process = start(here, "--recipe", "streamed.toml", "--out", "run", start_new_session=True)
-    wait_for(process, lambda: has_epochs(here, 2))
+    wait_for(process, lambda: has_epochs(here, 1))
+
+    def interrupted_all_the_while():
+        """To the workers alone: a run whose worker has ended would fail."""
+        for child in children(process):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+        return has_epochs(here, 6)
+
+    wait_for(process, interrupted_all_the_while)
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finished(process)
     assert (code, err) == (130, ["hyperflux: stopped by SIGINT; go on with hyperflux prune --resume --out run"])
