@@ -1,4 +1,4 @@
-"""The command group, and how errors leave it: one line, exit code 2 for bad input, 1 for a run that failed."""
+"""The command group, and how errors leave it: one line, exit code 2 for bad input, 1 for a failure, 130 if stopped."""
 
 from __future__ import annotations
 

@@ -82,6 +82,7 @@ class Training:
 
     `after_step` is called after every optimizer step and what belongs to it, `end_stage` after every stage under the
     gate. In both, `position` and `arrays` are what another Training of the same run needs to go on to the bit.
+    `seconds` count from `started`, a time on the monotonic clock.
     """
 
     config: RunConfig
@@ -91,10 +92,10 @@ class Training:
     started: float = field(default_factory=time.monotonic)
     after_step: Callable[[], None] = lambda: None
     end_stage: Callable[[], None] = lambda: None
-    rows: list[EpochRow] = field(default_factory=list)
-    dense_accuracy: float | None = None
-    _pruning: _Pruning | None = None
-    _opening: list[float] = field(default_factory=list)
+    rows: list[EpochRow] = field(default_factory=list, init=False)
+    dense_accuracy: float | None = field(default=None, init=False)
+    _pruning: _Pruning | None = field(default=None, init=False)
+    _opening: list[float] = field(default_factory=list, init=False)
 
     @property
     def seconds(self) -> float:

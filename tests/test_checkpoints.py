@@ -88,10 +88,11 @@ def test_numbers_go_on_after_a_restart_and_leftovers_are_swept(folder):
     for number in (1, 2, 3):
         folder.write(checkpoint(number))
     (folder.path / ".000004-torn.safetensors.part").write_bytes(b"torn")
+    (folder.path / "notes").mkdir()
     again = CheckpointFolder(folder.path)
     assert number_of(again.last(print)) == 3
     again.write(checkpoint(4))
-    assert [name[:6] for name in names(again)] == ["000003", "000004"]
+    assert [name[:6] for name in names(again)] == ["000003", "000004", "notes"]
 
 
 WHOLE = checkpoint(2).to_bytes()

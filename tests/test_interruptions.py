@@ -34,7 +34,7 @@ epochs = 3
 epochs = 14
 presence_learning_rate = 1e-2
 [regrowth]
-epochs = 6
+epochs = 12
 """
 DATA = {"numpy": ("synthetic", "mlp:16-24-4"), "torch": ("digits", "mlp:64-32-10")}
 
@@ -161,7 +161,7 @@ def test_ctrl_c_and_sigterm_stop_after_the_step_and_say_how_to_go_on(here, backe
     epochs = len((here / "run" / "metrics.jsonl").read_text().splitlines())
     got, out, err = finished(start(here, "--resume", "--out", "run"))
     assert (got, err) == (0, [])
-    assert out[0].startswith(f"epoch {epochs + 1:>2}/23 ")  # not one epoch was lost
+    assert out[0].startswith(f"epoch {epochs + 1:>2}/29 ")  # not one epoch was lost
     assert left(here / "run") == whole(backend)
 
 

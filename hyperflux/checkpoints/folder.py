@@ -42,7 +42,8 @@ class CheckpointFolder:
         self._good = [*self._good, target][-KEPT:]
         try:
             for path in self.path.iterdir():
-                if path not in self._good:
+                ours = _NAME.fullmatch(path.name) or path.name.endswith(".part")
+                if ours and path not in self._good:
                     path.unlink()
         except OSError as error:
             raise WriteError(f"{self.path}: an old checkpoint can't be removed ({error.strerror})") from error
