@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hyperflux import fingerprint, spec
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.numpy.gate import NumpyGate
+from hyperflux.backends.numpy.loss import LossGradient
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
 from hyperflux.backends.numpy.probe import NumpyProbe
@@ -115,7 +116,7 @@ class NumpyBackend:
         for start in range(0, count, EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             inputs, labels = self._train_inputs[part], self._train_labels[part]
-            total += _LossGradient(self._mlp, self._biases, inputs, labels, label_smoothing)(theta) * len(labels)
+            total += LossGradient(self._mlp, self._biases, inputs, labels, label_smoothing)(theta) * len(labels)
         return dict(zip(self._weight_names, self._mlp.split_weights(total / count), strict=True))
 
     def masks(self) -> dict[str, Mask]:
@@ -200,7 +201,7 @@ class NumpyBackend:
             self._losses = []
         self._resumed = False
         for batch in islice(batches, len(self._losses), None):
-            network = _LossGradient(
+            network = LossGradient(
                 self._mlp, self._biases, self._train_inputs[batch], self._train_labels[batch], label_smoothing
             )
             step(network, lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate))
@@ -243,21 +244,3 @@ class NumpyBackend:
 
     def _flat(self, inputs: NDArray[np.float32]) -> Array:
         return inputs.reshape(len(inputs), -1).astype(self._dtype)
-
-
-class _LossGradient:
-    """θ -> ∂L/∂θ on one batch; afterwards it also holds the batch's loss and the gradient of the biases."""
-
-    def __init__(
-        self, mlp: MLP, biases: Array, inputs: Array, labels: NDArray[np.integer[Any]], label_smoothing: float
-    ) -> None:
-        self._mlp, self._biases, self._inputs, self._labels = mlp, biases, inputs, labels
-        self._label_smoothing = label_smoothing
-        self.loss: float
-        self.bias_gradient: Array
-
-    def __call__(self, theta: Array) -> Array:
-        values = self._mlp.forward(theta, self._biases, self._inputs)
-        self.loss, logits_gradient = spec.smoothed_cross_entropy(values[-1], self._labels, self._label_smoothing)
-        gradient, self.bias_gradient = self._mlp.backward(theta, values, logits_gradient)
-        return gradient
