@@ -1,14 +1,16 @@
-"""The command group, and how errors leave it: one line, exit code 2 for bad input, 1 for a run that failed."""
+"""The command group, and how errors leave it: one line, exit code 2 for bad input, 1 for a failure, 130 if stopped."""
 
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 from typing import Any, NoReturn
 
 import click
 
 import hyperflux
+from hyperflux.errors import Interrupted
 
 from .bench import bench
 from .compare import compare
@@ -18,7 +20,9 @@ from .prune import prune
 from .recipes import recipes
 from .report import report
 
-INTERRUPTED = 130
+SIGNALLED = 128
+"""The exit code of a command that a signal ended is this and the signal's number, as shells have it."""
+INTERRUPTED = SIGNALLED + signal.SIGINT
 
 
 class OneLineErrors(click.Group):
@@ -40,6 +44,8 @@ class OneLineErrors(click.Group):
             _fail(str(error), 2)
         except hyperflux.RunError as error:
             _fail(str(error), 1)
+        except Interrupted as error:
+            _fail(str(error), SIGNALLED + error.signal)
         except MemoryError as error:
             _fail(f"out of memory ({error}); a smaller --model or --batch-size takes less", 1)
         except (click.Abort, KeyboardInterrupt):

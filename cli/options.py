@@ -5,11 +5,13 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from hyperflux.config import RunConfig
+from hyperflux.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +52,29 @@ def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
             else:
                 result[name] = value
     return result
+
+
+def require_agreement(stated: Mapping[str, Any], config: RunConfig, folder: Path) -> None:
+    """Raise InputError where a setting that an option or a recipe states is not that of the run in a folder."""
+    RunConfig.from_dict(stated)
+    flags = {path: flag for path, flag, *_ in _flagged(RunConfig, ())}
+    own = dict(_leaves(config.to_dict(), ()))
+    for path, value in _leaves(stated, ()):
+        value = list(value) if isinstance(value, tuple) else value
+        if own[path] != value:
+            raise InputError(
+                f"{flags.get(path, '.'.join(path))}: {value!r} is not that of the run in {folder}, which has "
+                f"{own[path]!r}; leave it out, or begin a new run in another folder"
+            )
+
+
+def _leaves(tables: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, value) of every setting in nested tables."""
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
 
 
 def _flagged(settings: type, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, type, Any, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
+from hyperflux.lock import locked
 from hyperflux.naming import unknown
 from hyperflux.recipes import load
 from hyperflux.record import EpochRow, read_run
@@ -133,7 +134,8 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
             read_run(folder)  # a damaged one is better known now
         return True
     try:
-        shutil.rmtree(folder)
+        with locked(folder, lambda line: None):
+            shutil.rmtree(folder)
     except OSError as error:
         raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror})") from error
     return False

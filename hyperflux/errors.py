@@ -1,4 +1,4 @@
-"""The two ways a command ends badly: wrong input (exit code 2) and a run that failed (exit code 1)."""
+"""How a command ends early: wrong input (exit code 2), a run that failed (1), one that was told to stop (130, 143)."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,15 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that began properly and could not be finished. The message is one line."""
+
+
+class WriteError(RunError):
+    """The disk refused a file of a run. What was written before is there still."""
+
+
+class Interrupted(Exception):
+    """A run was told to stop by a signal, has written a checkpoint and stopped. The message says how it goes on."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

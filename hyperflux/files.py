@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, WriteError
 
 
 def write_whole(target: Path, content: bytes) -> None:
-    """Write beside, flush, rename: a reader sees the whole file or none. Raises RunError where the disk refuses."""
+    """Write beside, flush, read back, rename, flush the folder: a reader sees the whole file or none.
+
+    Neither a kill nor a loss of power leaves anything else, but for the file beside it, whose name ends in `.part`.
+    Raises WriteError where the disk refuses, or does not give back what was written; then `target` is as it was.
+    """
     beside = target.with_name(f".{target.name}.part")
     try:
         try:
@@ -17,11 +21,23 @@ def write_whole(target: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if beside.read_bytes() != content:
+                raise WriteError(f"{target}: what was written is not what the disk gives back")
             beside.replace(target)
+            _flush_folder(target.parent)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{target}: cannot be written ({error.strerror})") from error
+        raise WriteError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _flush_folder(path: Path) -> None:
+    """Put a folder's entries on the disk: a file's new name lasts only then."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def new_folder(path: Path) -> None:

@@ -6,11 +6,15 @@ telemetry.npz        what pruning did to weights and layers: the tables of `hype
 dense.safetensors    the weights that pruning started from
 model.safetensors    the pruned network: stock keys, exact zeros
 report.json          the outcome; written last, so a folder that has it is complete
+checkpoint/          while the run is under way: its last two checkpoints, see `hyperflux.checkpoints`
+lock                 while a process works on the run: which one, see `hyperflux.lock`
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +24,18 @@ from safetensors.numpy import save
 
 from hyperflux.backends.base import LayerCount, Tensors
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.files import write_whole
+from hyperflux.lock import LOCK
 from hyperflux.recipes import load
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
 from hyperflux.typed import typed
 
 Stage = Literal["dense", "pruning", "regrowth"]
+
+CHECKPOINTS = "checkpoint"
+"""The folder in a run's folder from which an unfinished run can go on."""
 
 
 @dataclass(frozen=True)
@@ -87,52 +95,95 @@ class Report:
 class RunFolder:
     """Writes one run's folder; every file but the growing metrics.jsonl appears whole or not at all."""
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
+    def __init__(self, path: Path) -> None:
+        """The folder of a run that has begun; `create` begins one."""
+        self.path = path
+        self._metrics = path / "metrics.jsonl"
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
         """Create the folder with its `config.toml`.
 
         Raises InputError where `path` can't be created or is not an empty folder.
         """
-        self.path = path
+        folder = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise InputError(f"{path} {_content(path)}; name another folder with --out or remove this one")
-            self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
-            self._metrics = path / "metrics.jsonl"
-            self._metrics.touch()
+            require_unused(path)
+            folder._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
+            folder._metrics.touch()
         except (OSError, RunError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"{path}: cannot be used as a run's folder ({reason}); name one with --out") from error
+        return folder
+
+    def set_epochs(self, rows: Sequence[EpochRow]) -> None:
+        """Let metrics.jsonl have just these lines. Raises WriteError where the disk refuses."""
+        self._write("metrics.jsonl", "".join(map(_line, rows)).encode())
 
     def add_epoch(self, row: EpochRow) -> None:
-        """Append a line to metrics.jsonl. Raises RunError where the disk refuses."""
+        """Append a line to metrics.jsonl. Raises WriteError where the disk refuses."""
         try:
             with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+                file.write(_line(row))
         except OSError as error:
-            raise RunError(f"{self._metrics}: cannot be written ({error.strerror})") from error
+            raise WriteError(f"{self._metrics}: cannot be written ({error.strerror})") from error
 
     def add_tensors(self, name: Literal["dense", "model"], tensors: Tensors) -> None:
-        """Write NAME.safetensors. Raises RunError where the disk refuses."""
+        """Write NAME.safetensors. Raises WriteError where the disk refuses."""
         self._write(f"{name}.safetensors", save(tensors))
 
     def add_telemetry(self, tables: Telemetry) -> None:
-        """Write telemetry.npz. Raises RunError where the disk refuses."""
+        """Write telemetry.npz. Raises WriteError where the disk refuses."""
         self._write("telemetry.npz", file_content(tables))
 
     def finish(self, report: Report) -> None:
-        """Write report.json. Raises RunError where the disk refuses."""
+        """Write report.json. Raises WriteError where the disk refuses."""
         self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
 
     def _write(self, name: str, content: bytes) -> None:
         write_whole(self.path / name, content)
 
 
+def _line(row: EpochRow) -> str:
+    return json.dumps(asdict(row)) + "\n"
+
+
+def require_unused(path: Path) -> None:
+    """Raise InputError where a folder for a new run is not empty, but for a lock."""
+    if any(inside.name != LOCK for inside in path.iterdir()):
+        raise InputError(f"{path} {_content(path)}; name another folder with --out or remove this one")
+
+
 def _content(path: Path) -> str:
     """What stands in a folder that should have been empty."""
     if (path / "report.json").exists():
         return "holds another run"
+    if (path / CHECKPOINTS).is_dir():
+        return f"holds an unfinished run; go on with {resume_command(path)}"
     return "holds an unfinished run" if (path / "config.toml").exists() else "is not empty"
+
+
+def resume_command(path: Path) -> str:
+    """The command that goes on with the run in a folder."""
+    return f"hyperflux prune --resume --out {shlex.quote(str(path))}"
+
+
+def recorded_config(path: Path) -> RunConfig:
+    """The settings of the run in a folder. Raises InputError where there is none, or its config.toml is damaged."""
+    if not (path / "config.toml").exists():
+        raise InputError(f"{path}: holds no run; name the folder of one with --out")
+    return RunConfig.from_dict(load(str(path / "config.toml")))
+
+
+def outcome(path: Path) -> Report | None:
+    """The report of the run in a folder; None where it is not finished. Raises InputError where it is damaged."""
+    if not (path / "report.json").exists():
+        return None
+    try:
+        return typed(Report, json.loads((path / "report.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: report.json is damaged ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-import hyperflux
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend
-from hyperflux.config import PruningSettings, RegrowthSettings, RunConfig
-from hyperflux.errors import InputError, RunError
+from hyperflux.checkpoints.file import Checkpoint
+from hyperflux.checkpoints.folder import CheckpointFolder
+from hyperflux.checkpoints.origin import Origin, versions
+from hyperflux.checkpoints.pace import DEFAULT, Pace
+from hyperflux.checkpoints.saver import Saver, Stop
+from hyperflux.config import RunConfig
+from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.feasibility import presence_distance
-from hyperflux.order import batch_ends, epoch_batches
-from hyperflux.programs.base import Gate, Program
-from hyperflux.programs.pilot import Pilot
-from hyperflux.record import EpochRow, Report, RunFolder, Stage
-from hyperflux.schedule import cosine
-from hyperflux.telemetry.levels import level
-from hyperflux.telemetry.recorder import Recorder
+from hyperflux.lock import LOCK, locked
+from hyperflux.order import batch_ends
+from hyperflux.programs.base import Program
+from hyperflux.record import CHECKPOINTS, Report, RunFolder, outcome, recorded_config, require_unused, resume_command
+from hyperflux.training import Observer, Position, Training
+from hyperflux.typed import typed
 
-Observer = Callable[[EpochRow], None]
+DEFAULT_PACE = Pace.parse(DEFAULT)
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -46,28 +46,148 @@ def total_epochs(config: RunConfig) -> int:
     return dense + config.pruning.epochs + config.regrowth.epochs
 
 
-def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: None) -> Report:
+def execute(
+    config: RunConfig,
+    folder: Path,
+    observe: Observer = lambda row: None,
+    *,
+    every: Pace = DEFAULT_PACE,
+    stop: Stop = lambda: None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Report:
     """Train dense unless a checkpoint gives the weights, prune, regrow, and leave the run's folder.
 
     `observe` sees each epoch's row as it is written. Nothing is written before all input has been read and found
-    good. Raises InputError for bad input, RunError for a run that can't go on.
+    good. A checkpoint of the run is written at each stage's end and at the pace `every`; where `stop` gives a signal,
+    one is written after that step and the run stops. `announce` gets a line where a dead process's lock is taken over.
+    Raises InputError for bad input, RunError for a run that can't go on, Interrupted for one that was stopped.
     """
     started = time.monotonic()
     backend = build_backend(config)
     program = feasible_program(config, backend)
     if config.checkpoint:
         backend.load_checkpoint(config.checkpoint)
-    record = RunFolder(folder, config)
-    training = _Training(config, backend, record, observe)
-    if not config.checkpoint:
-        training.dense()
-    record.add_tensors("dense", backend.tensors())
-    dense_accuracy = backend.evaluate().accuracy if config.checkpoint or config.dense.epochs else None
-    training.prune(program)
-    record.add_tensors("model", backend.tensors())
-    layers = backend.layers()
+    with _claimed(folder, announce):
+        training = Training(config, backend, RunFolder.create(folder, config), observe, started)
+        checkpoints = CheckpointFolder(folder / CHECKPOINTS)
+        checkpoints.create()
+        return _carry_out(training, program, checkpoints, Origin.of(config, backend), every, stop)
+
+
+def resume(
+    folder: Path,
+    observe: Observer = lambda row: None,
+    *,
+    every: Pace = DEFAULT_PACE,
+    stop: Stop = lambda: None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Go on with the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
+
+    A run that is finished stays as it is. `announce` gets a line for whatever the user should know; the rest is as in
+    `execute`. Raises InputError where there is nothing to go on with, or settings, data or dense weights have changed.
+    """
+    started, config, checkpoints = time.monotonic(), recorded_config(folder), CheckpointFolder(folder / CHECKPOINTS)
+    if (report := outcome(folder)) is not None:
+        announce(f"{folder}: this run is finished; there is nothing left to do")
+        if checkpoints.path.is_dir():  # its process ended before it could remove them
+            with locked(folder, announce):
+                checkpoints.remove()
+        return report
+    with locked(folder, announce):
+        if not checkpoints.path.is_dir():
+            raise InputError(f"{folder}: this run keeps no checkpoints; begin it anew in another folder")
+        saved = checkpoints.last(announce)
+        backend = build_backend(config)
+        program = feasible_program(config, backend)
+        if config.checkpoint:
+            backend.load_checkpoint(config.checkpoint)
+        origin = Origin.of(config, backend)
+        training = Training(config, backend, RunFolder(folder), observe, started)
+        if saved is None:
+            announce(f"{folder}: no checkpoint had been written yet; the run begins anew")
+            training.record.set_epochs([])
+        else:
+            _restore(training, program, saved, origin, announce)
+        return _carry_out(training, program, checkpoints, origin, every, stop)
+
+
+def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row: None) -> None:
+    """The dense stage alone: leaves `config.toml`, `metrics.jsonl` and `dense.safetensors` in the folder.
+
+    Raises InputError for bad input, RunError for a run that can't go on.
+    """
+    backend = build_backend(config)
+    with _claimed(folder, lambda line: None):
+        record = RunFolder.create(folder, config)
+        Training(config, backend, record, observe).dense()
+        record.add_tensors("dense", backend.tensors())
+
+
+@contextmanager
+def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a new run's folder; one that holds something else gets no lock, not even for a moment."""
+    if folder.is_dir() and not (folder / LOCK).exists():
+        require_unused(folder)
+    with locked(folder, announce):
+        yield
+
+
+def _restore(
+    training: Training, program: Program[Any], saved: Checkpoint, origin: Origin, announce: Callable[[str], None]
+) -> None:
+    """Bring a fresh training to where a checkpoint was written. Raises InputError where it is not of this run."""
+    try:
+        origin.require(typed(Origin, saved.facts["origin"]), announce)
+        training.restore(typed(Position, saved.facts["position"]), saved.arrays, program)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError | RunError):
+            raise
+        raise InputError(
+            f"{training.record.path}: its checkpoint does not fit this version of hyperflux ({error}); go on with the "
+            f"one that began the run"
+        ) from error
+
+
+def _carry_out(
+    training: Training, program: Program[Any], checkpoints: CheckpointFolder, origin: Origin, every: Pace, stop: Stop
+) -> Report:
+    """Train what is left, write the outcome, and remove the checkpoints, which nothing needs any more."""
+
+    def content() -> Checkpoint:
+        facts = {"origin": asdict(origin), "position": asdict(training.position())}
+        return Checkpoint(facts, training.arrays())
+
+    saver = Saver(checkpoints, every, stop, content)
+    training.after_step, training.end_stage = saver.after_step, saver.save
+    record, backend = training.record, training.backend
+    try:
+        if not training.has_begun_pruning:
+            _train_dense(training)
+            training.start_pruning(program)
+            saver.save()
+        training.prune()
+        record.add_tensors("model", backend.tensors())
+        report = _report(training)
+        record.finish(report)
+    except WriteError as error:
+        raise RunError(f"{error}; once it can be, go on with {resume_command(record.path)}") from error
+    checkpoints.remove()
+    return report
+
+
+def _train_dense(training: Training) -> None:
+    """The dense stage, if there is one, its network and its accuracy, where it was trained at all."""
+    training.dense()
+    training.record.add_tensors("dense", training.backend.tensors())
+    if training.config.checkpoint or training.config.dense.epochs:
+        training.dense_accuracy = training.backend.evaluate().accuracy
+
+
+def _report(training: Training) -> Report:
+    config, backend, layers = training.config, training.backend, training.backend.layers()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
-    report = Report(
+    return Report(
         method=config.method,
         controller=config.controller if config.method == "hyperflux" else None,
         backend=config.backend,
@@ -80,30 +200,12 @@ def execute(config: RunConfig, folder: Path, observe: Observer = lambda row: Non
         final_sparsity=1 - surviving / total,
         surviving_weights=surviving,
         total_weights=total,
-        dense_accuracy=dense_accuracy,
+        dense_accuracy=training.dense_accuracy,
         final_accuracy=backend.evaluate().accuracy,
-        seconds=round(time.monotonic() - started, 2),
+        seconds=round(training.seconds, 2),
         layers=layers,
-        versions={
-            "hyperflux": hyperflux.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            **backend.versions(),
-        },
+        versions=versions(backend),
     )
-    record.finish(report)
-    return report
-
-
-def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row: None) -> None:
-    """The dense stage alone: leaves `config.toml`, `metrics.jsonl` and `dense.safetensors` in the folder.
-
-    Raises InputError for bad input, RunError for a run that can't go on.
-    """
-    backend = build_backend(config)
-    record = RunFolder(folder, config)
-    _Training(config, backend, record, observe).dense()
-    record.add_tensors("dense", backend.tensors())
 
 
 def feasible_program(config: RunConfig, backend: Backend) -> Program[Any]:
@@ -126,97 +228,3 @@ def check_pruning_steps(config: RunConfig, epoch_steps: int) -> None:
             f"{math.ceil(distance / rate / epoch_steps)}, a higher pruning.presence_learning_rate or "
             "--controller default"
         )
-
-
-@dataclass
-class _Training:
-    """The epochs of one run: trains each by its orders, evaluates, records."""
-
-    config: RunConfig
-    backend: Backend
-    record: RunFolder
-    observe: Observer
-    epoch: int = 0
-
-    def dense(self) -> None:
-        settings = self.config.dense
-        for epoch in range(1, settings.epochs + 1):
-            rate = cosine(settings.learning_rate, settings.final_learning_rate, epoch, settings.epochs)
-            loss = self.backend.train_dense(
-                self._batches(), learning_rate=rate, label_smoothing=settings.label_smoothing
-            )
-            self._finish_epoch("dense", rate, loss)
-
-    def prune(self, program: Program[Any]) -> None:
-        gate = self.backend.start_pruning(program.initial_presence)
-        pilot = Pilot(program, gate)
-        watched = level(self.config.telemetry)
-        recorder = None if watched is None else Recorder(program, gate, self.backend.probe(), watched)
-        pilot.watcher = recorder
-        try:
-            self._prune(pilot, gate, recorder)
-            pilot.finish()  # what is missing where a GradScaler skipped steps
-        finally:  # what was seen of a run that failed tells why
-            if recorder is not None:
-                self.record.add_telemetry(recorder.tables())
-
-    def _prune(self, pilot: Pilot[Any], gate: Gate, recorder: Recorder | None) -> None:
-        """Both stages, epoch by epoch."""
-        flips = (0, 0)
-        stages: tuple[tuple[Literal["pruning", "regrowth"], PruningSettings | RegrowthSettings], ...]
-        stages = (("pruning", self.config.pruning), ("regrowth", self.config.regrowth))
-        for stage, settings in stages:
-            for epoch in range(1, settings.epochs + 1):
-                rate = cosine(settings.learning_rate, settings.final_learning_rate, epoch, settings.epochs)
-                pressure, presence_lr = gate.pressure, gate.presence_lr or 0.0
-                loss = self.backend.train_pruning(
-                    self._batches(),
-                    learning_rate=rate,
-                    label_smoothing=settings.label_smoothing,
-                    after_step=pilot.after_step,
-                )
-                density, wanted = gate.surviving() / gate.total, pilot.program.wanted(gate.steps)
-                changes: tuple[int, int] | tuple[None, None] = (None, None)
-                if recorder is not None:
-                    before, flips = flips, recorder.events()
-                    changes = (flips[0] - before[0], flips[1] - before[1])
-                self._finish_epoch(stage, rate, loss, density, wanted, pressure, presence_lr, changes)
-
-    def _batches(self) -> Iterator[NDArray[np.intp]]:
-        """A fresh order of the training part, in batches."""
-        self.epoch += 1
-        return epoch_batches(self.config.seed, self.epoch, self.backend.samples, self.config.batch_size)
-
-    def _finish_epoch(
-        self,
-        stage: Stage,
-        rate: float,
-        loss: float,
-        density: float = 1.0,
-        wanted: float = 1.0,
-        pressure: float = 0.0,
-        presence_lr: float = 0.0,
-        changes: tuple[int, int] | tuple[None, None] = (0, 0),
-    ) -> None:
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss became {loss} in epoch {self.epoch} ({stage}); "
-                f"lower {stage}.learning_rate ({rate:g}) and run again"
-            )
-        evaluation = self.backend.evaluate()
-        row = EpochRow(
-            epoch=self.epoch,
-            stage=stage,
-            density=density,
-            wanted=wanted,
-            pressure=pressure,
-            lr=rate,
-            presence_lr=presence_lr,
-            train_loss=loss,
-            test_loss=evaluation.loss,
-            accuracy=evaluation.accuracy,
-            pruned=changes[0],
-            regrown=changes[1],
-        )
-        self.record.add_epoch(row)
-        self.observe(row)

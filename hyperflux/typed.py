@@ -33,6 +33,8 @@ def _value(name: str, value: Any, kind: Any) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
     match typing.get_origin(kind):
         case typing.Literal:
             return value in typing.get_args(kind)

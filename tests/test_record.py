@@ -34,7 +34,7 @@ REPORT = Report(
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    folder = RunFolder(tmp_path / "run", RunConfig(seed=3))
+    folder = RunFolder.create(tmp_path / "run", RunConfig(seed=3))
     folder.add_epoch(ROW)
     folder.add_epoch(replace(ROW, epoch=2, stage="regrowth"))
     folder.finish(REPORT)
@@ -46,14 +46,14 @@ def test_what_is_written_is_read_back(tmp_path):
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
-    folder = RunFolder(tmp_path, RunConfig())
+    folder = RunFolder.create(tmp_path, RunConfig())
     folder.add_epoch(ROW)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["density"] == 0.9
 
 
 def test_tensors_keep_their_bits(tmp_path):
     tensors = {"fc1.weight": np.array([[0.0, 1e-45], [-1.5, 3e38]], np.float32), "fc1.bias": np.array([0.1])}
-    RunFolder(tmp_path, RunConfig()).add_tensors("model", tensors)
+    RunFolder.create(tmp_path, RunConfig()).add_tensors("model", tensors)
     read = load_file(tmp_path / "model.safetensors")
     assert {name: tensor.tobytes() for name, tensor in read.items()} == {n: t.tobytes() for n, t in tensors.items()}
 
@@ -70,20 +70,20 @@ def test_a_folder_in_use_is_refused_and_left_as_it_is(tmp_path, files, message):
     for name in files:
         (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=f"{message}.*--out"):
-        RunFolder(tmp_path, RunConfig())
+        RunFolder.create(tmp_path, RunConfig())
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(files, "mine")
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(InputError, match="cannot be used as a run's folder"):
-        RunFolder(tmp_path / "run" / "below", RunConfig())
+        RunFolder.create(tmp_path / "run" / "below", RunConfig())
     with pytest.raises(InputError, match="cannot be used as a run's folder"):
-        RunFolder(tmp_path / "run", RunConfig())
+        RunFolder.create(tmp_path / "run", RunConfig())
 
 
 def test_a_failed_write_leaves_no_part_behind(tmp_path):
-    folder = RunFolder(tmp_path, RunConfig())
+    folder = RunFolder.create(tmp_path, RunConfig())
     (tmp_path / "report.json").mkdir()  # the rename onto a folder fails, as it would on a broken disk
     with pytest.raises(RunError, match=r"report\.json: cannot be written"):
         folder.finish(REPORT)
@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_no_part_behind(tmp_path):
 
 @pytest.mark.parametrize("damage", ["missing", "torn", "foreign"])
 def test_a_damaged_run_is_refused(tmp_path, damage):
-    folder = RunFolder(tmp_path, RunConfig())
+    folder = RunFolder.create(tmp_path, RunConfig())
     folder.add_epoch(ROW)
     folder.finish(REPORT)
     metrics = tmp_path / "metrics.jsonl"

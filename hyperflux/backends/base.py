@@ -49,7 +49,12 @@ class Backend(Protocol):
         """Logits a sample."""
 
     def train_dense(
-        self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        *,
+        learning_rate: float,
+        label_smoothing: float,
+        after_step: Callable[[], None] = lambda: None,
     ) -> float:
         """Train one epoch without a gate; gives the mean loss over samples, as `train_pruning` does."""
 
@@ -92,6 +97,25 @@ class Backend(Protocol):
 
         Raises InputError where it can't be read, or names or shapes do not fit; then nothing was replaced.
         """
+
+    def state(self) -> Tensors:
+        """Copies of all that the next step depends on, as arrays by name, and the running sums of the epoch's loss.
+
+        It is there between epochs, and in `after_step`.
+        """
+
+    def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state of the same configuration, to the bit; in pruning, `start_pruning` comes first.
+
+        Where the state is one from within an epoch, the next call that trains gets all batches of that epoch, leaves
+        out those that were done, and gives the mean loss of the whole epoch.
+        """
+
+    def fingerprint(self) -> str:
+        """A hash of the data: shapes, labels and some of the samples, of the training and the test part."""
+
+    def place(self) -> str:
+        """What computes, as far as the last bits may depend on it: the device, and the host's threads."""
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the libraries that train, beyond NumPy."""

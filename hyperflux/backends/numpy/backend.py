@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux import spec
+from hyperflux import fingerprint, spec
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.numpy.gate import NumpyGate
+from hyperflux.backends.numpy.loss import LossGradient
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
 from hyperflux.backends.numpy.probe import NumpyProbe
@@ -20,6 +22,7 @@ from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
 from hyperflux.models import layer_sizes
+from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
 from hyperflux.spec import Array, Mask
 
@@ -44,6 +47,8 @@ class NumpyBackend:
         # Dense training is Hyperflux with every weight present.
         self._gate = self._fresh_gate(weights, spec.INITIAL_PRESENCE)
         self._fresh_optimizers()
+        self._losses: list[tuple[float, int]] = []
+        self._resumed = False
 
     @property
     def samples(self) -> int:
@@ -61,10 +66,15 @@ class NumpyBackend:
         return self._mlp.sizes[-1]
 
     def train_dense(
-        self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        *,
+        learning_rate: float,
+        label_smoothing: float,
+        after_step: Callable[[], None] = lambda: None,
     ) -> float:
         """Train one epoch without a gate."""
-        return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step)
+        return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step, after_step)
 
     def start_pruning(self, initial: tuple[float, float]) -> NumpyGate:
         """Draw the presence parameters, by seed and parameter name, and start with fresh optimizers."""
@@ -106,7 +116,7 @@ class NumpyBackend:
         for start in range(0, count, EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             inputs, labels = self._train_inputs[part], self._train_labels[part]
-            total += _LossGradient(self._mlp, self._biases, inputs, labels, label_smoothing)(theta) * len(labels)
+            total += LossGradient(self._mlp, self._biases, inputs, labels, label_smoothing)(theta) * len(labels)
         return dict(zip(self._weight_names, self._mlp.split_weights(total / count), strict=True))
 
     def masks(self) -> dict[str, Mask]:
@@ -128,6 +138,33 @@ class NumpyBackend:
             self.load_tensors(tensors)
         except InputError as error:
             raise InputError(f"checkpoint {path}: {error}") from error
+
+    def state(self) -> Tensors:
+        """All that the next step depends on, and the loss and size of each batch of the epoch so far."""
+        losses = np.array(self._losses, np.float64).reshape(-1, 2)
+        optimizers = {"weights": self._weight_optimizer.state(), "biases": self._bias_optimizer.state()}
+        own = {"biases": self._biases, "losses": losses}
+        parts = {"own": own, "gate": self._gate.to_arrays(), "optimizer": joined(optimizers)}
+        return {name: array.copy() for name, array in joined(parts).items()}
+
+    def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state."""
+        state = {name: array.copy() for name, array in saved.items()}
+        self._gate.restore(part(state, "gate"))
+        for owner, optimizer in (("weights", self._weight_optimizer), ("biases", self._bias_optimizer)):
+            optimizer.restore(part(state, f"optimizer/{owner}"))
+        self._biases = state["own/biases"]
+        self._losses = [(float(loss), int(size)) for loss, size in state["own/losses"]]
+        self._resumed = True
+
+    def fingerprint(self) -> str:
+        """A hash of the data."""
+        parts = ((self._train_inputs, self._train_labels), (self._test_inputs, self._test_labels))
+        return " ".join(fingerprint.of_samples(*arrays) for arrays in parts)
+
+    def place(self) -> str:
+        """The host; how many threads NumPy's linear algebra takes it does not say."""
+        return "cpu"
 
     def versions(self) -> Mapping[str, str]:
         """NumPy itself trains."""
@@ -157,19 +194,22 @@ class NumpyBackend:
         learning_rate: float,
         label_smoothing: float,
         step: Step,
-        after_step: Callable[[], None] = lambda: None,
+        after_step: Callable[[], None],
     ) -> float:
         """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and the update of w."""
-        losses, sizes = [], []
-        for batch in batches:
-            network = _LossGradient(
+        if not self._resumed:
+            self._losses = []
+        self._resumed = False
+        for batch in islice(batches, len(self._losses), None):
+            network = LossGradient(
                 self._mlp, self._biases, self._train_inputs[batch], self._train_labels[batch], label_smoothing
             )
             step(network, lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate))
             self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
+            self._losses.append((network.loss, len(batch)))
             after_step()
-            losses.append(network.loss)
-            sizes.append(len(batch))
+        losses, sizes = zip(*self._losses, strict=True)
+        self._losses = []
         return float(np.average(losses, weights=sizes))
 
     def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:
@@ -204,21 +244,3 @@ class NumpyBackend:
 
     def _flat(self, inputs: NDArray[np.float32]) -> Array:
         return inputs.reshape(len(inputs), -1).astype(self._dtype)
-
-
-class _LossGradient:
-    """θ -> ∂L/∂θ on one batch; afterwards it also holds the batch's loss and the gradient of the biases."""
-
-    def __init__(
-        self, mlp: MLP, biases: Array, inputs: Array, labels: NDArray[np.integer[Any]], label_smoothing: float
-    ) -> None:
-        self._mlp, self._biases, self._inputs, self._labels = mlp, biases, inputs, labels
-        self._label_smoothing = label_smoothing
-        self.loss: float
-        self.bias_gradient: Array
-
-    def __call__(self, theta: Array) -> Array:
-        values = self._mlp.forward(theta, self._biases, self._inputs)
-        self.loss, logits_gradient = spec.smoothed_cross_entropy(values[-1], self._labels, self._label_smoothing)
-        gradient, self.bias_gradient = self._mlp.backward(theta, values, logits_gradient)
-        return gradient

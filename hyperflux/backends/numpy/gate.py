@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperflux import spec
+from hyperflux.backends.numpy.optimizers import moments_from_arrays, moments_to_arrays
 from hyperflux.spec import Array, Mask, State
 
 
@@ -74,3 +77,14 @@ class NumpyGate:
     def typical_flux(self) -> float:
         """Mean over weights of the root of Adam's second moment of t."""
         return spec.typical_flux(self.state.moments)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All but the program's orders, as arrays by name."""
+        counts = {"taken": np.array(self.steps), "pressure_mean": np.array(self.pressure_mean)}
+        own = {"weights": self.state.weights, "presence": self.state.presence}
+        return {**counts, **own, **moments_to_arrays(self.state.moments)}
+
+    def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what `to_arrays` gave; the program gives its orders again."""
+        self.state = State(saved["weights"], saved["presence"], moments_from_arrays(saved))
+        self.steps, self.pressure_mean = int(saved["taken"]), float(saved["pressure_mean"])

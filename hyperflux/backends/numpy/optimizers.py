@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperflux.config import OptimizerSettings
 from hyperflux.spec import Array, Moments, adam_direction
@@ -15,6 +17,12 @@ class Optimizer(Protocol):
 
     def update(self, parameter: Array, gradient: Array, learning_rate: float) -> Array:
         """The parameter after one step, as a new array."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What it keeps, by name; nothing before the first step."""
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a saved state."""
 
 
 class SGD:
@@ -33,6 +41,14 @@ class SGD:
             gradient = gradient + self.momentum * self._velocity if self.nesterov else self._velocity
         return parameter - learning_rate * gradient
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The velocity, where there is momentum."""
+        return {} if self._velocity is None else {"velocity": self._velocity}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a saved state."""
+        self._velocity = state.get("velocity")
+
 
 class Adam:
     """Adam with the weight decay added to the gradient, as torch.optim.Adam."""
@@ -49,9 +65,27 @@ class Adam:
         direction, self._moments = adam_direction(gradient, moments)
         return np.asarray(parameter - learning_rate * direction)
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Both moments and the steps behind them."""
+        return {} if self._moments is None else moments_to_arrays(self._moments)
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a saved state."""
+        self._moments = moments_from_arrays(state) if state else None
+
 
 def build_optimizer(settings: OptimizerSettings) -> Optimizer:
     """A fresh optimizer for one array."""
     if settings.name == "adam":
         return Adam(settings.weight_decay)
     return SGD(settings.momentum, settings.nesterov, settings.weight_decay)
+
+
+def moments_to_arrays(moments: Moments) -> dict[str, NDArray[Any]]:
+    """Adam's moments as arrays by name."""
+    return {"first": moments.first, "second": moments.second, "steps": np.array(moments.steps)}
+
+
+def moments_from_arrays(state: Mapping[str, NDArray[Any]]) -> Moments:
+    """The moments that `moments_to_arrays` gave."""
+    return Moments(state["first"], state["second"], int(state["steps"]))

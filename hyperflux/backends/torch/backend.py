@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
-from hyperflux.backends.torch import checkpoint
+from hyperflux.backends.torch import checkpoint, state
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import select
-from hyperflux.backends.torch.training import Precision, choose_device, evaluate, train_epoch
+from hyperflux.backends.torch.training import Precision, Progress, choose_device, evaluate, train_epoch
 from hyperflux.config import OptimizerSettings, RunConfig
 from hyperflux.errors import InputError
+from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
 
 
@@ -44,7 +45,8 @@ class TorchBackend:
         self._optimizer = build_optimizer(self._model, config.optimizer)
         self._gated: GatedParameters | None = None
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
-        self._epoch = 0
+        self._epoch, self._progress = 0, Progress()
+        self._resumed: dict[str, NDArray[Any]] | None = None
 
     @property
     def samples(self) -> int:
@@ -62,10 +64,15 @@ class TorchBackend:
         return self._data.classes
 
     def train_dense(
-        self, batches: Iterable[NDArray[np.intp]], *, learning_rate: float, label_smoothing: float
+        self,
+        batches: Iterable[NDArray[np.intp]],
+        *,
+        learning_rate: float,
+        label_smoothing: float,
+        after_step: Callable[[], None] = lambda: None,
     ) -> float:
         """Train one epoch without a gate."""
-        return self._train(batches, learning_rate, label_smoothing)
+        return self._train(batches, learning_rate, label_smoothing, after_step)
 
     def start_pruning(self, initial: tuple[float, float]) -> GatedParameters:
         """Draw the presence parameters, by seed and parameter name, and start with a fresh optimizer."""
@@ -130,8 +137,7 @@ class TorchBackend:
 
     def tensors(self) -> Tensors:
         """Copies of the parameters, effective weights among them, and of the buffers, such as batch statistics."""
-        state = self._model.state_dict()
-        return {name: tensor.detach().cpu().contiguous().numpy().copy() for name, tensor in state.items()}
+        return {name: state.to_array(tensor) for name, tensor in self._model.state_dict().items()}
 
     def load_checkpoint(self, path: str) -> None:
         """Replace all parameters and buffers by those of a safetensors file or torch checkpoint."""
@@ -143,6 +149,45 @@ class TorchBackend:
         if self._gated is not None:
             self._gated.resync()
 
+    def state(self) -> Tensors:
+        """All that the next step depends on, generators included, and the sums of the epoch so far."""
+        done, scaler = self._progress, self._precision.state()
+        counts = {"epoch": self._epoch, "batches": done.batches, "samples": done.samples}
+        own = {name: np.array(count) for name, count in counts.items()}
+        parts = {
+            "own": own if done.total is None else {**own, "loss": state.to_array(done.total)},
+            "model": state.model_state(self._model),
+            "optimizer": state.optimizer_state(self._optimizer),
+            "scaler": {name: np.array(value) for name, value in scaler.items()},
+            "randomness": state.randomness(self._device) if done.batches else {},
+            "gate": {} if self._gated is None else state.gate_state(self._gated),
+        }
+        return joined(parts)
+
+    def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state."""
+        state.restore_model(self._model, part(saved, "model"))
+        state.restore_optimizer(self._optimizer, part(saved, "optimizer"))
+        if scaler := part(saved, "scaler"):
+            self._precision.restore({name: value.item() for name, value in scaler.items()})
+        if self._gated is not None:
+            state.restore_gate(self._gated, part(saved, "gate"))
+        own = part(saved, "own")
+        self._epoch = int(own["epoch"])
+        total = torch.from_numpy(own["loss"]).to(self._device) if "loss" in own else None
+        self._progress = Progress(int(own["batches"]), int(own["samples"]), total)
+        self._resumed = part(saved, "randomness") if self._progress.batches else None
+
+    def fingerprint(self) -> str:
+        """A hash of the data."""
+        return self._data.fingerprint()
+
+    def place(self) -> str:
+        """The GPU's name, or the host and torch's threads there."""
+        if self._device.type == "cuda":
+            return f"cuda ({torch.cuda.get_device_name(self._device)})"
+        return f"{self._device.type} with {torch.get_num_threads()} threads"
+
     def versions(self) -> Mapping[str, str]:
         """The library that trains."""
         return {"torch": torch.__version__}
@@ -152,16 +197,29 @@ class TorchBackend:
         batches: Iterable[NDArray[np.intp]],
         learning_rate: float,
         label_smoothing: float,
-        after_step: Callable[[], None] = lambda: None,
+        after_step: Callable[[], None],
     ) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._epoch += 1
+        if self._resumed is None:
+            self._epoch, self._progress = self._epoch + 1, Progress()
+        progress, randomness, self._resumed = self._progress, self._resumed, None
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         with self._own_randomness():
             self._model.train()
-            ready = self._on_device(self._data.train_batches(batches, self._epoch))
-            return train_epoch(self._forward, ready, self._optimizer, loss, self._precision, after_step)
+            ready = self._on_device(self._data.train_batches(batches, self._epoch, progress.batches))
+            if randomness is not None:
+                ready = self._with_randomness(ready, randomness)
+            mean = train_epoch(self._forward, ready, self._optimizer, loss, self._precision, after_step, progress)
+        self._progress = Progress()
+        return mean
+
+    def _with_randomness(self, batches: Iterator[Any], saved: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
+        """Batches, with the generators as they were saved once the first is there: loading may draw as it begins."""
+        for number, batch in enumerate(batches):
+            if number == 0:
+                state.restore_randomness(self._device, saved)
+            yield batch
 
     def _on_device(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Any]:
         for inputs, labels in batches:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hyperflux import fingerprint
 from hyperflux.errors import InputError
+from hyperflux.fingerprint import spread
 from hyperflux.seeding import generator
 
 CROP_PADDING = 4
@@ -29,11 +34,14 @@ class Data(Protocol):
     classes: int
     samples: int
 
-    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int) -> Iterator[Batch]:
-        """Batches of the training part by index, augmented anew in each epoch."""
+    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0) -> Iterator[Batch]:
+        """Batches of the training part by index, augmented anew in each epoch; the first `done` are left out."""
 
     def test_batches(self) -> Iterator[Batch]:
         """The whole test part in its order."""
+
+    def fingerprint(self) -> str:
+        """A hash of shapes, labels and some of the samples, of both parts."""
 
 
 @dataclass
@@ -55,9 +63,12 @@ class DeviceData:
         self.shape = tuple(self.train_inputs.shape[1:])
         self.samples = len(self.train_labels)
 
-    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int) -> Iterator[Batch]:
+    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0) -> Iterator[Batch]:
         """Batches by index; each sample has a crop and a flip of its own, drawn by seed and epoch."""
-        rng = generator(self.seed, f"augmentation of epoch {epoch}")
+        rng, order = generator(self.seed, f"augmentation of epoch {epoch}"), iter(order)
+        for indices in islice(order, done):
+            if self.augment:
+                _crops_and_flips(len(indices), rng)  # as if they had been used
         for indices in order:
             chosen = torch.from_numpy(indices).to(self.train_labels.device)
             inputs = self.train_inputs[chosen]
@@ -71,6 +82,11 @@ class DeviceData:
         for inputs, labels in zip(*parts, strict=True):
             yield self._normalised(inputs), labels
 
+    def fingerprint(self) -> str:
+        """A hash of the data."""
+        train = _of_tensors(self.train_inputs, self.train_labels)
+        return f"{train} {_of_tensors(self.test_inputs, self.test_labels)}"
+
     def _normalised(self, inputs: Tensor) -> Tensor:
         inputs = inputs.to(self.dtype)
         if self.mean is None or self.deviation is None:
@@ -81,7 +97,7 @@ class DeviceData:
 def crop_and_flip(images: Tensor, rng: np.random.Generator) -> Tensor:
     """A random crop, after padding by `CROP_PADDING`, and a random horizontal flip for each of (batch, c, h, w)."""
     count, _, height, width = images.shape
-    drawn = [rng.integers(2 * CROP_PADDING + 1, size=count) for _ in range(2)] + [rng.integers(2, size=count)]
+    drawn = _crops_and_flips(count, rng)
     down, right, flip = (torch.from_numpy(numbers).to(images.device)[:, None] for numbers in drawn)
     rows = torch.arange(height, device=images.device) + down
     columns = torch.arange(width, device=images.device)
@@ -89,6 +105,11 @@ def crop_and_flip(images: Tensor, rng: np.random.Generator) -> Tensor:
     padded = torch.nn.functional.pad(images, [CROP_PADDING] * 4)
     sample = torch.arange(count, device=images.device)[:, None, None]
     return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _crops_and_flips(count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Pixels down, pixels right and whether to flip, for each of `count` images."""
+    return [rng.integers(2 * CROP_PADDING + 1, size=count) for _ in range(2)] + [rng.integers(2, size=count)]
 
 
 @dataclass
@@ -107,19 +128,27 @@ class StreamedData:
     def __post_init__(self) -> None:
         self.samples = len(self.train)
 
-    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int) -> Iterator[Batch]:
+    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0) -> Iterator[Batch]:
         """Batches by index; a sample's crop and flip are drawn by seed, epoch and index, whatever the workers."""
         seed = int(generator(self.seed, f"augmentation of epoch {epoch}").integers(2**62))
-        return self._load(_DrawnBySample(self.train, seed), batch_sampler=[indices.tolist() for indices in order])
+        left = [indices.tolist() for indices in islice(order, done, None)]
+        return self._load(_DrawnBySample(self.train, seed), batch_sampler=left)
 
     def test_batches(self) -> Iterator[Batch]:
         """The test part, resized and cropped in the middle."""
         return self._load(self.test, batch_size=EVALUATION_BATCH)
 
+    def fingerprint(self) -> str:
+        """A hash of the data: every file's name and label, and the bytes of some files."""
+        return " ".join(_of_files(part) for part in (self.train, self.test))
+
     def _load(self, part: Any, **how: Any) -> Iterator[Batch]:
         pinned = self.device.type == "cuda"
         try:
-            for inputs, labels in DataLoader(part, num_workers=self.workers, pin_memory=pinned, **how):
+            loader = DataLoader(
+                part, num_workers=self.workers, pin_memory=pinned, worker_init_fn=_leave_ctrl_c_to_the_run, **how
+            )
+            for inputs, labels in loader:
                 yield (
                     inputs.to(self.device, self.dtype, non_blocking=pinned),
                     labels.to(self.device, non_blocking=pinned),
@@ -127,6 +156,26 @@ class StreamedData:
         except InputError as error:  # a worker's error brings its traceback; the reason is its last line
             reason = str(error).splitlines()[-1].rpartition(f"{InputError.__name__}: ")[2]
             raise InputError(reason) from error
+
+
+def _leave_ctrl_c_to_the_run(worker: int) -> None:
+    """A terminal sends it to every process; a run that finishes its step still needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _of_tensors(inputs: Tensor, labels: Tensor) -> str:
+    """A hash of one part of a data set on the device."""
+    chosen = inputs[torch.from_numpy(spread(len(inputs))).to(inputs.device)]
+    return fingerprint.of_arrays(np.array(inputs.shape), chosen.cpu().numpy(), labels.cpu().numpy())
+
+
+def _of_files(part: Any) -> str:
+    """A hash of a folder of images, or of a subset of one."""
+    folder, chosen = getattr(part, "dataset", part), getattr(part, "indices", range(len(part)))
+    files = [(Path(folder.samples[index][0]), folder.samples[index][1]) for index in chosen]
+    named = "".join(f"{path.parent.name}/{path.name} {label}\n" for path, label in files)
+    contents = [fingerprint.of_file(str(files[index][0])) for index in spread(len(files))]
+    return fingerprint.of_arrays(np.frombuffer("".join([named, *contents]).encode(), np.uint8))
 
 
 @dataclass

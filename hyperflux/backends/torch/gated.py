@@ -82,7 +82,7 @@ class GatedParameters:
             for name, parameter in parameters.items()
         }
         self._active: list[tuple[_Entry, Tensor, Tensor]] = []
-        self._last_capacity = 0
+        self.last_capacity = 0
         self._stepping = False
         self._loading: dict[str, Any] = {}
         self._optimizer = optimizer
@@ -116,9 +116,9 @@ class GatedParameters:
     @torch.no_grad()
     def meet_capacity(self, kept: int) -> float:
         """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
-        near = 2 * (self.presence_lr or math.inf) * max(1, self.steps - self._last_capacity)
+        near = 2 * (self.presence_lr or math.inf) * max(1, self.steps - self.last_capacity)
         shift = meet_capacity([state.presence for state in self.states.values()], kept, near)
-        self._last_capacity = self.steps
+        self.last_capacity = self.steps
         self.write_effective()
         return shift
 

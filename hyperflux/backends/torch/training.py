@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +58,29 @@ class Precision:
         self._scaler.step(optimizer)
         self._scaler.update()
 
+    def state(self) -> dict[str, Any]:
+        """The scaler's own state: plain numbers, none without a scaler."""
+        return self._scaler.state_dict()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._scaler.load_state_dict(state)
+
+
+@dataclass
+class Progress:
+    """How far an epoch has come: batches done, their samples, and the sum of the loss over these."""
+
+    batches: int = 0
+    samples: int = 0
+    total: Tensor | None = None
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        """One more batch and its mean loss; nothing waits for the device."""
+        weighted = loss.detach() * samples
+        self.total = weighted if self.total is None else self.total + weighted
+        self.batches, self.samples = self.batches + 1, self.samples + samples
+
 
 def train_epoch(
     forward: Callable[[Tensor], Tensor],
@@ -64,21 +89,22 @@ def train_epoch(
     loss: Loss,
     precision: Precision,
     after_step: Callable[[], None] = lambda: None,
+    progress: Progress | None = None,
 ) -> float:
-    """One step a batch, `after_step` after each; gives the mean loss over samples."""
-    total: Tensor | None = None
-    samples = 0
+    """One step a batch, `after_step` after each; gives the mean loss over samples.
+
+    `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch.
+    """
+    progress = progress or Progress()
     for inputs, targets in batches:
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
         precision.step(batch_loss, optimizer)
+        progress.add(batch_loss, len(inputs))
         after_step()
-        weighted = batch_loss.detach() * len(inputs)
-        total = weighted if total is None else total + weighted
-        samples += len(inputs)
-    if total is None:
+    if progress.total is None:
         raise InputError("training data: no batch in an epoch")
-    return float(total) / samples
+    return float(progress.total) / progress.samples
 
 
 @torch.no_grad()

@@ -1,0 +1,31 @@
+"""The gradient of a batch's loss, as `hyperflux.spec.step` asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperflux import spec
+from hyperflux.backends.numpy.mlp import MLP
+from hyperflux.spec import Array
+
+
+class LossGradient:
+    """θ -> ∂L/∂θ on one batch; afterwards it also holds the batch's loss and the gradient of the biases."""
+
+    def __init__(
+        self, mlp: MLP, biases: Array, inputs: Array, labels: NDArray[np.integer[Any]], label_smoothing: float
+    ) -> None:
+        self._mlp, self._biases, self._inputs, self._labels = mlp, biases, inputs, labels
+        self._label_smoothing = label_smoothing
+        self.loss: float
+        self.bias_gradient: Array
+
+    def __call__(self, theta: Array) -> Array:
+        """The gradient for θ, (N,)."""
+        values = self._mlp.forward(theta, self._biases, self._inputs)
+        self.loss, logits_gradient = spec.smoothed_cross_entropy(values[-1], self._labels, self._label_smoothing)
+        gradient, self.bias_gradient = self._mlp.backward(theta, values, logits_gradient)
+        return gradient

@@ -1,0 +1,104 @@
+"""All that a training step on torch depends on, as arrays by name, and back into a backend that was built anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.nesting import joined, part
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def model_state(model: nn.Module) -> Arrays:
+    """Every parameter and every buffer, also those that `state_dict` leaves out."""
+    return {name: to_array(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+@torch.no_grad()
+def restore_model(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> None:
+    """Into tensors that keep their storage."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        tensor.copy_(torch.from_numpy(saved[name]))
+
+
+def gate_state(gated: GatedParameters) -> Arrays:
+    """Everything of the gate but the program's orders."""
+    parts = {name: {key: to_array(tensor) for key, tensor in s.tensors().items()} for name, s in gated.states.items()}
+    for name, state in gated.states.items():
+        parts[name] |= {"steps": np.array(state.steps), "pressure_mean": np.array(state.pressure_mean)}
+    counts = {"steps": np.array(gated.steps), "last_capacity": np.array(gated.last_capacity)}
+    return joined({"counts": counts, **{f"parameter/{name}": values for name, values in parts.items()}})
+
+
+@torch.no_grad()
+def restore_gate(gated: GatedParameters, saved: Mapping[str, NDArray[Any]]) -> None:
+    """Into a gate on the same parameters, whose effective weights are then written; the model comes first."""
+    for name, state in gated.states.items():
+        values = part(saved, f"parameter/{name}")
+        for key, tensor in state.tensors().items():
+            tensor.copy_(torch.from_numpy(values[key]))
+        state.steps, state.pressure_mean = int(values["steps"]), float(values["pressure_mean"])
+    gated.steps, gated.last_capacity = int(saved["counts/steps"]), int(saved["counts/last_capacity"])
+    gated.write_effective()
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
+    """Momentum, moments, counts: every tensor by its parameter's number, and its layout in memory.
+
+    The layout is kept because loops over differently laid out tensors may round differently.
+    """
+    parts: dict[str, Arrays] = {}
+    for number, parameter in enumerate(_parameters(optimizer)):
+        tensors = {key: value for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)}
+        parts[f"{number}/value"] = {key: to_array(tensor) for key, tensor in tensors.items()}
+        parts[f"{number}/stride"] = {key: np.array(tensor.stride(), np.int64) for key, tensor in tensors.items()}
+        parts[f"{number}/host"] = {key: np.array(tensor.device.type == "cpu") for key, tensor in tensors.items()}
+    return joined(parts)
+
+
+@torch.no_grad()
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDArray[Any]]) -> None:
+    """Into a fresh optimizer of the same parameters, each tensor where it was."""
+    for number, parameter in enumerate(_parameters(optimizer)):
+        for key, array in part(saved, f"{number}/value").items():
+            value = torch.from_numpy(array)
+            device = "cpu" if saved[f"{number}/host/{key}"] else parameter.device
+            strides = tuple(saved[f"{number}/stride/{key}"].tolist())
+            kept = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=device)
+            optimizer.state[parameter][key] = kept.copy_(value)
+
+
+def randomness(device: torch.device) -> Arrays:
+    """The states of torch's own generators, on the host and on the device."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return {name: state.numpy().copy() for name, state in states.items()}
+
+
+def restore_randomness(device: torch.device, saved: Mapping[str, NDArray[Any]]) -> None:
+    """Set the generators of this device and the host."""
+    torch.set_rng_state(torch.from_numpy(saved["cpu"]))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(torch.from_numpy(saved["cuda"]), device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(torch.from_numpy(saved["mps"]))
+
+
+def to_array(tensor: Tensor) -> NDArray[Any]:
+    """A copy on the host."""
+    array: NDArray[Any] = tensor.detach().cpu().contiguous().numpy().copy()
+    return array
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

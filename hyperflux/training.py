@@ -1,0 +1,237 @@
+"""The epochs of a run: each trained by its settings, evaluated, recorded; to be saved after any step and restored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperflux.backends.base import Backend
+from hyperflux.checkpoints.file import Arrays
+from hyperflux.config import RunConfig
+from hyperflux.errors import RunError, WriteError
+from hyperflux.nesting import joined, part
+from hyperflux.order import epoch_batches
+from hyperflux.programs.base import Gate, Program
+from hyperflux.programs.pilot import Pilot
+from hyperflux.record import EpochRow, RunFolder, Stage
+from hyperflux.schedule import cosine
+from hyperflux.telemetry.levels import level
+from hyperflux.telemetry.recorder import Recorder
+
+Observer = Callable[[EpochRow], None]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a run, counted from 1 over all stages; `last` of its stage or not."""
+
+    number: int
+    stage: Stage
+    learning_rate: float
+    label_smoothing: float
+    last: bool
+
+
+def planned(config: RunConfig) -> list[Epoch]:
+    """Every epoch of a run; none of the dense stage where a checkpoint gives the weights."""
+    epochs: list[Epoch] = []
+    stages: tuple[Stage, ...] = ("pruning", "regrowth") if config.checkpoint else ("dense", "pruning", "regrowth")
+    for stage in stages:
+        settings = getattr(config, stage)
+        for epoch in range(1, settings.epochs + 1):
+            rate = cosine(settings.learning_rate, settings.final_learning_rate, epoch, settings.epochs)
+            last = epoch == settings.epochs
+            epochs.append(Epoch(len(epochs) + 1, stage, rate, settings.label_smoothing, last))
+    return epochs
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is: the rows of the epochs that have ended, the seconds spent, and what else is no array.
+
+    `opening` is γ and η_t of the first step of an epoch under the gate that has begun and not ended, otherwise empty;
+    `program` is the program's state, None before pruning.
+    """
+
+    rows: list[EpochRow]
+    seconds: float
+    dense_accuracy: float | None
+    opening: list[float]
+    program: dict[str, Any] | None
+
+
+@dataclass
+class _Pruning:
+    """What steers and what watches."""
+
+    gate: Gate
+    pilot: Pilot[Any]
+    recorder: Recorder | None
+
+
+@dataclass
+class Training:
+    """One run under way: `dense`, then `start_pruning`, then `prune`.
+
+    `after_step` is called after every optimizer step and what belongs to it, `end_stage` after every stage under the
+    gate. In both, `position` and `arrays` are what another Training of the same run needs to go on to the bit.
+    `seconds` count from `started`, a time on the monotonic clock.
+    """
+
+    config: RunConfig
+    backend: Backend
+    record: RunFolder
+    observe: Observer
+    started: float = field(default_factory=time.monotonic)
+    after_step: Callable[[], None] = lambda: None
+    end_stage: Callable[[], None] = lambda: None
+    rows: list[EpochRow] = field(default_factory=list, init=False)
+    dense_accuracy: float | None = field(default=None, init=False)
+    _pruning: _Pruning | None = field(default=None, init=False)
+    _opening: list[float] = field(default_factory=list, init=False)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, that before it was resumed included."""
+        return time.monotonic() - self.started
+
+    @property
+    def has_begun_pruning(self) -> bool:
+        """Whether `start_pruning` was called, here or before the run was resumed."""
+        return self._pruning is not None
+
+    def dense(self) -> None:
+        """The dense stage. Raises RunError where the loss is not finite."""
+        for epoch in self._left("dense"):
+            loss = self.backend.train_dense(
+                self._batches(epoch),
+                learning_rate=epoch.learning_rate,
+                label_smoothing=epoch.label_smoothing,
+                after_step=self.after_step,
+            )
+            self._end_epoch(epoch, loss)
+
+    def start_pruning(self, program: Program[Any]) -> None:
+        """Put the gate on the network and the program at its controls."""
+        gate = self.backend.start_pruning(program.initial_presence)
+        pilot = Pilot(program, gate)
+        watched = level(self.config.telemetry)
+        recorder = None if watched is None else Recorder(program, gate, self.backend.probe(), watched)
+        pilot.watcher = recorder
+        self._pruning = _Pruning(gate, pilot, recorder)
+
+    def prune(self) -> None:
+        """Both stages under the gate. Raises RunError where the loss is not finite."""
+        assert self._pruning is not None, "start_pruning() comes first"
+        try:
+            for epoch in (*self._left("pruning"), *self._left("regrowth")):
+                self._train_under_gate(epoch, self._pruning)
+                if epoch.last:
+                    self.end_stage()
+            self._pruning.pilot.finish()  # what is missing where a GradScaler skipped steps
+        except BaseException:
+            with suppress(WriteError):  # what was seen of a run that failed tells why, but the failure itself counts
+                self._add_telemetry(self._pruning.recorder)
+            raise
+        self._add_telemetry(self._pruning.recorder)
+
+    def position(self) -> Position:
+        """Where the run is now."""
+        program = None if self._pruning is None else asdict(self._pruning.pilot.state)
+        return Position(list(self.rows), self.seconds, self.dense_accuracy, list(self._opening), program)
+
+    def arrays(self) -> Arrays:
+        """The state of the backend and of telemetry."""
+        watched = self._pruning and self._pruning.recorder
+        return joined({"backend": self.backend.state(), "telemetry": watched.state() if watched else {}})
+
+    def restore(self, position: Position, arrays: Mapping[str, NDArray[Any]], program: Program[Any]) -> None:
+        """Go on from a saved position, at whose last epoch metrics.jsonl then ends, and arrays."""
+        if position.program is not None:
+            self.start_pruning(program)
+        self.backend.restore(part(arrays, "backend"))
+        if self._pruning is not None:
+            self._pruning.pilot.restore(position.program or {})
+            if self._pruning.recorder is not None:
+                self._pruning.recorder.restore(part(arrays, "telemetry"))
+        self.rows, self._opening = list(position.rows), list(position.opening)
+        self.dense_accuracy = position.dense_accuracy
+        self.started -= position.seconds
+        self.record.set_epochs(self.rows)
+
+    def _add_telemetry(self, recorder: Recorder | None) -> None:
+        if recorder is not None:
+            self.record.add_telemetry(recorder.tables())
+
+    def _left(self, stage: Stage) -> Iterator[Epoch]:
+        """Epochs of a stage that have not ended."""
+        return (epoch for epoch in planned(self.config) if epoch.stage == stage and epoch.number > len(self.rows))
+
+    def _batches(self, epoch: Epoch) -> Iterator[NDArray[np.intp]]:
+        """The epoch's order of the training part, in batches."""
+        return epoch_batches(self.config.seed, epoch.number, self.backend.samples, self.config.batch_size)
+
+    def _train_under_gate(self, epoch: Epoch, pruning: _Pruning) -> None:
+        gate, pilot, recorder = pruning.gate, pruning.pilot, pruning.recorder
+        self._opening = self._opening or [gate.pressure, gate.presence_lr or 0.0]
+
+        def after_step() -> None:
+            pilot.after_step()
+            self.after_step()
+
+        loss = self.backend.train_pruning(
+            self._batches(epoch),
+            learning_rate=epoch.learning_rate,
+            label_smoothing=epoch.label_smoothing,
+            after_step=after_step,
+        )
+        density, wanted = gate.surviving() / gate.total, pilot.program.wanted(gate.steps)
+        pressure, presence_lr = self._opening
+        changes: tuple[int, int] | tuple[None, None] = (None, None)
+        if recorder is not None:
+            pruned, regrown = recorder.events()
+            before = [sum(getattr(row, name) for row in self.rows) for name in ("pruned", "regrown")]
+            changes = (pruned - before[0], regrown - before[1])
+        self._end_epoch(epoch, loss, density, wanted, pressure, presence_lr, changes)
+        self._opening = []
+
+    def _end_epoch(
+        self,
+        epoch: Epoch,
+        loss: float,
+        density: float = 1.0,
+        wanted: float = 1.0,
+        pressure: float = 0.0,
+        presence_lr: float = 0.0,
+        changes: tuple[int, int] | tuple[None, None] = (0, 0),
+    ) -> None:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss became {loss} in epoch {epoch.number} ({epoch.stage}); "
+                f"lower {epoch.stage}.learning_rate ({epoch.learning_rate:g}) and run again"
+            )
+        evaluation = self.backend.evaluate()
+        row = EpochRow(
+            epoch=epoch.number,
+            stage=epoch.stage,
+            density=density,
+            wanted=wanted,
+            pressure=pressure,
+            lr=epoch.learning_rate,
+            presence_lr=presence_lr,
+            train_loss=loss,
+            test_loss=evaluation.loss,
+            accuracy=evaluation.accuracy,
+            pruned=changes[0],
+            regrown=changes[1],
+        )
+        self.record.add_epoch(row)
+        self.rows.append(row)
+        self.observe(row)
