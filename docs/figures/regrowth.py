@@ -62,8 +62,7 @@ def main() -> None:
             density, final, came_back, accuracy, best = (statistics.mean(column) for column in zip(*rows, strict=True))
             spread = f" ± {statistics.stdev(row[-1] for row in rows):.2%}" if len(rows) > 1 else ""
             print(
-                f"| {name} | {density:.3%} | {final:.3%} | {came_back:.0f} | {accuracy:.2%} | "
-                f"{best:.2%}{spread} |",
+                f"| {name} | {density:.3%} | {final:.3%} | {came_back:.0f} | {accuracy:.2%} | {best:.2%}{spread} |",
                 flush=True,
             )
 
