@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .options import merged, settings_options
+from .options import PlainPath, merged, settings_options
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def listed(kind: Callable[[str], T]) -> Callable[[click.Context, click.Parameter
 @click.option("--sparsities", default="0.9,0.95,0.98", show_default=True, callback=listed(float), help="Fractions.")
 @click.option("--seeds", default="0,1,2", show_default=True, callback=listed(int), help="Each with its dense network.")
 @settings_options(without=("sparsity", "seed", "method", "controller"))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of all runs  [default: under runs/]")
+@click.option("--out", type=PlainPath(), help="Folder of all runs  [default: under runs/]")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON and nothing else.")
 def compare(
     recipe: str | None,

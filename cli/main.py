@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 import hyperflux
+from hyperflux.errors import one_line
 
 from .bench import bench
 from .compare import compare
@@ -19,6 +20,8 @@ from .recipes import recipes
 from .report import report
 
 INTERRUPTED = 130
+TORCH_OUT_OF_MEMORY = ("not enough memory", "allocate memory", "out of memory")
+"""What torch says, in a RuntimeError of no class of its own."""
 
 
 class OneLineErrors(click.Group):
@@ -40,7 +43,9 @@ class OneLineErrors(click.Group):
             _fail(str(error), 2)
         except hyperflux.RunError as error:
             _fail(str(error), 1)
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or any(words in str(error) for words in TORCH_OUT_OF_MEMORY)):
+                raise
             _fail(f"out of memory ({error}); a smaller --model or --batch-size takes less", 1)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
@@ -48,7 +53,7 @@ class OneLineErrors(click.Group):
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"hyperflux: {' '.join(message.split())}", err=True)
+    click.echo(f"hyperflux: {one_line(message)}", err=True)
     sys.exit(code)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from .options import merged, settings_options
+from .options import PlainPath, merged, settings_options
 
 
 @click.command()
 @click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe's settings; see `hyperflux recipes`.")
 @settings_options()
-@click.option("--out", type=click.Path(path_type=Path), help="New folder for the run  [default: under runs/]")
+@click.option("--out", type=PlainPath(), help="New folder for the run  [default: under runs/]")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one line of JSON and nothing else.")
 def prune(recipe: str | None, out: Path | None, as_json: bool, **given: Any) -> None:
     """Train a network, prune it to the wanted sparsity with Hyperflux, and write the result to a folder.

@@ -13,7 +13,7 @@ from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.naming import unknown
-from hyperflux.recipes import load
+from hyperflux.recipes import load_settings
 from hyperflux.record import EpochRow, read_run
 from hyperflux.run import execute, feasible_program, train_dense
 
@@ -122,7 +122,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
     """
     if not (folder / "config.toml").exists():
         return False
-    found = RunConfig.from_dict(load(str(folder / "config.toml")))
+    found = RunConfig.from_dict(load_settings(folder))
     machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry")}
     if found.checkpoint and config.checkpoint and Path(found.checkpoint).resolve() == Path(config.checkpoint).resolve():
         machine["checkpoint"] = config.checkpoint
@@ -135,7 +135,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror})") from error
+        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror or error})") from error
     return False
 
 

@@ -9,11 +9,15 @@ from hyperflux.errors import InputError, RunError
 
 
 def write_whole(target: Path, content: bytes) -> None:
-    """Write beside, flush, rename: a reader sees the whole file or none. Raises RunError where the disk refuses."""
+    """Write beside, flush, rename: a reader sees the whole file or none, and no link is followed.
+
+    Raises RunError where the disk refuses.
+    """
     beside = target.with_name(f".{target.name}.part")
     try:
         try:
-            with beside.open("wb") as file:
+            beside.unlink(missing_ok=True)
+            with beside.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from hyperflux.backends.torch.batches import Data, DeviceData, StreamedData
+from hyperflux.backends.torch.image_files import check_folder, open_image
 from hyperflux.config import RunConfig
 from hyperflux.data import data_folder, load_dataset
 from hyperflux.errors import InputError
@@ -141,23 +142,15 @@ def _folders(folder: Path) -> tuple[Any, Any]:
             f"images under {folder}: needs the folders train/ and test/ or val/; name theirs by --data-dir"
         )
     try:
-        parts = [ImageFolder(str(folder / name), loader=_open) for name in ("train", test)]
+        for name in ("train", test):
+            check_folder(folder / name)
+        parts = [ImageFolder(str(folder / name), loader=open_image) for name in ("train", test)]
     except (FileNotFoundError, OSError) as error:
         raise InputError(f"images under {folder}: {' '.join(str(error).split())}") from error
     if parts[0].classes != parts[1].classes:
         odd = sorted(set(parts[0].classes) ^ set(parts[1].classes))[0]
         raise InputError(f"images under {folder}: train/ and {test}/ have different classes, such as {odd}")
     return parts[0], parts[1]
-
-
-def _open(path: str) -> Any:
-    """The image as RGB. Raises InputError where the file is damaged."""
-    from torchvision.datasets.folder import pil_loader
-
-    try:
-        return pil_loader(path)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"image {path}: can't be read ({' '.join(str(error).split())})") from error
 
 
 def _read(part: Any) -> Images:
