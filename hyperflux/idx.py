@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -26,7 +27,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     InputError where neither file is there, or it is no such array, or shorter or longer than its header says.
     """
     zipped = path.with_name(path.name + ".gz")
-    found = next((file for file in (path, zipped) if file.is_file()), None)
+    found = next((file for file in (path, zipped) if os.path.isfile(file)), None)
     if found is None:
         raise InputError(f"{path} (or {zipped.name}) is missing; give the folder that holds MNIST/raw by --data-dir")
     try:

@@ -11,6 +11,7 @@ report.json          the outcome; written last, so a folder that has it is compl
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -197,7 +198,7 @@ def _telemetry(path: Path, report: Report) -> Telemetry | None:
         watched = inside(path, "telemetry.npz")
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from error
-    if not watched.exists():
+    if not os.path.lexists(watched):
         return None
     tables = read_tables(watched)
     try:

@@ -29,8 +29,9 @@ def _value(name: str, value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is list and isinstance(value, list):
         (part,) = typing.get_args(kind)
         return [_value(name, item, part) for item in value]
-    if isinstance(value, str) and CONTROLS.search(value):
-        raise ValueError(f"{name}: {shown(value, 40)} holds a control character")
+    for text in (*value.keys(), *value.values()) if isinstance(value, dict) else (value,):
+        if isinstance(text, str) and CONTROLS.search(text):
+            raise ValueError(f"{name}: {shown(text, 40)} holds a control character")
     if not _fits(value, kind):
         raise ValueError(f"{name}: {shown(value, 40)} is not {getattr(kind, '__name__', kind)}")
     return value

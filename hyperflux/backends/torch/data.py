@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,8 @@ def _folders(folder: Path) -> tuple[Any, Any]:
     """`train/` and `test/` or `val/` with a folder a class, as torchvision's ImageFolder."""
     from torchvision.datasets import ImageFolder
 
-    test = next((name for name in ("test", "val") if (folder / name).is_dir()), None)
-    if not (folder / "train").is_dir() or test is None:
+    test = next((name for name in ("test", "val") if os.path.isdir(folder / name)), None)
+    if not os.path.isdir(folder / "train") or test is None:
         raise InputError(
             f"images under {folder}: needs the folders train/ and test/ or val/; name theirs by --data-dir"
         )
