@@ -10,7 +10,8 @@ import numpy as np
 from front_door_case import Case, short
 
 HUGE = 10**400
-PLACES_OF_CONTROLS = "\x1b]0;owned\x07"
+TITLE = "\x1b]0;owned\x07"
+"""What makes a terminal call its window so."""
 
 
 def changed(command, change, name=None):
@@ -30,14 +31,14 @@ LAYER = {"name": "fc1.weight", "total": 384, "surviving": 10}
 REPORTS = [
     *(changed("report", {key: value}) for key, values in {
         "format": (2, HUGE, 0, -1, "1", None, 1.0, [], True),
-        "seed": (-1, HUGE, 1.5, None), "classes": (0, -4, HUGE, 10**9), "input_shape": ([], [0], [-16], [HUGE], [[16]],
-        "16", [1] * 64, [10**6, 10**6], None), "total_weights": (0, -1, 481, HUGE), "surviving_weights": (-1, 481, HUGE),
+        "seed": (-1, HUGE, 1.5, None), "classes": (0, -4, HUGE, 10**9), "input_shape": ([], [0], [-16], [HUGE],
+        [[16]], "16", [1] * 64, [10**6, 10**6], None), "total_weights": (0, -1, 481, HUGE), "surviving_weights": (-1, 481, HUGE),
         "final_accuracy": (float("nan"), float("inf"), -1, 2, HUGE, "high"), "dense_accuracy": (float("nan"), 1e308),
         "target_sparsity": (float("nan"), -0.1, 1.5), "final_sparsity": (float("-inf"), 2),
-        "seconds": (float("nan"), -1, 1e400), "model": (3, PLACES_OF_CONTROLS, "a\x00b", "\ud800"),
+        "seconds": (float("nan"), -1, 1e400), "model": (3, TITLE, "a\x00b", "\ud800"),
         "dataset": ("\n", None), "controller": ([], "\x1b[2J"), "versions": ({"torch": 3}, {"torch": "\x1b"}, []),
-        "layers": ([], [LAYER, LAYER], [{**LAYER, "total": 0}], [{**LAYER, "surviving": 385}], [{**LAYER, "total": HUGE}],
-        [{**LAYER, "name": "\x1b[31m"}], [{**LAYER, "extra": 1}], "fc1", {"a": 1}, [None]),
+        "layers": ([], [LAYER, LAYER], [{**LAYER, "total": 0}], [{**LAYER, "surviving": 385}],
+        [{**LAYER, "total": HUGE}], [{**LAYER, "name": "\x1b[31m"}], [{**LAYER, "extra": 1}], "fc1", {"a": 1}, [None]),
         "unknown": (1,),
     }.items() for value in values),
     *(changed("report", lambda _, text=text: text, f"text {short(text)}") for text in (
@@ -87,7 +88,8 @@ ROW = {"epoch": 1, "stage": "pruning", "density": 0.5, "wanted": 0.5, "pressure"
 
 METRICS = [
     *(with_file("metrics.jsonl", content) for content in (
-        b"\xff\n", b"\x00\n", b"{}\n", b"[]\n", b"\n", b"{", b"[" * 100_000 + b"\n", b'{"epoch": 1}', b"1" * 5000 + b"\n",
+        b"\xff\n", b"\x00\n", b"{}\n", b"[]\n", b"\n", b"{", b"[" * 100_000 + b"\n", b'{"epoch": 1}',
+        b"1" * 5000 + b"\n",
         "\u2028\n", json.dumps(ROW), json.dumps({**ROW, "epoch": 2}) + "\n", json.dumps(ROW)[:-5] + "\n",
     )),
     *(edited(**{key: value}) for key, value in (
@@ -167,10 +169,10 @@ def claimed(size):
 def bomb(tables):
     """A table of 600 MB of zeros in 600 kB."""
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
-        with packed.open("network.npy", "w") as member:
-            for _ in range(600):
-                member.write(bytes(1_000_000))
+    whole = zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with whole as packed, packed.open("network.npy", "w") as member:
+        for _ in range(600):
+            member.write(bytes(1_000_000))
     return content.getvalue()
 
 

@@ -88,9 +88,12 @@ def saved(content, **how):
 
 
 def repacked(change):
-    """A torch checkpoint, a zip archive, with members changed: `change(name, bytes)` gives the bytes and how to pack."""
+    """A torch checkpoint, a zip archive, its members changed: `change(name, bytes)` gives bytes and how to pack."""
     packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(saved({"fc1.weight": torch.ones(4)}))) as whole, zipfile.ZipFile(packed, "w") as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(saved({"fc1.weight": torch.ones(4)}))) as whole,
+        zipfile.ZipFile(packed, "w") as new,
+    ):
         for name in whole.namelist():
             content, kind = change(name, whole.read(name))
             new.writestr(name, content, kind)

@@ -23,10 +23,9 @@ class Material:
         execute(RunConfig.from_dict({"backend": "numpy", **SMALL, **STAGES}), folder / "run")
         return cls(folder / "run")
 
-    def copy_run(self, folder):
-        """A copy of the run as `run` in a folder."""
-        shutil.copytree(self.run, folder / "run")
-        return folder / "run"
+    def copy_run(self, folder, name="run"):
+        """A copy of the run in a folder."""
+        return Path(shutil.copytree(self.run, folder / name))
 
 
 @dataclass(frozen=True)
