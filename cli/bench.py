@@ -130,8 +130,9 @@ def _show(rows: Sequence[Any], headings: Sequence[str], cells: Sequence[Sequence
 
 def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     """Print a table: words to the left, numbers to the right."""
-    from rich.console import Console
     from rich.table import Table
+
+    from .display import plain_console
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for index, heading in enumerate(headings):
@@ -139,4 +140,4 @@ def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         table.add_column(heading, justify="left" if words else "right")
     for row in cells:
         table.add_row(*row)
-    Console().print(table)
+    plain_console().print(table)

@@ -54,7 +54,6 @@ def compare(
     The dense network of each seed is trained once. Runs that are there already are not repeated, so an interrupted
     comparison goes on where it was. The folder gets comparison.md, .csv, .json and .png.
     """  # fmt: skip
-    from rich.console import Console
     from rich.table import Table
 
     from hyperflux import recipes
@@ -62,9 +61,11 @@ def compare(
     from hyperflux.config import RunConfig
     from hyperflux.insight import comparison
 
+    from .display import plain_console
+
     base = RunConfig.from_dict(merged({} if recipe is None else recipes.load(recipe), given))
     folder = out or Path("runs") / f"compare-{base.dataset}-{base.model.replace(':', '-')}"
-    console = Console(stderr=as_json)
+    console = plain_console(stderr=as_json)
     rows = execute_plan(Plan(base, methods, sparsities, seeds, folder), lambda text: console.print(text))
     title = f"{base.model} on {base.dataset}"
     if as_json:

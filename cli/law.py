@@ -69,16 +69,16 @@ def law(
     The law is fitted twice, linear and quadratic in ln(pressure), with 95 % intervals. The folder gets law.csv,
     law.json and law.png, and the saliencies of the surviving weights as saliencies.csv and saliencies.png.
     """
-    from rich.console import Console
-
     from hyperflux import recipes
     from hyperflux.config import RunConfig
     from hyperflux.feasibility import require_fraction
     from hyperflux.sweep import SweepSettings
 
+    from .display import plain_console
+
     for sparsity in sparsities:
         require_fraction(sparsity)
-    console = Console(stderr=as_json)
+    console = plain_console(stderr=as_json)
     if source:
         _fit_file(source, (x, y), sparsities, out, console, as_json)
         return

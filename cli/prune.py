@@ -22,19 +22,17 @@ def prune(recipe: str | None, out: Path | None, as_json: bool, **given: Any) -> 
     Options given here override the recipe's settings. A run's config.toml is itself a recipe: giving it to --recipe
     repeats the run.
     """
-    from rich.console import Console
-
     from hyperflux import recipes
     from hyperflux.config import RunConfig
     from hyperflux.run import default_folder, execute, total_epochs
 
-    from .display import print_summary, progress
+    from .display import plain_console, print_summary, progress
 
     config = RunConfig.from_dict(merged({} if recipe is None else recipes.load(recipe), given))
     folder = out or default_folder(config)
-    with progress(total_epochs(config), Console(stderr=as_json), quiet=as_json) as observe:
+    with progress(total_epochs(config), plain_console(stderr=as_json), quiet=as_json) as observe:
         report = execute(config, folder, observe)
     if as_json:
         click.echo(json.dumps({**report.to_dict(), "folder": str(folder)}))
     else:
-        print_summary(report, folder, Console())
+        print_summary(report, folder, plain_console())

@@ -40,7 +40,7 @@ from hyperflux.typed import typed
 Stage = Literal["dense", "pruning", "regrowth"]
 MOST_REPORT_BYTES = 1 << 24
 """Most bytes of a report.json."""
-MOST_METRICS_BYTES = 1 << 27
+MOST_METRICS_BYTES = 1 << 26
 """Most bytes of a metrics.jsonl: the longest run of all has fewer."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -15,11 +16,16 @@ T = TypeVar("T")
 
 def typed(cls: type[T], values: Any) -> T:
     """A dataclass from its dictionary. Raises ValueError that names what is missing, unknown or of another type."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     if not isinstance(values, Mapping) or set(values) != set(hints):
         wrong = sorted(set(values) ^ set(hints)) if isinstance(values, Mapping) else [shown(values, 40)]
         raise ValueError(f"not a {cls.__name__}: {', '.join(map(str, wrong))}")
     return cls(**{name: _value(name, values[name], kind) for name, kind in hints.items()})
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _value(name: str, value: Any, kind: Any) -> Any:

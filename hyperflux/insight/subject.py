@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperflux.errors import InputError
+from hyperflux.errors import InputError, one_line
 from hyperflux.insight.words import percent
 from hyperflux.record import EpochRow, RecordedRun, read_run
 from hyperflux.telemetry.columns import Table, Tables
@@ -92,7 +92,9 @@ def subjects(folders: Sequence[Path]) -> list[Subject]:
     if twice:
         raise InputError(f"{Path(twice[0]).name}: given twice; name each run once")
     runs = [read_run(folder) for folder in folders]
-    labels = _labels([Path(os.path.realpath(folder)).name for folder in folders], [run.report for run in runs])
+    labels = _labels(
+        [one_line(Path(os.path.realpath(folder)).name) for folder in folders], [run.report for run in runs]
+    )
     return [Subject(*parts) for parts in zip(folders, runs, labels, strict=True)]
 
 

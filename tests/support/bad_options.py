@@ -15,7 +15,7 @@ OPTIONS = [
             "mlp:1000000-1000000", "mlp:64-1000000000000-10", f"mlp:64-{HUGE}-10", f"mlp:64-{'9' * 5000}-10", "mlp:",
             "mlp:64-0-10", "mlp:64-000-10", "mlp:64--10", "mlp:-1-10", "mlp:64-٣-10", "mlp:64-" + "1-" * 50_000 + "10",
             "timm:", "timm:../../etc/passwd", "torchvision:\x1b[31mred", "torchvision:quantized_resnet", "x" * 100_000,
-            "\x1b]0;title\x07", "lenet300\n", "lenet300\x00", "‮lenet300", "\udcff",
+            "\x1b]0;title\x07", "lenet300\n", "lenet300\x00", "\u202elenet300", "\udcff",
         )),
         *(["prune", option, value] for option in (
             "--dataset", "--backend", "--method", "--controller", "--device", "--telemetry", "--amp",
@@ -92,7 +92,7 @@ RECIPES = [
     *(recipe(content) for content in (
         b"\xff\xfe", b"\x00", b"sparsity = 0.5\x00", b"seed = 1\r\r", b"\x1b[31m", b"seed = 0x" + b"f" * 20_000,
         b"[" * 100_000, b"x = " + b"[" * 100_000, b"x = " + b"[" * 500 + b"]" * 500, b"a." * 2000 + b"b = 1",
-        "﻿﻿sparsity = 0.5".encode(), "sparsity = 0.5".encode("utf-16"), b"[[pruning]]\nepochs = 3",
+        "\ufeff\ufeffsparsity = 0.5".encode(), "sparsity = 0.5".encode("utf-16"), b"[[pruning]]\nepochs = 3",
         b"model = " + b'"' + b"x" * 1_000_000 + b'"',
         b"#" * (2 << 20),
     )),

@@ -32,7 +32,8 @@ REPORTS = [
     *(changed("report", {key: value}) for key, values in {
         "format": (2, HUGE, 0, -1, "1", None, 1.0, [], True),
         "seed": (-1, HUGE, 1.5, None), "classes": (0, -4, HUGE, 10**9), "input_shape": ([], [0], [-16], [HUGE],
-        [[16]], "16", [1] * 64, [10**6, 10**6], None), "total_weights": (0, -1, 481, HUGE), "surviving_weights": (-1, 481, HUGE),
+        [[16]], "16", [1] * 64, [10**6, 10**6], None), "total_weights": (0, -1, 481, HUGE),
+        "surviving_weights": (-1, 481, HUGE),
         "final_accuracy": (float("nan"), float("inf"), -1, 2, HUGE, "high"), "dense_accuracy": (float("nan"), 1e308),
         "target_sparsity": (float("nan"), -0.1, 1.5), "final_sparsity": (float("-inf"), 2),
         "seconds": (float("nan"), -1, 1e400), "model": (3, TITLE, "a\x00b", "\ud800"),
@@ -43,7 +44,7 @@ REPORTS = [
     }.items() for value in values),
     *(changed("report", lambda _, text=text: text, f"text {short(text)}") for text in (
         b"", b"\x00", b"\xff\xfe", b"[]", b"3", b"null", b"{", b"[" * 200_000, b'{"a":' * 100_000, b"1" * 5000, b"NaN",
-        "﻿".encode() + b"{}", b'{"a": 1, "a": 2}', b'"' + b"x" * 1000,
+        "\ufeff".encode() + b"{}", b'{"a": 1, "a": 2}', b'"' + b"x" * 1000,
     )),
     changed("report", lambda values: json.dumps(values).replace('"seed": 0', '"seed": 0, "seed": 1'), "seed twice"),
     changed("report", lambda values: json.dumps({**values, "format": 9, "versions": {"hyperflux": "9.\x1b[31m"}}), "9"),
