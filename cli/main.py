@@ -43,12 +43,12 @@ class OneLineErrors(click.Group):
             _fail(str(error), 2)
         except hyperflux.RunError as error:
             _fail(str(error), 1)
+        except (click.Abort, KeyboardInterrupt):  # the first is a RuntimeError too
+            _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
         except (MemoryError, RuntimeError) as error:
             if not (isinstance(error, MemoryError) or any(words in str(error) for words in TORCH_OUT_OF_MEMORY)):
                 raise
             _fail(f"out of memory ({error}); a smaller --model or --batch-size takes less", 1)
-        except (click.Abort, KeyboardInterrupt):
-            _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
         sys.exit(result if isinstance(result, int) else 0)
 
 
