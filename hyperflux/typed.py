@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def typed(cls: type[T], values: Any) -> T:
     """A dataclass from its dictionary. Raises ValueError that names what is missing, unknown or of another type."""
-    hints = _hints(cls)
+    hints = _hints(typing.cast(Hashable, cls))
     if not isinstance(values, Mapping) or set(values) != set(hints):
         wrong = sorted(set(values) ^ set(hints)) if isinstance(values, Mapping) else [shown(values, 40)]
         raise ValueError(f"not a {cls.__name__}: {', '.join(map(str, wrong))}")
@@ -24,7 +24,7 @@ def typed(cls: type[T], values: Any) -> T:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.checkpoint import load_from
-from hyperflux.backends.torch.models import build_model
+from hyperflux.backends.torch.models import build_model, count_numbers
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
-from hyperflux.models import is_mlp, layer_sizes
 from hyperflux.reading import inside
 from hyperflux.record import read_run
 
@@ -50,7 +47,7 @@ def load_networks(folder: Path) -> RunNetworks:
             file = inside(folder, f"{name}.safetensors")
         except OSError as error:
             raise InputError(f"{error.filename}: {error.strerror}") from error
-        _check_size(config.model, math.prod(shape), run.report["classes"], file)
+        _check_size(config.model, shape, run.report["classes"], file)
         model = build_model(config.model, shape, run.report["classes"], config.seed)
         load_from(model, str(file), config.model)
         return model.to(getattr(torch, config.dtype)).eval()
@@ -58,10 +55,10 @@ def load_networks(folder: Path) -> RunNetworks:
     return RunNetworks(config, network("dense"), network("model"), shape)
 
 
-def _check_size(model: str, features: int, classes: int, file: Path) -> None:
-    """Raise InputError where a perceptron has more weights than the file has room for: it would only take memory."""
-    if is_mlp(model) and file.is_file():
-        needed = LEAST_BYTES * sum(i * o for i, o in pairwise(layer_sizes(model, features, classes)))
+def _check_size(model: str, shape: tuple[int, ...], classes: int, file: Path) -> None:
+    """Raise InputError where a network has more numbers than the file has room for: it would only take memory."""
+    if file.is_file() and (numbers := count_numbers(model, shape, classes)) is not None:
+        needed = LEAST_BYTES * numbers
         if (size := file.stat().st_size) < needed:
             raise InputError(
                 f"{file}: not a readable safetensors file of {model} ({size:,} bytes, and its weights take {needed:,})"

@@ -235,6 +235,18 @@ def a_file_of_gigabytes(file):
         opened.truncate(200 << 30)
 
 
+def images_run(command, model):
+    """A run of small files that says it is one of images, by a network of gigabytes."""
+
+    def prepare(folder, material):
+        run = material.copy_run(folder)
+        values = json.loads((run / "report.json").read_text())
+        (run / "report.json").write_text(json.dumps({**values, "model": model, "input_shape": [3, 224, 224]}))
+        (run / "config.toml").write_text(f'dataset = "imagefolder"\nmodel = "{model}"\n')
+
+    return Case(f"{command} a run of {model}", [*command.split(), "run"], prepare)
+
+
 KINDS = (a_pipe, a_folder, a_device, a_loop, a_link_outside, a_file_of_gigabytes)
 
 PLACES = [
@@ -245,4 +257,7 @@ PLACES = [
     with_file("config.toml", "x = 1", "export"),
     with_file("config.toml", "model = 'mlp:16-5000-4'", "export"),
     with_file("config.toml", "model = 'resnet20'", "bench latency"),
+    *(images_run(command, name) for command in ("export", "bench latency") for name in (
+        "timm:swinv2_cr_giant_224", "timm:vit_gigantic_patch14_clip_224", "torchvision:vit_h_14", "resnet50",
+    )),
 ]  # fmt: skip

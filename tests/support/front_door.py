@@ -6,6 +6,7 @@ one JSON object for each case. `bad_input` is its other side, for tests.
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -84,8 +85,15 @@ def run_case(case, folder, material):
             file.seek(0)
             texts.append(file.read().decode("utf-8", "backslashreplace"))
     left = [name for name in files_in(folder) if name not in before]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Outcome(case.name, code, *texts, time.monotonic() - started, left, peak)
+    return Outcome(case.name, code, *texts, time.monotonic() - started, left, _peak_bytes())
+
+
+def _peak_bytes():
+    """The most memory that this process ever had; what getrusage says may be its parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text()).group(1))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _give_up(*_):
