@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .compare import listed
+from .options import PlainPath
 
 if TYPE_CHECKING:
     from hyperflux.deploy.latency import Latency
@@ -65,7 +66,7 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
 
 
 @bench.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PlainPath())
 @click.option("--batch-sizes", default="1,16,256", show_default=True, callback=listed(int), help="Samples a call.")
 @click.option("--rotations", default=30, show_default=True, help="Turns of each variant; medians are shown.")
 @click.option("--threads", default=1, show_default=True, help="Of torch, of ONNX Runtime; idle cores needed.")
@@ -129,8 +130,9 @@ def _show(rows: Sequence[Any], headings: Sequence[str], cells: Sequence[Sequence
 
 def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     """Print a table: words to the left, numbers to the right."""
-    from rich.console import Console
     from rich.table import Table
+
+    from .display import plain_console
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for index, heading in enumerate(headings):
@@ -138,4 +140,4 @@ def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         table.add_column(heading, justify="left" if words else "right")
     for row in cells:
         table.add_row(*row)
-    Console().print(table)
+    plain_console().print(table)

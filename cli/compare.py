@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .options import merged, settings_options
+from .options import PlainPath, merged, settings_options
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def listed(kind: Callable[[str], T]) -> Callable[[click.Context, click.Parameter
 @click.option("--sparsities", default="0.9,0.95,0.98", show_default=True, callback=listed(float), help="Fractions.")
 @click.option("--seeds", default="0,1,2", show_default=True, callback=listed(int), help="Each with its dense network.")
 @settings_options(without=("sparsity", "seed", "method", "controller"))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of all runs  [default: under runs/]")
+@click.option("--out", type=PlainPath(), help="Folder of all runs  [default: under runs/]")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON and nothing else.")
 def compare(
     recipe: str | None,
@@ -54,7 +54,6 @@ def compare(
     The dense network of each seed is trained once. Runs that are there already are not repeated, so an interrupted
     comparison goes on where it was. The folder gets comparison.md, .csv, .json and .png.
     """  # fmt: skip
-    from rich.console import Console
     from rich.table import Table
 
     from hyperflux import recipes
@@ -62,9 +61,11 @@ def compare(
     from hyperflux.config import RunConfig
     from hyperflux.insight import comparison
 
+    from .display import plain_console
+
     base = RunConfig.from_dict(merged({} if recipe is None else recipes.load(recipe), given))
     folder = out or Path("runs") / f"compare-{base.dataset}-{base.model.replace(':', '-')}"
-    console = Console(stderr=as_json)
+    console = plain_console(stderr=as_json)
     rows = execute_plan(Plan(base, methods, sparsities, seeds, folder), lambda text: console.print(text))
     title = f"{base.model} on {base.dataset}"
     if as_json:

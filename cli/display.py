@@ -14,6 +14,11 @@ from rich.table import Table
 from hyperflux.record import EpochRow, Report
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console that shows text as it is: brackets and colons in names are no markup and no emoji."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
 @contextmanager
 def progress(epochs: int, console: Console, quiet: bool) -> Iterator[Callable[[EpochRow], None]]:
     """An observer of epochs: live lines on a terminal; elsewhere a plain line an epoch, or nothing if `quiet`."""

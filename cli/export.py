@@ -10,12 +10,14 @@ import click
 
 from hyperflux.deploy.targets import EXTENSIONS
 
+from .options import PlainPath
+
 if TYPE_CHECKING:
     from hyperflux.deploy.export import Export
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PlainPath())
 @click.option(
     "--format",
     "name",
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out what no longer counts.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     help="New file  [default: the run's model-compact or model-whole, with the format's ending]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one line of JSON and nothing else.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .compare import listed
-from .options import merged, settings_options
+from .options import PlainPath, merged, settings_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     callback=listed(float),
     help="Fractions to give a pressure for.",
 )
-@click.option("--from", "source", type=click.Path(path_type=Path), help="Fit this CSV file instead of a sweep.")
+@click.option("--from", "source", type=PlainPath(), help="Fit this CSV file instead of a sweep.")
 @click.option("--x", default="pressure", show_default=True, help="Its column of pressures.")
 @click.option("--y", default="density", show_default=True, help="Its column of densities, fractions.")
 @settings_options(without=("sparsity", "method", "controller", "pruning.epochs", "regrowth.epochs"))
-@click.option("--out", type=click.Path(path_type=Path), help="New folder  [default: under runs/; none with --from]")
+@click.option("--out", type=PlainPath(), help="New folder  [default: under runs/; none with --from]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON and nothing else.")
 def law(
     recipe: str | None,
@@ -69,16 +69,16 @@ def law(
     The law is fitted twice, linear and quadratic in ln(pressure), with 95 % intervals. The folder gets law.csv,
     law.json and law.png, and the saliencies of the surviving weights as saliencies.csv and saliencies.png.
     """
-    from rich.console import Console
-
     from hyperflux import recipes
     from hyperflux.config import RunConfig
     from hyperflux.feasibility import require_fraction
     from hyperflux.sweep import SweepSettings
 
+    from .display import plain_console
+
     for sparsity in sparsities:
         require_fraction(sparsity)
-    console = Console(stderr=as_json)
+    console = plain_console(stderr=as_json)
     if source:
         _fit_file(source, (x, y), sparsities, out, console, as_json)
         return

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 import hyperflux
-from hyperflux.errors import Interrupted
+from hyperflux.errors import Interrupted, one_line
 
 from .bench import bench
 from .compare import compare
@@ -23,6 +23,8 @@ from .report import report
 SIGNALLED = 128
 """The exit code of a command that a signal ended is this and the signal's number, as shells have it."""
 INTERRUPTED = SIGNALLED + signal.SIGINT
+TORCH_OUT_OF_MEMORY = ("not enough memory", "allocate memory", "out of memory")
+"""What torch says, in a RuntimeError of no class of its own."""
 
 
 class OneLineErrors(click.Group):
@@ -46,15 +48,17 @@ class OneLineErrors(click.Group):
             _fail(str(error), 1)
         except Interrupted as error:
             _fail(str(error), SIGNALLED + error.signal)
-        except MemoryError as error:
-            _fail(f"out of memory ({error}); a smaller --model or --batch-size takes less", 1)
-        except (click.Abort, KeyboardInterrupt):
+        except (click.Abort, KeyboardInterrupt):  # the first is a RuntimeError too
             _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or any(words in str(error) for words in TORCH_OUT_OF_MEMORY)):
+                raise
+            _fail(f"out of memory ({error}); a smaller --model or --batch-size takes less", 1)
         sys.exit(result if isinstance(result, int) else 0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"hyperflux: {' '.join(message.split())}", err=True)
+    click.echo(f"hyperflux: {one_line(message)}", err=True)
     sys.exit(code)
 
 

@@ -12,8 +12,22 @@ import click
 
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
+from hyperflux.reading import CONTROLS, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class PlainPath(click.Path):
+    """A path whose name can be written down and shown: UTF-8, without control characters."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """A `Path`; fails for other names."""
+        if CONTROLS.search(str(value)):
+            self.fail(f"{shown(value)} holds a control character or is not UTF-8; rename it", parameter, context)
+        return super().convert(value, parameter, context)
 
 
 def settings_options(*, without: Collection[str] = ()) -> Callable[[F], F]:

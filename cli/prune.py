@@ -10,13 +10,13 @@ import click
 
 from hyperflux.checkpoints.pace import DEFAULT
 
-from .options import merged, require_agreement, settings_options
+from .options import PlainPath, merged, require_agreement, settings_options
 
 
 @click.command()
 @click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe's settings; see `hyperflux recipes`.")
 @settings_options()
-@click.option("--out", type=click.Path(path_type=Path), help="New folder for the run  [default: under runs/]")
+@click.option("--out", type=PlainPath(), help="New folder for the run  [default: under runs/]")
 @click.option("--resume", "resumed", is_flag=True, help="Go on with the unfinished run in the folder --out.")
 @click.option(
     "--checkpoint-every",
@@ -35,8 +35,6 @@ def prune(
     repeats the run. Ctrl-C stops a run after the step under way; `--resume --out FOLDER` goes on with one that was
     stopped or broken off, to the same end.
     """
-    from rich.console import Console
-
     from hyperflux import InputError, recipes
     from hyperflux.checkpoints.pace import Pace
     from hyperflux.checkpoints.stop import wish_to_stop
@@ -44,7 +42,7 @@ def prune(
     from hyperflux.record import recorded_config
     from hyperflux.run import default_folder, execute, resume, total_epochs
 
-    from .display import print_summary, progress
+    from .display import plain_console, print_summary, progress
 
     stated = merged({} if recipe is None else recipes.load(recipe), given)
     every = Pace.parse(checkpoint_every)
@@ -56,7 +54,10 @@ def prune(
     else:
         config = RunConfig.from_dict(stated)
         folder = out or default_folder(config)
-    with progress(total_epochs(config), Console(stderr=as_json), quiet=as_json) as observe, wish_to_stop() as stop:
+    with (
+        progress(total_epochs(config), plain_console(stderr=as_json), quiet=as_json) as observe,
+        wish_to_stop() as stop,
+    ):
 
         def announce(line: str) -> None:
             click.echo(f"hyperflux: {line}", err=True)
@@ -68,4 +69,4 @@ def prune(
     if as_json:
         click.echo(json.dumps({**report.to_dict(), "folder": str(folder)}))
     else:
-        print_summary(report, folder, Console())
+        print_summary(report, folder, plain_console())

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from .options import PlainPath
+
 
 @click.command()
-@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of report.html and report.md  [default: the run's]"
-)
+@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=PlainPath())
+@click.option("--out", type=PlainPath(), help="Folder of report.html and report.md  [default: the run's]")
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Write report.html and report.md about a finished run: its course, layers, single weights, how to repeat it.
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from hyperflux.errors import InputError
+from hyperflux.reading import read_text, shown
+
+LONGEST_LIST = 300
+"""Characters of the names that a message lists."""
+MOST_BYTES = 1 << 20
+"""Most bytes of a CSV file: tens of thousands of points, where a law has dozens."""
 
 
 def read_columns(path: Path, first: str, second: str) -> tuple[list[float], list[float]]:
@@ -14,20 +21,21 @@ def read_columns(path: Path, first: str, second: str) -> tuple[list[float], list
     Raises InputError where the file can't be read, lacks a column or any row, or a cell is not a number.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            names = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = names
-            if not names:
-                raise InputError(f"{path}: is empty; its first line has to name the columns")
-            for name in (first, second):
-                if name not in names:
-                    raise InputError(f"{path}: has no column {name!r}, but {', '.join(names)}; see --x and --y")
-            found = [
-                (_number(path, reader.line_num, first, row[first]), _number(path, reader.line_num, second, row[second]))
-                for row in reader
-                if (row[first] or "").strip() or (row[second] or "").strip()
-            ]
+        reader = csv.DictReader(io.StringIO(read_text(path, MOST_BYTES), newline=""), skipinitialspace=True)
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        if not names:
+            raise InputError(f"{path}: is empty; its first line has to name the columns")
+        for name in (first, second):
+            if names.count(name) != 1:
+                how_many = "more than one" if name in names else "no"
+                listed = ", ".join(names)[:LONGEST_LIST]
+                raise InputError(f"{path}: has {how_many} column {shown(name)}, but {listed}; see --x and --y")
+        found = [
+            (_number(path, reader.line_num, first, row[first]), _number(path, reader.line_num, second, row[second]))
+            for row in reader
+            if (row[first] or "").strip() or (row[second] or "").strip()
+        ]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; --from takes a CSV file") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -41,4 +49,4 @@ def _number(path: Path, line: int, column: str, text: str | None) -> float:
     try:
         return float(text or "")
     except ValueError as error:
-        raise InputError(f"{path}: line {line}, column {column}: {text or ''!r} is not a number") from error
+        raise InputError(f"{path}: line {line}, column {column}: {shown(text or '')} is not a number") from error

@@ -14,7 +14,7 @@ from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.lock import locked
 from hyperflux.naming import unknown
-from hyperflux.recipes import load
+from hyperflux.recipes import load_settings
 from hyperflux.record import EpochRow, read_run
 from hyperflux.run import execute, feasible_program, train_dense
 
@@ -123,7 +123,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
     """
     if not (folder / "config.toml").exists():
         return False
-    found = RunConfig.from_dict(load(str(folder / "config.toml")))
+    found = RunConfig.from_dict(load_settings(folder))
     machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry")}
     if found.checkpoint and config.checkpoint and Path(found.checkpoint).resolve() == Path(config.checkpoint).resolve():
         machine["checkpoint"] = config.checkpoint
@@ -137,7 +137,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
         with locked(folder, lambda line: None):
             shutil.rmtree(folder)
     except OSError as error:
-        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror})") from error
+        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror or error})") from error
     return False
 
 

@@ -18,6 +18,7 @@ from hyperflux.programs.base import Program
 from hyperflux.programs.capacity import CapacityProgram
 from hyperflux.programs.magnitude import MagnitudeProgram
 from hyperflux.programs.published import PublishedProgram
+from hyperflux.reading import CONTROLS, shown
 from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
@@ -25,6 +26,11 @@ METHODS = ("hyperflux", "magnitude")
 CONTROLLERS = ("default", "published")
 MOST_EPOCHS = 100_000
 """The longest stage: what lies above is a slip of the keyboard."""
+MOST_SAMPLES = (1 << 31) - 1
+"""The largest batch, and the most training samples."""
+MOST_WORKERS = 256
+MOST_INTEGER = (1 << 63) - 1
+"""What TOML promises to hold, and every library takes as a seed."""
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
 
@@ -164,10 +170,10 @@ class RunConfig:
         if self.backend == "numpy":
             self._require_what_numpy_can()
         require_fraction(self.sparsity)
-        _require("train_samples", self.train_samples, self.train_samples >= 0, "at least 0")
-        _require("workers", self.workers, self.workers >= 0, "at least 0")
-        _require("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
-        _require("seed", self.seed, self.seed >= 0, "at least 0")
+        _require_count("train_samples", self.train_samples, 0, MOST_SAMPLES)
+        _require_count("workers", self.workers, 0, MOST_WORKERS)
+        _require_count("batch_size", self.batch_size, 1, MOST_SAMPLES)
+        _require_count("seed", self.seed, 0, MOST_INTEGER)
 
     def _require_what_numpy_can(self) -> None:
         """Raise InputError for settings that only the torch backend follows."""
@@ -248,17 +254,32 @@ def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """`value` if it is of the field's type; an int serves as a float."""
+    if type(value) is int and abs(value) > MOST_INTEGER:
+        raise InputError(f"{name}: is out of range; an integer lies between -{MOST_INTEGER} and {MOST_INTEGER}")
     if kind is float and type(value) is int:
         return float(value)
     if typing.get_origin(kind) is tuple:
         if not (isinstance(value, list | tuple) and all(type(item) is str for item in value)):
-            raise InputError(f"{name}: {value!r} is not a list of strings")
-        return tuple(value)
+            raise InputError(f"{name}: {shown(value)} is not a list of strings")
+        return tuple(_text(name, item) for item in value)
     expected = str if typing.get_origin(kind) is Literal else kind
     if is_dataclass(expected) or type(value) is not expected:
         wanted = "a table" if is_dataclass(expected) else expected.__name__
-        raise InputError(f"{name}: {value!r} is not {wanted}")
+        raise InputError(f"{name}: {shown(value)} is not {wanted}")
+    return _text(name, value) if expected is str else value
+
+
+def _text(name: str, value: str) -> str:
+    """Raise InputError for a text that could be neither written down nor shown."""
+    if CONTROLS.search(value):
+        raise InputError(f"{name}: {shown(value)} holds a control character or is not UTF-8; use another name")
     return value
+
+
+def _require_count(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        side = f"at least {least}" if value < least else f"at most {most}"
+        raise InputError(f"{name}: {shown(value)} is out of range; give a number {side}")
 
 
 def _require(name: str, value: float, holds: bool, range_: str) -> None:

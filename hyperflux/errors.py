@@ -1,12 +1,32 @@
 """How a command ends early: wrong input (exit code 2), a run that failed (1), one that was told to stop (130, 143)."""
 
+from __future__ import annotations
+
+LONGEST_LINE = 1000
+"""Characters of a message at most: what is cut out lies in its middle, the reason stands at its end."""
+KEPT_START = 200
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, without what a terminal would obey: other than printable characters are escaped."""
+    words = " ".join(text.split())
+    if len(words) > LONGEST_LINE:
+        words = f"{words[:KEPT_START]} ... {words[KEPT_START + 5 - LONGEST_LINE :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
+
 
 class InputError(ValueError):
     """Wrong use or bad input. The message is one line: what is wrong, where, and the way out."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class RunError(RuntimeError):
     """A run that began properly and could not be finished. The message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class WriteError(RunError):

@@ -11,13 +11,14 @@ from hyperflux.errors import InputError, WriteError
 def write_whole(target: Path, content: bytes) -> None:
     """Write beside, flush, read back, rename, flush the folder: a reader sees the whole file or none.
 
-    Neither a kill nor a loss of power leaves anything else, but for the file beside it, whose name ends in `.part`.
+    No link is followed. Neither a kill nor a loss of power leaves anything else, but for the file beside it, whose name ends in `.part`.
     Raises WriteError where the disk refuses, or does not give back what was written; then `target` is as it was.
     """
     beside = target.with_name(f".{target.name}.part")
     try:
         try:
-            with beside.open("wb") as file:
+            beside.unlink(missing_ok=True)
+            with beside.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

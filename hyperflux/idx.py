@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
+from hyperflux.reading import open_file
 
 UNSIGNED_BYTE = 0x08
+MOST_BYTES = 1 << 29
+"""Most bytes of an array: eleven times MNIST's."""
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -23,23 +27,26 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     InputError where neither file is there, or it is no such array, or shorter or longer than its header says.
     """
     zipped = path.with_name(path.name + ".gz")
-    found = next((file for file in (path, zipped) if file.is_file()), None)
+    found = next((file for file in (path, zipped) if os.path.isfile(file)), None)
     if found is None:
         raise InputError(f"{path} (or {zipped.name}) is missing; give the folder that holds MNIST/raw by --data-dir")
     try:
-        with gzip.open(found, "rb") if found == zipped else found.open("rb") as file:
+        with open_file(found) as opened, gzip.open(opened, "rb") if found == zipped else opened as file:
             head = file.read(4 + 4 * dimensions)
             if len(head) < 4 + 4 * dimensions or head[:4] != bytes([0, 0, UNSIGNED_BYTE, dimensions]):
                 raise InputError(f"{found}: not an idx file of bytes with {dimensions} axes")
             shape = struct.unpack(f">{dimensions}I", head[4:])
             count = math.prod(shape)
+            if count > MOST_BYTES:
+                raise InputError(f"{found}: the header announces {count:,} bytes, more than {MOST_BYTES:,}")
             # Read piece by piece: a header that lies about a huge array costs no more memory than the file has.
             content = bytearray()
             while piece := file.read(min(1 << 20, count + 1 - len(content))):
                 content += piece
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{found}: cannot be read ({error}); get the file again") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{found}: cannot be read ({reason}); get the file again") from error
     if len(content) != count:
         length = "more than that" if len(content) > count else f"{len(content):,}"
         raise InputError(f"{found}: the header announces {count:,} bytes, the file has {length}; get the file again")
-    return np.frombuffer(bytes(content), dtype=np.uint8).reshape(shape)
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)

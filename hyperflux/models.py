@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
 from hyperflux.naming import unknown
+from hyperflux.reading import shown
 from hyperflux.seeding import generator
 
 LENET_HIDDEN = (300, 100)
 MOST_MLP_WEIGHTS = 100_000_000
 """The largest multilayer perceptron, so that a slip in a model's name does not take all memory."""
+MOST_MLP_LAYERS = 1000
+MOST_DIGITS = 18
+"""Of a layer's size in a model's name."""
 NETWORKS = ("resnet20", "resnet18", "resnet50", "vgg19", "deit_tiny", "deit_small")
 """Networks with convolutions or attention: the torch backend's."""
 LIBRARIES = ("torchvision", "timm")
@@ -42,9 +46,7 @@ def layer_sizes(name: str, features: int, classes: int) -> tuple[int, ...]:
     Raises InputError for an unknown model, and for an `mlp:` whose ends do not fit the data.
     """
     check_model(name)
-    if name == "lenet300":
-        return (features, *LENET_HIDDEN, classes)
-    sizes = _parse_mlp(name)
+    sizes = (features, *LENET_HIDDEN, classes) if name == "lenet300" else _parse_mlp(name)
     if (count := sum(inputs * outputs for inputs, outputs in pairwise(sizes))) > MOST_MLP_WEIGHTS:
         raise InputError(f"model {name}: {count:,} weights; an MLP has at most {MOST_MLP_WEIGHTS:,}")
     if (sizes[0], sizes[-1]) != (features, classes):
@@ -70,6 +72,10 @@ def initial_mlp(sizes: tuple[int, ...], seed: int) -> dict[str, NDArray[np.float
 
 def _parse_mlp(name: str) -> tuple[int, ...]:
     parts = name.removeprefix("mlp:").split("-")
-    if len(parts) < 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"model {name!r}: give two or more layer sizes above 0, as in mlp:784-300-100-10")
+    if len(parts) < 2 or not all(part.isascii() and part.isdigit() and part.strip("0") for part in parts):
+        raise InputError(f"model {shown(name)}: give two or more layer sizes above 0, as in mlp:784-300-100-10")
+    if len(parts) > MOST_MLP_LAYERS or max(map(len, parts)) > MOST_DIGITS:
+        raise InputError(
+            f"model {shown(name)}: an MLP has at most {MOST_MLP_LAYERS:,} layers, and sizes of {MOST_DIGITS} digits"
+        )
     return tuple(map(int, parts))

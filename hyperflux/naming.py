@@ -6,11 +6,15 @@ import difflib
 from collections.abc import Iterable
 
 from hyperflux.errors import InputError
+from hyperflux.reading import shown
+
+LONGEST_NAME = 200
+"""Characters of a name that are compared with those that exist."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for an unknown `name` of a `kind` ("data set", "model"), offering what lies nearest."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=3, cutoff=0.5)
     offer = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return InputError(f"{kind} {name!r} is not known; {offer}")
+    return InputError(f"{kind} {shown(name)} is not known; {offer}")

@@ -13,6 +13,7 @@ lock                 while a process works on the run: which one, see `hyperflux
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,12 +28,25 @@ from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.files import write_whole
 from hyperflux.lock import LOCK
-from hyperflux.recipes import load
+from hyperflux.reading import inside, parse_json, read_text
+from hyperflux.recipes import load, load_settings
+from hyperflux.record_checks import (
+    FORMAT,
+    NewerFormatError,
+    check_epochs,
+    check_report,
+    check_telemetry,
+    require_format,
+)
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
 from hyperflux.typed import typed
 
 Stage = Literal["dense", "pruning", "regrowth"]
+MOST_REPORT_BYTES = 1 << 24
+"""Most bytes of a report.json."""
+MOST_METRICS_BYTES = 1 << 26
+"""Most bytes of a metrics.jsonl: the longest run of all has fewer."""
 
 CHECKPOINTS = "checkpoint"
 """The folder in a run's folder from which an unfinished run can go on."""
@@ -67,6 +81,7 @@ class Report:
     """report.json. Accuracies are fractions on the test part: of the dense network that pruning started from, None
     where its weights were untrained, and at the final mask after the last epoch. `controller` belongs to hyperflux.
     `input_shape` is that of a sample, without the batch: with `model` and `classes` the network can be built again.
+    `format` is the version of the whole folder.
     """
 
     method: str
@@ -86,6 +101,7 @@ class Report:
     seconds: float
     layers: list[LayerCount]
     versions: dict[str, str]
+    format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -197,17 +213,47 @@ class RecordedRun:
 
 
 def read_run(path: Path) -> RecordedRun:
-    """Read a finished run's folder, all but its weights. Raises InputError where a file is missing or damaged."""
+    """Read a finished run's folder, all but its weights.
+
+    Nothing in it is trusted, and no file of it may be a link that leads out of it. Raises InputError where a file is
+    missing, damaged, contradicts the others, or was written by a newer version.
+    """
     try:
-        lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        epochs = [typed(EpochRow, json.loads(line)) for line in lines]
-        report = typed(Report, json.loads((path / "report.json").read_text(encoding="utf-8")))
-        if not report.layers or min(layer.total for layer in report.layers) < 1:
-            raise ValueError("layers: none, or one without weights")
+        values = parse_json(_text(path, "report.json", MOST_REPORT_BYTES))
+        found = require_format(values)
+        report = typed(Report, {**values, "format": found} if isinstance(values, dict) else values)
+        check_report(report)
+        lines = _text(path, "metrics.jsonl", MOST_METRICS_BYTES).split("\n")
+        epochs = [typed(EpochRow, parse_json(line)) for line in lines[:-1]]
+        if lines[-1]:
+            raise ValueError("metrics.jsonl: its last line is torn")
+        check_epochs(epochs)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
+    except NewerFormatError as error:
+        raise InputError(f"{path}: {error}") from error
     except ValueError as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
-    watched = path / "telemetry.npz"
-    tables = read_tables(watched) if watched.exists() else None
-    return RecordedRun(load(str(path / "config.toml")), epochs, report.to_dict(), tables)
+    config = load_settings(path)
+    RunConfig.from_dict(config)
+    return RecordedRun(config, epochs, report.to_dict(), _telemetry(path, report))
+
+
+def _text(path: Path, name: str, most_bytes: int) -> str:
+    return read_text(inside(path, name), most_bytes)
+
+
+def _telemetry(path: Path, report: Report) -> Telemetry | None:
+    """The tables, None where the run has none."""
+    try:
+        watched = inside(path, "telemetry.npz")
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+    if not os.path.lexists(watched):
+        return None
+    tables = read_tables(watched)
+    try:
+        check_telemetry(tables, report)
+    except ValueError as error:
+        raise InputError(f"{watched}: damaged ({error}); rerun with its config.toml") from error
+    return tables

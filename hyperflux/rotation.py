@@ -9,11 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hyperflux.errors import InputError
+from hyperflux.reading import shown
+
 TURN_SECONDS = 1e-3
 """Least length of a turn whose calls were counted here: the clock and its reading are small beside it."""
 
 PROBES = 3
 """Tries that must all be long enough, so that an interruption of one does not leave turns too short."""
+
+MOST_ROTATIONS = 100_000
+MOST_BATCH = 1 << 20
+"""Samples of a timed call."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,14 @@ class Turn:
         while any(_seconds(turn, lambda: None) < TURN_SECONDS for _ in range(PROBES)):
             turn = cls(functools.partial(_repeat, call, 2 * turn.calls), 2 * turn.calls)
         return turn
+
+
+def check_count(name: str, value: int, most: int) -> None:
+    """Raise InputError for a count of a timing that is below 1 or, as a slip of the keyboard, beyond `most`."""
+    if value < 1:
+        raise InputError(f"{name}: {value} is too few; give 1 or more")
+    if value > most:
+        raise InputError(f"{name}: {shown(value)} is too many; give {most:,} or fewer")
 
 
 def rotate(variants: Mapping[str, Turn], rotations: int, wait: Callable[[], None] = lambda: None) -> list[Timing]:

@@ -29,6 +29,7 @@ LEAST_EPOCHS = 20
 FIRST_CROSSING = 0.5
 """Share of the first epoch in which pressure alone takes the greatest of the first t to 0."""
 MOST_EXPONENT = 60.0
+MOST_PRESSURES = 10_000
 
 Watch = Callable[[str, float, int, float], None]
 """Hears of each epoch: method, pressure (or wanted density, of magnitude), epoch, density."""
@@ -57,6 +58,8 @@ class SweepSettings:
                 )
         if not (math.isfinite(self.step) and self.step > 0):
             raise InputError(f"step: {self.step:g} is out of range; give a number of octaves above 0")
+        if (self.highest - self.lowest) / self.step >= MOST_PRESSURES:
+            raise InputError(f"step: {self.step:g} makes more than {MOST_PRESSURES:,} pressures; give a longer one")
         if (count := len(self.pressures())) < 3:
             raise InputError(
                 f"lowest and highest: {self.lowest:g} to {self.highest:g} in steps of {self.step:g} are {count} "

@@ -105,3 +105,17 @@ def test_a_damaged_run_is_refused(tmp_path, damage):
             metrics.write_text('{"epoch": 1}\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl"):
         read_run(tmp_path)
+
+
+def test_a_folder_names_its_version_and_one_from_before_there_was_any_is_read(tmp_path):
+    folder = RunFolder(tmp_path / "run", RunConfig())
+    folder.add_epoch(ROW)
+    folder.finish(REPORT)
+    report = tmp_path / "run" / "report.json"
+    values = json.loads(report.read_text())
+    assert values.pop("format") == 1
+    report.write_text(json.dumps(values))
+    assert read_run(tmp_path / "run").report == REPORT.to_dict()
+    report.write_text(json.dumps({**values, "format": 2, "invented_later": 1, "versions": {"hyperflux": "9.0"}}))
+    with pytest.raises(InputError, match=r"written by hyperflux 9\.0 in format 2; hyperflux .* reads format 1"):
+        read_run(tmp_path / "run")

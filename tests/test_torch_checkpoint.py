@@ -100,7 +100,7 @@ def test_damaged_files_are_refused(tmp_path, weights):
         (tmp_path / name).write_bytes(content)
         assert "not a readable safetensors file or torch checkpoint" in refused(tmp_path / name)
     assert "no such file" in refused(tmp_path / "nowhere.pth")
-    assert "no such file" in refused(tmp_path)
+    assert "Is a directory" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyperflux import InputError, Pruner, recipes
-from hyperflux.backends.torch.models import build_model
+from hyperflux.backends.torch.models import build_model, count_numbers
 from hyperflux.backends.torch.selection import select
 from hyperflux.models import initial_mlp
 
@@ -122,3 +122,17 @@ def test_what_cannot_be_built_is_refused_in_one_line(name, shape, message):
     with pytest.raises(InputError, match=message) as caught:
         build_model(name, shape, 10, seed=0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mlp:3072-7-5", "lenet300", "resnet20", "resnet18", "vgg19", "deit_tiny"])
+def test_the_numbers_of_a_network_are_counted_without_building_it(name):
+    numbers = sum(tensor.numel() for tensor in build_model(name, (3, 32, 32), 5, seed=0).state_dict().values())
+    state = torch.get_rng_state()
+    assert count_numbers(name, (3, 32, 32), 5) == numbers
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_can_not_be_counted_is_none():
+    assert count_numbers("resnet20", (16,), 5) is None
+    assert count_numbers("timm:no_such_network", (3, 32, 32), 5) is None
+    assert count_numbers("torchvision:regnet_y_400mf", (3, 32, 32), 5) is None

@@ -22,9 +22,10 @@ from hyperflux.deploy.sparse import LayerChoice, sparsify
 from hyperflux.deploy.sparse_file import sparse_content
 from hyperflux.deploy.targets import missing_for_onnx
 from hyperflux.errors import InputError
-from hyperflux.rotation import Timing, Turn, rotate
+from hyperflux.rotation import MOST_BATCH, MOST_ROTATIONS, Timing, Turn, check_count, rotate
 
 ONNX = "ONNX Runtime"
+MOST_THREADS = 1024
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -135,6 +136,7 @@ def torch_threads(count: int) -> Iterator[None]:
 def _check_counts(batch_sizes: Sequence[int], rotations: int, threads: int) -> None:
     if not batch_sizes:
         raise InputError("batch sizes: none; give one or more")
-    for name, value in (("batch size", min(batch_sizes)), ("rotations", rotations), ("threads", threads)):
-        if value < 1:
-            raise InputError(f"{name}: {value} is too few; give 1 or more")
+    check_count("rotations", rotations, MOST_ROTATIONS)
+    check_count("threads", threads, MOST_THREADS)
+    for size in batch_sizes:
+        check_count("batch size", size, MOST_BATCH)

@@ -8,10 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.checkpoint import load_into, read_checkpoint
-from hyperflux.backends.torch.models import build_model
+from hyperflux.backends.torch.checkpoint import load_from
+from hyperflux.backends.torch.models import build_model, count_numbers
 from hyperflux.config import RunConfig
+from hyperflux.errors import InputError
+from hyperflux.reading import inside
 from hyperflux.record import read_run
+
+LEAST_BYTES = 4
+"""Bytes of a weight in a run's files, of float32."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,23 @@ def load_networks(folder: Path) -> RunNetworks:
     config, shape = RunConfig.from_dict(run.config), tuple(run.report["input_shape"])
 
     def network(name: str) -> nn.Module:
+        try:
+            file = inside(folder, f"{name}.safetensors")
+        except OSError as error:
+            raise InputError(f"{error.filename}: {error.strerror}") from error
+        _check_size(config.model, shape, run.report["classes"], file)
         model = build_model(config.model, shape, run.report["classes"], config.seed)
-        load_into(model, read_checkpoint(str(folder / f"{name}.safetensors")), config.model)
+        load_from(model, str(file), config.model)
         return model.to(getattr(torch, config.dtype)).eval()
 
     return RunNetworks(config, network("dense"), network("model"), shape)
+
+
+def _check_size(model: str, shape: tuple[int, ...], classes: int, file: Path) -> None:
+    """Raise InputError where a network has more numbers than the file has room for: it would only take memory."""
+    if file.is_file() and (numbers := count_numbers(model, shape, classes)) is not None:
+        needed = LEAST_BYTES * numbers
+        if (size := file.stat().st_size) < needed:
+            raise InputError(
+                f"{file}: not a readable safetensors file of {model} ({size:,} bytes, and its weights take {needed:,})"
+            )

@@ -28,6 +28,7 @@ from hyperflux.deploy.sparse_checks import joined
 from hyperflux.deploy.sparse_layout import checksum, index_dtype
 from hyperflux.errors import InputError
 from hyperflux.files import write_whole
+from hyperflux.reading import read_file
 
 MOST_BYTES = 1 << 36
 """Most bytes that a file may ask for, so that a damaged or hostile one does not take all memory."""
@@ -52,7 +53,7 @@ def read_sparse(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Tensor]:
             raise InputError(f"{path}: no such file")
         if (size := path.stat().st_size) > most_bytes:
             raise InputError(f"{path}: has {size:,} bytes, more than the {most_bytes:,} of most_bytes")
-        return sparse_tensors(path.read_bytes(), str(path), most_bytes)
+        return sparse_tensors(read_file(path, most_bytes), str(path), most_bytes)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
 

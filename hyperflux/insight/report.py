@@ -17,7 +17,7 @@ def default_folder(folders: Sequence[Path]) -> Path:
     """A run's own folder; of several the one that holds them all."""
     if len(folders) == 1:
         return folders[0]
-    return Path(os.path.relpath(os.path.commonpath([folder.resolve().parent for folder in folders])))
+    return Path(os.path.relpath(os.path.commonpath([Path(os.path.realpath(folder)).parent for folder in folders])))
 
 
 def write(runs: Sequence[Subject], folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperflux.errors import InputError
+from hyperflux.errors import InputError, one_line
 from hyperflux.insight.words import percent
 from hyperflux.record import EpochRow, RecordedRun, read_run
 from hyperflux.telemetry.columns import Table, Tables
@@ -87,11 +88,13 @@ class Subject:
 
 def subjects(folders: Sequence[Path]) -> list[Subject]:
     """Read runs. Raises InputError for a folder that holds no finished run, or that is given twice."""
-    twice = [folder for folder, times in Counter(folder.resolve() for folder in folders).items() if times > 1]
+    twice = [folder for folder, times in Counter(os.path.realpath(folder) for folder in folders).items() if times > 1]
     if twice:
-        raise InputError(f"{twice[0].name}: given twice; name each run once")
+        raise InputError(f"{Path(twice[0]).name}: given twice; name each run once")
     runs = [read_run(folder) for folder in folders]
-    labels = _labels([folder.resolve().name for folder in folders], [run.report for run in runs])
+    labels = _labels(
+        [one_line(Path(os.path.realpath(folder)).name) for folder in folders], [run.report for run in runs]
+    )
     return [Subject(*parts) for parts in zip(folders, runs, labels, strict=True)]
 
 

@@ -9,6 +9,10 @@ from typing import Any
 
 from hyperflux.errors import InputError
 from hyperflux.naming import unknown
+from hyperflux.reading import inside, read_text
+
+MOST_BYTES = 1 << 20
+"""Most bytes of a TOML file."""
 
 
 def names() -> list[str]:
@@ -35,10 +39,21 @@ def load(name_or_file: str) -> dict[str, Any]:
     Anything that ends in `.toml` or holds a `/` is a file. Raises InputError where it can't be read.
     """
     is_file = name_or_file.endswith(".toml") or "/" in name_or_file
+    return _parsed(Path(name_or_file)) if is_file else tomllib.loads(text(name_or_file))
+
+
+def load_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in `folder`. Raises InputError where its config.toml can't be read or leads elsewhere."""
     try:
-        source = Path(name_or_file).read_text(encoding="utf-8") if is_file else text(name_or_file)
-        return tomllib.loads(source)
+        return _parsed(inside(folder, "config.toml"))
     except OSError as error:
-        raise InputError(f"recipe {name_or_file}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"recipe {name_or_file}: not valid TOML ({error})".replace("\n", " ")) from error
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_text(path, MOST_BYTES))
+    except OSError as error:
+        raise InputError(f"recipe {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"recipe {path}: not valid TOML ({error})") from error

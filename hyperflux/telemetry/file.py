@@ -7,13 +7,22 @@ frames in one line: `pandas.DataFrame(numpy.load("telemetry.npz")["layers"])`, a
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from hyperflux.errors import InputError
-from hyperflux.telemetry.columns import SCHEMA, Tables
+from hyperflux.reading import open_file
+from hyperflux.telemetry.columns import SCHEMA, Table, Tables
+
+MOST_BYTES = 1 << 29
+"""Most bytes of all tables unpacked: full telemetry of hundreds of layers takes less."""
+MOST_MEMBERS = 100
+"""Most files in the archive."""
 
 
 def file_content(tables: Tables) -> bytes:
@@ -24,13 +33,35 @@ def file_content(tables: Tables) -> bytes:
 
 
 def read_tables(path: Path) -> Tables:
-    """Tables of a telemetry.npz. Raises InputError where it is damaged or of another version."""
+    """Tables of a telemetry.npz.
+
+    Nothing in the file is trusted: sizes are compared with each other and with `MOST_BYTES` before memory is taken, and
+    nothing is unpickled. Raises InputError where it is damaged, of another version, or too large.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            tables = {name: file[name] for name in SCHEMA}
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged or of another version ({error}); rerun with its config.toml") from error
-    for name, table in tables.items():
-        if table.dtype != SCHEMA[name]:
-            raise InputError(f"{path}: table {name} is of another version; rerun with its config.toml")
-    return tables
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if (asked := sum(member.file_size for member in members)) > MOST_BYTES or len(members) > MOST_MEMBERS:
+                raise ValueError(f"asks for {asked:,} bytes in {len(members):,} tables")
+            return {name: _table(archive, name) for name in SCHEMA}
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = error.args[0] if error.args else "it ends too early"
+        raise InputError(f"{path}: damaged or of another version ({reason}); rerun with its config.toml") from error
+
+
+def _table(archive: zipfile.ZipFile, name: str) -> Table:
+    """One table; its header has to announce exactly the bytes that follow."""
+    with archive.open(f"{name}.npy") as member:
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(member))
+        if read is None:
+            raise ValueError(f"table {name} is of another version of NumPy's format")
+        with warnings.catch_warnings(action="ignore"):  # of old spellings in the header
+            shape, _, dtype = read(member)
+        if dtype != SCHEMA[name] or len(shape) != 1:
+            raise ValueError(f"table {name} has other columns")
+        size = shape[0] * dtype.itemsize
+        if member.tell() + size != archive.getinfo(f"{name}.npy").file_size:
+            raise ValueError(f"table {name} has not the {shape[0]:,} rows that it announces")
+        return np.frombuffer(bytearray(member.read()), dtype=dtype)

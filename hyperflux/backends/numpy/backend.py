@@ -17,7 +17,7 @@ from hyperflux.backends.numpy.loss import LossGradient
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
 from hyperflux.backends.numpy.probe import NumpyProbe
-from hyperflux.checkpoint import read_checkpoint
+from hyperflux.checkpoint import most_bytes, read_checkpoint
 from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
@@ -133,7 +133,7 @@ class NumpyBackend:
 
     def load_checkpoint(self, path: str) -> None:
         """Replace all parameters by those of a safetensors file."""
-        tensors = read_checkpoint(path)
+        tensors = read_checkpoint(path, most_bytes(self._gate.state.weights.size + self._biases.size))
         try:
             self.load_tensors(tensors)
         except InputError as error:

@@ -142,7 +142,7 @@ class TorchBackend:
     def load_checkpoint(self, path: str) -> None:
         """Replace all parameters and buffers by those of a safetensors file or torch checkpoint."""
         try:
-            checkpoint.load_into(self._model, checkpoint.read_checkpoint(path), self._config.model)
+            checkpoint.load_from(self._model, path, self._config.model)
         except InputError as error:
             prefix = "" if str(error).startswith("checkpoint ") else f"checkpoint {path}: "
             raise InputError(f"{prefix}{error}") from error

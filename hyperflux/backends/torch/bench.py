@@ -15,9 +15,8 @@ from torch import nn
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.training import choose_device
-from hyperflux.errors import InputError
 from hyperflux.models import check_model, is_mlp
-from hyperflux.rotation import Timing, Turn, rotate
+from hyperflux.rotation import MOST_BATCH, MOST_ROTATIONS, Timing, Turn, check_count, rotate
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.file import file_content
 from hyperflux.telemetry.levels import LEVELS, Level
@@ -94,9 +93,8 @@ class _Workload:
 
     @classmethod
     def of(cls, model: str, batch_size: int, rotations: int, device: str) -> _Workload:
-        for name, value in (("batch_size", batch_size), ("rotations", rotations)):
-            if value < 1:
-                raise InputError(f"{name}: {value} is too few; give 1 or more")
+        check_count("batch_size", batch_size, MOST_BATCH)
+        check_count("rotations", rotations, MOST_ROTATIONS)
         check_model(model)
         place = choose_device(device)
         shape = (1, 28, 28) if is_mlp(model) else (3, 32, 32)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hyperflux.checkpoint import MOST_BYTES, check_size, most_bytes
 from hyperflux.errors import InputError
 
 WRAPPERS = ("state_dict", "model")
@@ -21,13 +22,16 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
 
 
-def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU. Raises InputError where the file is missing or is no checkpoint of tensors."""
-    if not Path(path).is_file():
-        raise InputError(f"checkpoint {path}: no such file")
+def read_checkpoint(path: str, most: int = MOST_BYTES) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU.
+
+    Raises InputError where the file is missing, has more than `most` bytes, or is no checkpoint of tensors.
+    """
+    check_size(path, most)
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
+        _check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # what matters of a file's form is whether it can be read
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -35,7 +39,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
             f"checkpoint {path}: not a readable safetensors file or torch checkpoint of tensors alone (nothing else "
             "is read, for safety); save the model's state_dict() by itself"
         ) from error
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, TypeError, EOFError) as error:
+    except Exception as error:  # the readers raise whatever they met in the file
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"checkpoint {path}: not a readable safetensors file or torch checkpoint ({reason})"
@@ -49,6 +53,22 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     return dict(content)
 
 
+def _check_archive(path: str) -> None:
+    """Raise ValueError for a torch checkpoint, which is a zip archive, that unpacks to more than the file has.
+
+    torch.save never compresses, nor does it write the one object that takes memory by its size alone.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > Path(path).stat().st_size:
+            raise ValueError("it is packed, and torch.save does not pack")
+        if any(b"bytearray" in archive.read(member) for member in members if member.filename.endswith(".pkl")):
+            raise ValueError("it holds a bytearray")
+
+
 def _wrapped(content: Any) -> Mapping[str, Any] | None:
     """The mapping that `content` keeps under one of `WRAPPERS`."""
     found = [content.get(key) for key in WRAPPERS] if isinstance(content, Mapping) else []
@@ -57,6 +77,14 @@ def _wrapped(content: Any) -> Mapping[str, Any] | None:
 
 def _is_tensor(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def load_from(model: nn.Module, path: str, name: str) -> None:
+    """Replace all parameters and buffers of `model` by those of a file no larger than a checkpoint of it can be.
+
+    Raises InputError as `read_checkpoint` and `load_into`.
+    """
+    load_into(model, read_checkpoint(path, most_bytes(sum(map(Tensor.numel, model.state_dict().values())))), name)
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

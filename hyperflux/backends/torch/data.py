@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from hyperflux.backends.torch.batches import Data, DeviceData, StreamedData
+from hyperflux.backends.torch.image_files import check_folder, open_image
 from hyperflux.config import RunConfig
 from hyperflux.data import data_folder, load_dataset
 from hyperflux.errors import InputError
@@ -135,29 +137,21 @@ def _folders(folder: Path) -> tuple[Any, Any]:
     """`train/` and `test/` or `val/` with a folder a class, as torchvision's ImageFolder."""
     from torchvision.datasets import ImageFolder
 
-    test = next((name for name in ("test", "val") if (folder / name).is_dir()), None)
-    if not (folder / "train").is_dir() or test is None:
+    test = next((name for name in ("test", "val") if os.path.isdir(folder / name)), None)
+    if not os.path.isdir(folder / "train") or test is None:
         raise InputError(
             f"images under {folder}: needs the folders train/ and test/ or val/; name theirs by --data-dir"
         )
     try:
-        parts = [ImageFolder(str(folder / name), loader=_open) for name in ("train", test)]
+        for name in ("train", test):
+            check_folder(folder / name)
+        parts = [ImageFolder(str(folder / name), loader=open_image) for name in ("train", test)]
     except (FileNotFoundError, OSError) as error:
         raise InputError(f"images under {folder}: {' '.join(str(error).split())}") from error
     if parts[0].classes != parts[1].classes:
         odd = sorted(set(parts[0].classes) ^ set(parts[1].classes))[0]
         raise InputError(f"images under {folder}: train/ and {test}/ have different classes, such as {odd}")
     return parts[0], parts[1]
-
-
-def _open(path: str) -> Any:
-    """The image as RGB. Raises InputError where the file is damaged."""
-    from torchvision.datasets.folder import pil_loader
-
-    try:
-        return pil_loader(path)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"image {path}: can't be read ({' '.join(str(error).split())})") from error
 
 
 def _read(part: Any) -> Images:

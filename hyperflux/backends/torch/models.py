@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -89,6 +90,24 @@ def build_model(name: str, shape: tuple[int, ...], classes: int, seed: int) -> n
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         raise InputError(f"model {name}: does not give {classes} logits a sample; it is no plain classifier")
     return model.train()
+
+
+def count_numbers(name: str, shape: tuple[int, ...], classes: int) -> int | None:
+    """Elements of all parameters and buffers of a network, without the memory for them.
+
+    None where that can't be told, as the network would need its values to be built, or can't be built at all. Raises
+    InputError as `build_model` for a multilayer perceptron.
+    """
+    if is_mlp(name):
+        return sum((inputs + 1) * outputs for inputs, outputs in pairwise(layer_sizes(name, math.prod(shape), classes)))
+    if len(shape) != 3:
+        return None
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            tensors: dict[str, Tensor] = _build(name, *shape, classes).state_dict()
+        return sum(tensor.numel() for tensor in tensors.values())
+    except (InputError, RuntimeError, NotImplementedError, ValueError, TypeError):
+        return None
 
 
 def _build(name: str, channels: int, height: int, width: int, classes: int) -> nn.Module:

@@ -1,0 +1,164 @@
+"""Data sets and tables of numbers that are damaged, or were never any."""
+
+import gzip
+import os
+import struct
+import zlib
+
+import numpy as np
+from bad_runs import KINDS, a_folder, a_link_outside
+from front_door_case import Case, short
+from idx_files import idx_bytes, write_mnist
+from image_files import write_folder, write_image
+
+MNIST = ["prune", "--dataset", "mnist", "--data-dir", "data"]
+IMAGE_FOLDER = ["prune", "--dataset", "imagefolder", "--data-dir", "data", "--model", "resnet20"]
+
+
+def idx(name, content, file="t10k-images-idx3-ubyte"):
+    """MNIST with one file of another content: bytes, or a function that writes it."""
+
+    def prepare(folder, material):
+        target = write_mnist(folder / "data") / file.removesuffix(".gz")
+        target.unlink()
+        target = target.with_name(file)
+        content(target) if callable(content) else target.write_bytes(content)
+
+    return Case(f"{file} {name}", MNIST, prepare)
+
+
+def header(*sizes, kind=8):
+    return bytes([0, 0, kind, len(sizes)]) + struct.pack(f">{len(sizes)}I", *sizes)
+
+
+CONTENTS = {
+    "empty": b"",
+    "of other numbers": header(16, 28, 28, kind=13) + bytes(16 * 784 * 4),
+    "of two axes": header(16, 784) + bytes(16 * 784),
+    "of 80 exabytes": header(0xFFFFFFFF, 0xFFFFFFFF, 5),
+    "of 64 GB": header(4096, 4096, 4096) + bytes(1000),
+    "of no image": header(0, 28, 28),
+    "of other images": header(16, 29, 28) + bytes(16 * 29 * 28),
+    "of one image more": header(17, 28, 28) + bytes(17 * 784),
+    "cut": header(16, 28, 28) + bytes(16 * 784 - 1),
+    "too long": header(16, 28, 28) + bytes(16 * 784 + 1),
+}
+
+IDX = [
+    *(idx(name, content) for name, content in CONTENTS.items()),
+    *(idx(name, gzip.compress(content), "t10k-images-idx3-ubyte.gz") for name, content in CONTENTS.items()),
+    *(idx(kind.__name__, kind) for kind in KINDS if kind is not a_link_outside),
+    idx("not gzip", b"hello", "t10k-images-idx3-ubyte.gz"),
+    idx("a bomb", gzip.compress(header(16, 28, 28) + bytes(200_000_000), 1), "t10k-images-idx3-ubyte.gz"),
+    idx("labels above 9", idx_bytes(np.full(16, 200)), "t10k-labels-idx1-ubyte"),
+    idx("labels of no number", idx_bytes(np.arange(0)), "t10k-labels-idx1-ubyte"),
+]
+
+
+def images(name, spoil, size=(8, 8)):
+    """A folder of images that `spoil(folder)` changes; the first class is `train/ant`."""
+    return Case(f"images {name}", IMAGE_FOLDER, lambda folder, _: spoil(write_folder(folder / "data", size=size)))
+
+
+def first(content):
+    """The first image of all with another content."""
+
+    def spoil(root):
+        file = root / "train" / "ant" / "0.png"
+        file.unlink()
+        content(file) if callable(content) else file.write_bytes(content)
+
+    return spoil
+
+
+def png(width, height):
+    """A PNG file that claims this size and holds next to nothing."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    sizes = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", sizes), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(executed) (w) file closefile showpage\n"
+
+
+def links_to_itself(root):
+    """Two links a folder to a folder above: each level has twice as many paths as the one before."""
+    for name in ("again", "more"):
+        (root / "train" / "ant" / name).symlink_to(root / "train" / "ant")
+
+
+def stray(root):
+    """Files that belong to no class, and one image of another size."""
+    (root / "train" / "notes.txt").write_text("mine")
+    (root / "train" / "ant" / "notes.txt").write_text("mine")
+    (root / "train" / "ant" / "folder.png").mkdir()
+    write_image(root / "train" / "bee" / "x.png", np.zeros((8, 9, 3)))
+
+
+def unreadable_names(root):
+    os.mkdir(os.fsencode(root / "train") + b"/\xff\x1b[31m")
+
+
+IMAGES = [
+    *(images(f"empty, {size}", first(b""), size) for size in ((8, 8), (70, 70))),
+    *(images(f"of {width}x{height}", first(png(width, height)))
+      for width, height in ((9, 8), (0, 8), (50_000, 50_000), (8200, 8200), (0x7FFFFFFF, 0x7FFFFFFF), (60_000_000, 1))),
+    images("of PostScript", first(POSTSCRIPT)),
+    images("of GIF", first(b"GIF89a\x08\x00\x08\x00\x00\x00\x00;")),
+    images("of text", first(b"hello")),
+    images("cut PNG", first(png(8, 8)[:40])),
+    images("cut JPEG", first(b"\xff\xd8\xff\xe0\x00\x10JFIF")),
+    images("cut TIFF", first(b"II*\x00\x08\x00\x00\x00\xff\xff")),
+    images("cut WEBP", first(b"RIFF\xff\xff\xff\xffWEBPVP8 ")),
+    images("cut BMP", first(b"BM" + bytes(60))),
+    images("PPM of 10 GB", first(b"P6 100000 35000 255\n")),
+    *(images(kind.__name__, first(kind)) for kind in KINDS if kind not in (a_folder, a_link_outside)),
+    images("links to itself", links_to_itself),
+    images("stray files", stray),
+    images("names that are no text", unreadable_names),
+    images("a class without images", lambda root: [(root / part / "cow").mkdir() for part in ("train", "test")]),
+    images("a pipe for a folder", lambda root: [(root / "train").rename(root / "kept"), os.mkfifo(root / "train")]),
+    images("no test part", lambda root: (root / "test").rename(root / "tset")),
+]  # fmt: skip
+
+
+def table(content, *options):
+    """A CSV file for `hyperflux law --from`: bytes, text, or a function that writes it."""
+
+    def prepare(folder, material):
+        file = folder / "bad.csv"
+        if callable(content):
+            content(file)
+        else:
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    name = content.__name__ if callable(content) else short(content)
+    return Case(f"table {name}", ["law", "--from", "bad.csv", *options], prepare)
+
+
+def points(*rows):
+    return "pressure,density\n" + "\n".join(rows)
+
+
+TABLES = [
+    *(table(content) for content in (
+        b"", b"\xff", b"\x00", b"pressure,density\n\x00,\x00\n", b"pressure,density", "\x1b[31m,\x1b]0;x\x07\n1,2\n",
+        "pressure,density\n" + "1" * 200_000 + ",0.5\n", "pressure,pressure,density\n1,2,0.5\n",
+        '"pressure,density\n1,2', "density\n0.5\n", "pressure\t density\n1\t0.5\n", "\ufeff" * 3 + points("1,0.5"),
+        "," * 200_000,
+    )),
+    *(table(points(*rows)) for rows in (
+        ("1,0.5",), ("1,0.5", "2,0.4"), ("1,0.5", "2", "3,0.2"), ("1,0.5", "2,nan", "4,0.1"),
+        ("inf,0.5", "2,0.4", "4,0.1"),
+        ("-1,0.5", "2,0.4", "4,0.1"), ("1,0.5", "2,1.5", "4,0.1"), ("1,0.5", "1,0.5", "1,0.5"), ("1,0,5",) * 3,
+        ("1,0.5", "2,0.5", "4,0.5"), ("1e999,0.5", "2,0.4", "4,0.2"), ("\x1b[31m,0.5",), ("0x10,0.5", "2,0.4", "4,0.3"),
+        ("1,0.5", "2,0.4", "4,-0.1"), ("1,", ",0.5"), ("1" * 500 + ",0.5",),
+    )),
+    *(table(kind) for kind in KINDS if kind is not a_link_outside),
+    table(points("1,0.5", "2,0.4", "4,0.3"), "--x", "\x1b[31m"),
+    table(points("1,0.5", "2,0.4", "4,0.3"), "--out", "a\x00b"),
+]  # fmt: skip
