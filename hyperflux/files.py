@@ -11,7 +11,8 @@ from hyperflux.errors import InputError, WriteError
 def write_whole(target: Path, content: bytes) -> None:
     """Write beside, flush, read back, rename, flush the folder: a reader sees the whole file or none.
 
-    No link is followed. Neither a kill nor a loss of power leaves anything else, but for the file beside it, whose name ends in `.part`.
+    No link is followed. Neither a kill nor a loss of power leaves anything else, but for the file beside it, whose name
+    ends in `.part`.
     Raises WriteError where the disk refuses, or does not give back what was written; then `target` is as it was.
     """
     beside = target.with_name(f".{target.name}.part")
