@@ -241,9 +241,9 @@ def drawn(*shape):
 
 AWKWARD = {
     "heads in the batch": (by_hand, {"a": (8, 8), "c": (8, 8)}, {"c": (slice(None), slice(2, 4))}, (5, 8)),
-    "a sum over the batch": (lambda s, x: s.a(x) + s.b(x).sum(0), {"a": (4, 5), "b": (4, 5)}, {"b": slice(None)}, (4,)),
+    "a sum over all": (lambda s, x: s.a(x) + s.b(x).sum(0), {"a": (4, 5), "b": (4, 5)}, {"b": slice(None)}, (4,)),
     "a parameter alone": (lambda s, x: s.p.cumsum(1) + s.a(x), {"a": (4, 5)}, {"a": slice(None)}, (4,)),
-    "a size in arithmetic": (lambda s, x: s.b(s.a(x) * s.a(x).size(1) ** -0.5), {"a": (4, 5), "b": (5, 3)}, {"a": 2}, (4,)),
+    "a size in sums": (lambda s, x: s.b(s.a(x) * s.a(x).size(1) ** -1), {"a": (4, 5), "b": (5, 3)}, {"a": 2}, (4,)),
     "chunks": (gated, {"a": (4, 8), "b": (4, 3)}, {"a": [1, 5]}, (4,)),
     "joined channels": (
         lambda s, x: s.c(torch.cat([s.a(x), s.b(x)], 1)),
