@@ -108,7 +108,7 @@ def test_a_damaged_run_is_refused(tmp_path, damage):
 
 
 def test_a_folder_names_its_version_and_one_from_before_there_was_any_is_read(tmp_path):
-    folder = RunFolder(tmp_path / "run", RunConfig())
+    folder = RunFolder.create(tmp_path / "run", RunConfig())
     folder.add_epoch(ROW)
     folder.finish(REPORT)
     report = tmp_path / "run" / "report.json"

@@ -23,7 +23,7 @@ def finished_run(
             tensor[torch.rand(tensor.shape, generator=generator) >= density] = 0
             layers.append(LayerCount(name, tensor.numel(), int(tensor.count_nonzero())))
     total, left = sum(layer.total for layer in layers), sum(layer.surviving for layer in layers)
-    record = RunFolder(folder, config)
+    record = RunFolder.create(folder, config)
     record.add_tensors("dense", {name: tensor.numpy() for name, tensor in dense.items()})
     record.add_tensors("model", {name: tensor.numpy() for name, tensor in pruned.items()})
     record.finish(
