@@ -29,7 +29,7 @@ from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.files import write_whole
 from hyperflux.lock import LOCK
 from hyperflux.reading import inside, parse_json, read_text
-from hyperflux.recipes import load, load_settings
+from hyperflux.recipes import load_settings
 from hyperflux.record_checks import (
     FORMAT,
     NewerFormatError,
@@ -187,9 +187,9 @@ def resume_command(path: Path) -> str:
 
 def recorded_config(path: Path) -> RunConfig:
     """The settings of the run in a folder. Raises InputError where there is none, or its config.toml is damaged."""
-    if not (path / "config.toml").exists():
+    if not os.path.exists(path / "config.toml"):
         raise InputError(f"{path}: holds no run; name the folder of one with --out")
-    return RunConfig.from_dict(load(str(path / "config.toml")))
+    return RunConfig.from_dict(load_settings(path))
 
 
 def outcome(path: Path) -> Report | None:
@@ -197,7 +197,9 @@ def outcome(path: Path) -> Report | None:
     if not (path / "report.json").exists():
         return None
     try:
-        return typed(Report, json.loads((path / "report.json").read_text(encoding="utf-8")))
+        return _report(path)
+    except NewerFormatError as error:
+        raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: report.json is damaged ({error})") from error
 
@@ -219,10 +221,7 @@ def read_run(path: Path) -> RecordedRun:
     missing, damaged, contradicts the others, or was written by a newer version.
     """
     try:
-        values = parse_json(_text(path, "report.json", MOST_REPORT_BYTES))
-        found = require_format(values)
-        report = typed(Report, {**values, "format": found} if isinstance(values, dict) else values)
-        check_report(report)
+        report = _report(path)
         lines = _text(path, "metrics.jsonl", MOST_METRICS_BYTES).split("\n")
         epochs = [typed(EpochRow, parse_json(line)) for line in lines[:-1]]
         if lines[-1]:
@@ -237,6 +236,15 @@ def read_run(path: Path) -> RecordedRun:
     config = load_settings(path)
     RunConfig.from_dict(config)
     return RecordedRun(config, epochs, report.to_dict(), _telemetry(path, report))
+
+
+def _report(path: Path) -> Report:
+    """report.json, checked. Raises OSError and ValueError."""
+    values = parse_json(_text(path, "report.json", MOST_REPORT_BYTES))
+    found = require_format(values)
+    report = typed(Report, {**values, "format": found} if isinstance(values, dict) else values)
+    check_report(report)
+    return report
 
 
 def _text(path: Path, name: str, most_bytes: int) -> str:

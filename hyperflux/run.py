@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,7 +128,7 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
 @contextmanager
 def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a new run's folder; one that holds something else gets no lock, not even for a moment."""
-    if folder.is_dir() and not (folder / LOCK).exists():
+    if os.path.isdir(folder) and not os.path.exists(folder / LOCK):  # also where the name is none that a disk can have
         require_unused(folder)
     with locked(folder, announce):
         yield

@@ -114,7 +114,9 @@ def test_a_file_of_ones_own_is_fitted(here):
 
 
 def test_interrupted_it_leaves_what_was_measured_so_far(here):
-    process = start(here, "--recipe", "quick.toml", "--out", "out", "--lowest", "-5", "--highest", "0", "--step", "0.01")
+    process = start(
+        here, "--recipe", "quick.toml", "--out", "out", "--lowest", "-5", "--highest", "0", "--step", "0.01"
+    )
     for _ in range(600):
         if (here / "out" / "law.csv").exists():
             break
