@@ -251,6 +251,7 @@ AWKWARD = {
         {"c": (slice(None), slice(5, 11))},
         (4,),
     ),
+    "a part a sample": (lambda s, x: s.a(torch.cat(x.split(1, 0), 0)), {"a": (4, 5)}, {"a": 2}, (4,)),
     "flat tokens": (
         lambda s, x: s.b(torch.relu(s.a(x)).view(-1, 5)).view(x.size(0), -1),
         {"a": (4, 5), "b": (5, 3)},

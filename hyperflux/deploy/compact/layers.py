@@ -154,14 +154,11 @@ class GroupedConvolution(Op):
 
     def spread(self) -> None:
         """The places stay, and whole groups."""
-        for slot in (self.output, self.input):
-            for dim in range(len(slot.shape)):
-                if dim != 1:
-                    slot.require_along(dim, torch.ones_like(slot.kept[dim]))
         groups = self._kept()
-        self.output.require_along(1, groups.repeat_interleave(self.output.shape[1] // self.groups))
-        self.input.require_along(1, groups.repeat_interleave(self.input.shape[1] // self.groups))
-        self.input.needed = True
+        for slot in (self.output, self.input):
+            masks = [torch.ones_like(mask) for mask in slot.kept]
+            masks[1] = groups.repeat_interleave(slot.shape[1] // self.groups)
+            slot.require(masks)
 
     def rewrite(self) -> None:
         """Put the smaller convolution in the place of the old one."""

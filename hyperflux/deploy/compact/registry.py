@@ -22,53 +22,23 @@ ACTIVATIONS = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
 )  # fmt: skip
 """Modules of one element each in evaluation mode."""
-ELEMENTWISE = {
-    *(
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "div",
-        "neg",
-        "iadd",
-        "isub",
-        "imul",
-        "itruediv",
-        "subtract",
-        "multiply",
-        "divide",
-    ),
-    *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardtanh"),
-    *(
-        "hardswish",
-        "hardsigmoid",
-        "softplus",
-        "softsign",
-        "logsigmoid",
-        "exp",
-        "sqrt",
-        "rsqrt",
-        "abs",
-        "square",
-        "clamp",
-    ),
-    *("float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "clone", "detach"),
-}
+ELEMENTWISE = frozenset(
+    ["add", "sub", "mul", "truediv", "div", "neg", "iadd", "isub", "imul", "itruediv", "subtract", "multiply", "divide", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "softplus", "softsign", "logsigmoid", "exp", "sqrt", "rsqrt", "abs", "square", "clamp", "float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "clone", "detach"]
+)
 """Functions and methods of one element each; with an underscore at the end they work in place."""
-DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "stochastic_depth"}
-MOVING = {
-    *("view", "reshape", "flatten", "permute", "transpose", "swapaxes", "movedim", "t", "unsqueeze", "squeeze"),
-    *("chunk", "split", "unbind", "narrow", "expand", "cat", "concat", "stack", "getitem", "pad", "index_select"),
-    *("roll", "flip", "pixel_shuffle"),
-}
-POOLS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-    nn.Upsample,
-)  # fmt: skip
-POOLING = {f"{kind}_pool{dims}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for dims in (1, 2, 3)} | {
-    "interpolate"
-}
+DROPOUTS = frozenset(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "stochastic_depth"])
+MOVING = frozenset(
+    ["view", "reshape", "flatten", "permute", "transpose", "swapaxes", "movedim", "t", "unsqueeze", "squeeze", "chunk", "split", "unbind", "narrow", "expand", "cat", "concat", "stack", "getitem", "pad", "index_select", "roll", "flip", "pixel_shuffle"]
+)
+POOLS = {
+    kind: int(kind.__name__[-2])
+    for kind in (
+        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+        nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    )
+}  # fmt: skip
+"""And the dimensions, the last ones, along which they pool."""
+POOLING = {f"{kind}_pool{dims}d": dims for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for dims in (1, 2, 3)}
 REDUCTIONS = {"mean", "sum", "amax", "amin", "softmax", "log_softmax", "normalize"}
 """Along the dimensions that `dim` names, all of them without it."""
 CUTTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -103,6 +73,8 @@ def _of_function(trace: Trace, node: fx.Node, first: Slot | None) -> Op | None:
     if first is None:
         return None
     if name in POOLING and not node.kwargs.get("return_indices"):
+        return Fibers(trace, node, range(-POOLING[name], 0))
+    if name == "interpolate":
         return Fibers(trace, node, range(2, len(first.shape)))
     if name in REDUCTIONS:
         return Fibers(trace, node, _dims(trace, node, len(first.shape)))
@@ -130,6 +102,8 @@ def _of_module(trace: Trace, node: fx.Node) -> Op:
     if kind in ACTIVATIONS or (kind is nn.PReLU and module.num_parameters == 1):
         return Elementwise(trace, node)
     if kind in POOLS and not getattr(module, "return_indices", False):
+        return Fibers(trace, node, range(-POOLS[kind], 0))
+    if kind is nn.Upsample:
         return Fibers(trace, node, range(2, len(slots[0].shape)))
     if kind in (nn.Softmax, nn.LogSoftmax) and module.dim is not None:
         return Fibers(trace, node, [module.dim])
@@ -151,22 +125,17 @@ def _cuttable(trace: Trace, node: fx.Node, module: Any) -> Op:
     read = [n for n in trace.graph.nodes if n.op == "get_attr" and str(n.target).startswith(f"{node.target}.")]
     if len(calls) > 1 or others or read:
         return Opaque(trace, node, "its weights are used more than once")
-    if module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module):
-        return Opaque(trace, node, "it has hooks or a parametrization")
+    if kind in NORMS and module.running_mean is None:
+        return Opaque(trace, node, "it keeps no statistics")
     if kind in NORMS:
-        return (
-            ChannelNorm(trace, node)
-            if module.running_mean is not None
-            else Opaque(trace, node, "it keeps no statistics")
-        )
+        return ChannelNorm(trace, node)
     if kind is not nn.Linear and len(trace.inputs(node)[0].shape) != len(module.kernel_size) + 2:
         return Opaque(trace, node, "its input has no batch")
-    if kind is not nn.Linear and module.groups > 1:
-        transposed = kind in TRANSPOSED
-        return (
-            Opaque(trace, node, "a transposed convolution of groups") if transposed else GroupedConvolution(trace, node)
-        )
-    return Layer(trace, node)
+    if kind is nn.Linear or module.groups == 1:
+        return Layer(trace, node)
+    if kind in TRANSPOSED:
+        return Opaque(trace, node, "a transposed convolution of groups")
+    return GroupedConvolution(trace, node)
 
 
 def _pads_with_constants(node: fx.Node) -> bool:

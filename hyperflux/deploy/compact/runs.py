@@ -195,8 +195,11 @@ class Trace:
             return fx.node.map_arg(node.args[0], lambda source: self.slots.get(source))
         if picks(node) and isinstance(self.slots.get(node.args[0]), tuple | list):  # type: ignore[arg-type]
             return self.slots[node.args[0]][node.args[1]]  # type: ignore[index]
-        parts = zip(leaves(here), leaves(there), leaves(own), strict=True)
-        made = iter([Slot((tuple(a.shape), tuple(b.shape)), c.dtype) for a, b, c in parts if isinstance(a, Tensor)])
+        first, second, third = ([leaf for leaf in leaves(r) if isinstance(leaf, Tensor)] for r in (here, there, own))
+        shapes: list[tuple[int, ...]] = [tuple(tensor.shape) for tensor in second]
+        if not len(first) == len(second) == len(third):  # as many parts as samples: none of them is a regular slot
+            third, shapes = third[:1] * len(first), [(*tensor.shape, 0) for tensor in first]
+        made = iter([Slot((tuple(a.shape), b), c.dtype) for a, b, c in zip(first, shapes, third, strict=True)])
         return tree_map(lambda leaf: next(made) if isinstance(leaf, Tensor) else leaf, here)
 
 
