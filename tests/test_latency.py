@@ -11,7 +11,7 @@ from hyperflux_cli import bench
 from sparse_networks import assert_same, mlp, thinned
 
 from hyperflux import InputError, RunConfig, RunError
-from hyperflux.deploy.agreement import FLOAT32_ROUNDING, FLOAT64_ROUNDING, require_agreement
+from hyperflux.deploy.agreement import ROUNDING, require_agreement
 from hyperflux.deploy.flops import Cost
 from hyperflux.deploy.latency import BatchTimes, Latency, measure_run, time_batch, torch_threads
 from hyperflux.deploy.onnx_file import onnx_content, onnx_function
@@ -56,7 +56,7 @@ def test_a_variant_with_other_outputs_is_refused(networks):
         time_batch(dense, masked, compacted, {"other": lambda x: masked(x) + 1}, torch.randn(3, 20), rotations=1)
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, FLOAT32_ROUNDING), (torch.float64, FLOAT64_ROUNDING)])
+@pytest.mark.parametrize(("dtype", "rounding"), [(dtype, ROUNDING[dtype]) for dtype in (torch.float32, torch.float64)])
 def test_agreement_is_equality_to_rounding_of_the_largest_output(dtype, rounding):
     reference = torch.tensor([[-50.0, 1.0]], dtype=dtype)
     require_agreement("it", reference, reference)

@@ -22,7 +22,6 @@ from safetensors.torch import save
 from hyperflux import InputError, RunConfig
 from hyperflux.backends.torch.checkpoint import read_checkpoint
 from hyperflux.backends.torch.image_files import FORMATS, open_image
-from hyperflux.checkpoint import read_checkpoint as read_numpy_checkpoint
 from hyperflux.columns import read_columns
 from hyperflux.idx import read_idx
 from hyperflux.insight.account import account
@@ -33,6 +32,7 @@ from hyperflux.recipes import load, names, text
 from hyperflux.record import RecordedRun, read_run
 from hyperflux.telemetry.columns import SCHEMA
 from hyperflux.telemetry.file import file_content, read_tables
+from hyperflux.weights_file import read_checkpoint as read_numpy_checkpoint
 
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

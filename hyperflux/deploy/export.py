@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hyperflux
+from hyperflux.deploy.agreement import agrees
 from hyperflux.deploy.compact import compact
 from hyperflux.deploy.formats import FORMATS, Function
 from hyperflux.deploy.networks import RunNetworks, load_networks
@@ -143,7 +143,7 @@ def _outputs(function: Function, inputs: Tensor) -> Tensor:
 def _difference(name: str, function: Function, expected: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """The largest difference from the expected outputs, and the largest of these.
 
-    Raises RunError where it is more than rounding: the square root of the dtype's epsilon, as a share of the outputs.
+    Raises RunError where it is more than rounding.
     """
     wanted = torch.cat([outputs for _, outputs in expected])
     try:
@@ -152,7 +152,7 @@ def _difference(name: str, function: Function, expected: list[tuple[Tensor, Tens
     except Exception as error:  # runtimes too raise whatever they met
         raise RunError(f"the {name} file does not run on every batch size: {_reason(error)}") from error
     largest = float(wanted.abs().max())
-    if got.shape != wanted.shape or not difference <= math.sqrt(torch.finfo(wanted.dtype).eps) * largest:
+    if not agrees(got, wanted):
         raise RunError(f"the {name} file computes something else: {difference:.3g} off in outputs up to {largest:.3g}")
     return difference, largest
 

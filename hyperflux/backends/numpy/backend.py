@@ -17,7 +17,6 @@ from hyperflux.backends.numpy.loss import LossGradient
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
 from hyperflux.backends.numpy.probe import NumpyProbe
-from hyperflux.checkpoint import most_bytes, read_checkpoint
 from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
@@ -25,6 +24,7 @@ from hyperflux.models import layer_sizes
 from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
 from hyperflux.spec import Array, Mask
+from hyperflux.weights_file import most_bytes, read_checkpoint
 
 EVALUATION_BATCH = 4096
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hyperflux.checkpoint import MOST_BYTES, check_size, most_bytes
 from hyperflux.errors import InputError
+from hyperflux.weights_file import MOST_BYTES, check_size, most_bytes
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which checkpoints of training scripts keep the weights."""

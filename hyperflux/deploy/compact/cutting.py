@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hyperflux.deploy.agreement import agrees
 from hyperflux.deploy.compact.layers import GroupedConvolution, Layer, channels
 from hyperflux.deploy.compact.movement import Movement
 from hyperflux.deploy.compact.norms import ChannelNorm
@@ -17,9 +18,6 @@ from hyperflux.deploy.compact.runs import Inputs, Trace, leaves
 from hyperflux.deploy.compact.settling import settled
 from hyperflux.deploy.compact.tracing import called
 from hyperflux.errors import InputError, RunError
-
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Largest difference of an output, as a share of the largest output, that the check at the end lets pass."""
 
 
 @dataclass(frozen=True)
@@ -182,19 +180,8 @@ def _check(model: nn.Module, result: Compaction, examples: list[Inputs]) -> None
             found = _tensors(result.module(*taken))
         if not all(map(torch.equal, wanted, again)) and not any(tensor.isnan().any() for tensor in wanted):
             raise InputError("compact: the module draws random numbers in evaluation mode, so nothing can be compared")
-        if len(wanted) != len(found) or not all(map(_is_close, wanted, found)):
+        if len(wanted) != len(found) or not all(map(agrees, found, wanted)):
             raise RunError("compact: the smaller network computes something else; please report this network as a bug")
-
-
-def _is_close(wanted: Tensor, found: Tensor) -> bool:
-    """Whether two outputs differ by rounding only."""
-    if wanted.shape != found.shape or wanted.dtype != found.dtype:
-        return False
-    if wanted.dtype not in TOLERANCES:
-        return torch.equal(wanted, found)
-    finite = wanted.isfinite()
-    scale = float(wanted[finite].abs().max()) if finite.any() else 0.0
-    return torch.allclose(wanted, found, rtol=0, atol=TOLERANCES[wanted.dtype] * scale, equal_nan=True)
 
 
 def _places(mask: Tensor) -> tuple[int, ...]:

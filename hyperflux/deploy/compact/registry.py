@@ -22,14 +22,19 @@ ACTIVATIONS = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
 )  # fmt: skip
 """Modules of one element each in evaluation mode."""
-ELEMENTWISE = frozenset(
-    ["add", "sub", "mul", "truediv", "div", "neg", "iadd", "isub", "imul", "itruediv", "subtract", "multiply", "divide", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "softplus", "softsign", "logsigmoid", "exp", "sqrt", "rsqrt", "abs", "square", "clamp", "float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "clone", "detach"]
-)
+ELEMENTWISE = {
+    "add", "sub", "mul", "truediv", "div", "neg", "iadd", "isub", "imul", "itruediv", "subtract", "multiply", "divide",
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardtanh",
+    "hardswish", "hardsigmoid", "softplus", "softsign", "logsigmoid", "exp", "sqrt", "rsqrt", "abs", "square", "clamp",
+    "float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "clone", "detach",
+}  # fmt: skip
 """Functions and methods of one element each; with an underscore at the end they work in place."""
-DROPOUTS = frozenset(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "stochastic_depth"])
-MOVING = frozenset(
-    ["view", "reshape", "flatten", "permute", "transpose", "swapaxes", "movedim", "t", "unsqueeze", "squeeze", "chunk", "split", "unbind", "narrow", "expand", "cat", "concat", "stack", "getitem", "pad", "index_select", "roll", "flip", "pixel_shuffle"]
-)
+DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "stochastic_depth"}
+MOVING = {
+    "view", "reshape", "flatten", "permute", "transpose", "swapaxes", "movedim", "t", "unsqueeze", "squeeze", "chunk",
+    "split", "unbind", "narrow", "expand", "cat", "concat", "stack", "getitem", "pad", "index_select", "roll", "flip",
+    "pixel_shuffle",
+}  # fmt: skip
 POOLS = {
     kind: int(kind.__name__[-2])
     for kind in (
