@@ -11,6 +11,7 @@ import click
 
 import hyperflux
 from hyperflux.errors import Interrupted, one_line
+from hyperflux.team import launched
 
 from .bench import bench
 from .compare import compare
@@ -42,12 +43,11 @@ class OneLineErrors(click.Group):
             sys.exit(0)
         except click.ClickException as error:
             _fail(error.format_message(), 2)
-        except hyperflux.InputError as error:
-            _fail(str(error), 2)
-        except hyperflux.RunError as error:
-            _fail(str(error), 1)
-        except Interrupted as error:
-            _fail(str(error), SIGNALLED + error.signal)
+        except (hyperflux.InputError, hyperflux.RunError, Interrupted) as error:
+            code = _code(error)
+            if error.told_elsewhere:
+                sys.exit(code)
+            _fail(str(error), code)
         except (click.Abort, KeyboardInterrupt):  # the first is a RuntimeError too
             _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
         except (MemoryError, RuntimeError) as error:
@@ -57,6 +57,12 @@ class OneLineErrors(click.Group):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+def _code(error: hyperflux.InputError | hyperflux.RunError | Interrupted) -> int:
+    if isinstance(error, Interrupted):
+        return SIGNALLED + error.signal
+    return 2 if isinstance(error, hyperflux.InputError) else 1
+
+
 def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"hyperflux: {one_line(message)}", err=True)
     sys.exit(code)
@@ -64,11 +70,14 @@ def _fail(message: str, code: int) -> NoReturn:
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(hyperflux.__version__, prog_name="hyperflux")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Prune neural networks while they train.
 
     `hyperflux prune` alone runs the whole job on a small data set that comes with the package.
     """
+    if context.invoked_subcommand != prune.name and launched():
+        raise hyperflux.InputError(f"{context.invoked_subcommand}: works in one process; start it without torchrun")
 
 
 main.add_command(prune)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hyperflux.checkpoints.pace import DEFAULT
 
 from .options import PlainPath, merged, require_agreement, settings_options
+
+if TYPE_CHECKING:
+    from hyperflux.config import RunConfig
 
 
 @click.command()
@@ -34,39 +39,49 @@ def prune(
     Options given here override the recipe's settings. A run's config.toml is itself a recipe: giving it to --recipe
     repeats the run. Ctrl-C stops a run after the step under way; `--resume --out FOLDER` goes on with one that was
     stopped or broken off, to the same end.
+
+    `torchrun --nproc-per-node 4 $(which hyperflux) prune ...` trains with four processes, each on its part of every
+    batch.
     """
-    from hyperflux import InputError, recipes
+    from hyperflux.backends import launched_team
     from hyperflux.checkpoints.pace import Pace
     from hyperflux.checkpoints.stop import wish_to_stop
-    from hyperflux.config import RunConfig
-    from hyperflux.record import recorded_config
-    from hyperflux.run import default_folder, execute, resume, total_epochs
+    from hyperflux.run import execute, resume, total_epochs
+    from hyperflux.team import from_first
 
     from .display import plain_console, print_summary, progress
 
-    stated = merged({} if recipe is None else recipes.load(recipe), given)
-    every = Pace.parse(checkpoint_every)
-    if resumed:
-        if out is None:
-            raise InputError("--resume: needs --out, the folder of the run that is to go on")
-        config, folder = recorded_config(out), out
-        require_agreement(stated, config, folder)
-    else:
-        config = RunConfig.from_dict(stated)
-        folder = out or default_folder(config)
-    with (
-        progress(total_epochs(config), plain_console(stderr=as_json), quiet=as_json) as observe,
-        wish_to_stop() as stop,
-    ):
+    def announce(line: str) -> None:
+        click.echo(f"hyperflux: {line}", err=True)
 
-        def announce(line: str) -> None:
-            click.echo(f"hyperflux: {line}", err=True)
-
-        if resumed:
-            report = resume(folder, observe, every=every, stop=stop, announce=announce)
-        else:
-            report = execute(config, folder, observe, every=every, stop=stop, announce=announce)
+    with launched_team() as team:
+        every = from_first(team, lambda: Pace.parse(checkpoint_every))
+        config, folder = from_first(team, lambda: _settled(recipe, out, resumed, given))
+        silent = as_json or team.rank > 0
+        with progress(total_epochs(config), plain_console(stderr=silent), silent) as observe, wish_to_stop() as stop:
+            go = partial(resume, folder) if resumed else partial(execute, config, folder)
+            report = go(observe, every=every, stop=stop, announce=announce, team=team)
+    if team.rank > 0:
+        return
     if as_json:
         click.echo(json.dumps({**report.to_dict(), "folder": str(folder)}))
     else:
         print_summary(report, folder, plain_console())
+
+
+def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping[str, Any]) -> tuple[RunConfig, Path]:
+    """Settings and folder of the run that the options mean. Raises InputError where they mean none."""
+    from hyperflux import InputError, recipes
+    from hyperflux.config import RunConfig
+    from hyperflux.record import recorded_config
+    from hyperflux.run import default_folder
+
+    stated = merged({} if recipe is None else recipes.load(recipe), given)
+    if not resumed:
+        config = RunConfig.from_dict(stated)
+        return config, out or default_folder(config)
+    if out is None:
+        raise InputError("--resume: needs --out, the folder of the run that is to go on")
+    config = recorded_config(out)
+    require_agreement(stated, config, out)
+    return config, out

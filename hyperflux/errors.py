@@ -16,7 +16,12 @@ def one_line(text: str) -> str:
 
 
 class InputError(ValueError):
-    """Wrong use or bad input. The message is one line: what is wrong, where, and the way out."""
+    """Wrong use or bad input. The message is one line: what is wrong, where, and the way out.
+
+    `told_elsewhere` says, of any error here, that another process of the same run tells it: one is enough.
+    """
+
+    told_elsewhere = False
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -24,6 +29,8 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that began properly and could not be finished. The message is one line."""
+
+    told_elsewhere = False
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -35,6 +42,8 @@ class WriteError(RunError):
 
 class Interrupted(Exception):
     """A run was told to stop by a signal, has written a checkpoint and stopped. The message says how it goes on."""
+
+    told_elsewhere = False
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

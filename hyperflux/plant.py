@@ -96,6 +96,9 @@ class Plant:
         """The cloud has no weights."""
         raise NotImplementedError
 
+    def confirm_masks(self) -> None:
+        """There is one cloud."""
+
     def typical_flux(self) -> float:
         """Mean over weights of the root of Adam's second moment."""
         root = np.sqrt(self._second / (1 - ADAM_BETAS[1] ** max(1, self.steps)))

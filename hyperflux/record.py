@@ -161,6 +161,16 @@ class RunFolder:
         write_whole(self.path / name, content)
 
 
+class UnwrittenFolder(RunFolder):
+    """The same run's folder in a process that trains along: another one writes."""
+
+    def add_epoch(self, row: EpochRow) -> None:
+        """Nothing."""
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Nothing."""
+
+
 def _line(row: EpochRow) -> str:
     return json.dumps(asdict(row)) + "\n"
 

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,17 @@ from hyperflux.feasibility import presence_distance
 from hyperflux.lock import LOCK, locked
 from hyperflux.order import batch_ends
 from hyperflux.programs.base import Program
-from hyperflux.record import CHECKPOINTS, Report, RunFolder, outcome, recorded_config, require_unused, resume_command
+from hyperflux.record import (
+    CHECKPOINTS,
+    Report,
+    RunFolder,
+    UnwrittenFolder,
+    outcome,
+    recorded_config,
+    require_unused,
+    resume_command,
+)
+from hyperflux.team import ALONE, Team, from_first, together
 from hyperflux.training import Observer, Position, Training
 from hyperflux.typed import typed
 
@@ -55,24 +65,26 @@ def execute(
     every: Pace = DEFAULT_PACE,
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
+    team: Team = ALONE,
 ) -> Report:
     """Train dense unless a checkpoint gives the weights, prune, regrow, and leave the run's folder.
 
     `observe` sees each epoch's row as it is written. Nothing is written before all input has been read and found
     good. A checkpoint of the run is written at each stage's end and at the pace `every`; where `stop` gives a signal,
     one is written after that step and the run stops. `announce` gets a line where a dead process's lock is taken over.
+    The processes of a `team` call this alike; the first one writes, observes and announces.
     Raises InputError for bad input, RunError for a run that can't go on, Interrupted for one that was stopped.
     """
     started = time.monotonic()
-    backend = build_backend(config)
-    program = feasible_program(config, backend)
-    if config.checkpoint:
-        backend.load_checkpoint(config.checkpoint)
-    with _claimed(folder, announce):
-        training = Training(config, backend, RunFolder.create(folder, config), observe, started)
+    backend, program, origin = _prepared(config, team)
+    with _held_by_first(team, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
-        checkpoints.create()
-        return _carry_out(training, program, checkpoints, Origin.of(config, backend), every, stop)
+        with together(team):
+            record = RunFolder.create(folder, config) if team.rank == 0 else UnwrittenFolder(folder)
+            if team.rank == 0:
+                checkpoints.create()
+        training = Training(config, backend, record, observe, started, team=team)
+        return _carry_out(training, program, checkpoints, origin, every, stop)
 
 
 def resume(
@@ -82,34 +94,28 @@ def resume(
     every: Pace = DEFAULT_PACE,
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
+    team: Team = ALONE,
 ) -> Report:
     """Go on with the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
 
     A run that is finished stays as it is. `announce` gets a line for whatever the user should know; the rest is as in
-    `execute`. Raises InputError where there is nothing to go on with, or settings, data or dense weights have changed.
+    `execute`. As many processes as went before, or more, or fewer, may go on. Raises InputError where there is nothing
+    to go on with, or settings, data or dense weights have changed.
     """
-    started, config, checkpoints = time.monotonic(), recorded_config(folder), CheckpointFolder(folder / CHECKPOINTS)
-    if (report := outcome(folder)) is not None:
-        announce(f"{folder}: this run is finished; there is nothing left to do")
-        if checkpoints.path.is_dir():  # its process ended before it could remove them
-            with locked(folder, announce):
-                checkpoints.remove()
+    started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
+    config = from_first(team, lambda: recorded_config(folder))
+    if (report := from_first(team, lambda: _finished(folder, checkpoints, announce))) is not None:
         return report
-    with locked(folder, announce):
-        if not checkpoints.path.is_dir():
-            raise InputError(f"{folder}: this run keeps no checkpoints; begin it anew in another folder")
-        saved = checkpoints.last(announce)
-        backend = build_backend(config)
-        program = feasible_program(config, backend)
-        if config.checkpoint:
-            backend.load_checkpoint(config.checkpoint)
-        origin = Origin.of(config, backend)
-        training = Training(config, backend, RunFolder(folder), observe, started)
-        if saved is None:
-            announce(f"{folder}: no checkpoint had been written yet; the run begins anew")
-            training.record.set_epochs([])
-        else:
-            _restore(training, program, saved, origin, announce)
+    with _held_by_first(team, locked(folder, announce)):
+        saved = from_first(team, lambda: _last(folder, checkpoints, announce))
+        backend, program, origin = _prepared(config, team)
+        record = RunFolder(folder) if team.rank == 0 else UnwrittenFolder(folder)
+        training = Training(config, backend, record, observe, started, team=team)
+        with together(team):
+            if saved is None:
+                training.record.set_epochs([])
+            else:
+                _restore(training, program, saved, origin, announce if team.rank == 0 else lambda line: None)
         return _carry_out(training, program, checkpoints, origin, every, stop)
 
 
@@ -125,6 +131,18 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
         record.add_tensors("dense", backend.tensors())
 
 
+def _prepared(config: RunConfig, team: Team) -> tuple[Backend, Program[Any], Origin]:
+    """What a run needs before anything is written. Raises InputError where something of it does not fit."""
+    with together(team):
+        backend = build_backend(config, team)
+        program = feasible_program(config, backend)
+        if config.checkpoint:
+            backend.load_checkpoint(config.checkpoint)
+        origin = Origin.of(config, backend)
+    origin.require_alike(team.gather(origin))
+    return backend, program, origin
+
+
 @contextmanager
 def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a new run's folder; one that holds something else gets no lock, not even for a moment."""
@@ -132,6 +150,37 @@ def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
         require_unused(folder)
     with locked(folder, announce):
         yield
+
+
+@contextmanager
+def _held_by_first(team: Team, lock: AbstractContextManager[None]) -> Iterator[None]:
+    """Hold a lock in the first process of a team; all leave where it can't be had."""
+    with ExitStack() as held:
+        with together(team):
+            if team.rank == 0:
+                held.enter_context(lock)
+        yield
+
+
+def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
+    """The report of a run that has one; None where it is unfinished."""
+    report = outcome(folder)
+    if report is not None:
+        announce(f"{folder}: this run is finished; there is nothing left to do")
+        if checkpoints.path.is_dir():  # its process ended before it could remove them
+            with locked(folder, announce):
+                checkpoints.remove()
+    return report
+
+
+def _last(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
+    """The last good checkpoint; None, announced, where none was written. Raises InputError where there can't be one."""
+    if not checkpoints.path.is_dir():
+        raise InputError(f"{folder}: this run keeps no checkpoints; begin it anew in another folder")
+    saved = checkpoints.last(announce)
+    if saved is None:
+        announce(f"{folder}: no checkpoint had been written yet; the run begins anew")
+    return saved
 
 
 def _restore(
@@ -159,7 +208,7 @@ def _carry_out(
         facts = {"origin": asdict(origin), "position": asdict(training.position())}
         return Checkpoint(facts, training.arrays())
 
-    saver = Saver(checkpoints, every, stop, content)
+    saver = Saver(checkpoints, every, stop, content, training.team)
     training.after_step, training.end_stage = saver.after_step, saver.save
     record, backend = training.record, training.backend
     try:
@@ -173,7 +222,8 @@ def _carry_out(
         record.finish(report)
     except WriteError as error:
         raise RunError(f"{error}; once it can be, go on with {resume_command(record.path)}") from error
-    checkpoints.remove()
+    if training.team.rank == 0:
+        checkpoints.remove()
     return report
 
 

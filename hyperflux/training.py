@@ -22,6 +22,7 @@ from hyperflux.programs.base import Gate, Program
 from hyperflux.programs.pilot import Pilot
 from hyperflux.record import EpochRow, RunFolder, Stage
 from hyperflux.schedule import cosine
+from hyperflux.team import ALONE, Team
 from hyperflux.telemetry.levels import level
 from hyperflux.telemetry.recorder import Recorder
 
@@ -82,7 +83,8 @@ class Training:
 
     `after_step` is called after every optimizer step and what belongs to it, `end_stage` after every stage under the
     gate. In both, `position` and `arrays` are what another Training of the same run needs to go on to the bit.
-    `seconds` count from `started`, a time on the monotonic clock.
+    `seconds` count from `started`, a time on the monotonic clock. Of a `team` of processes that train together the
+    first one watches and observes.
     """
 
     config: RunConfig
@@ -92,6 +94,7 @@ class Training:
     started: float = field(default_factory=time.monotonic)
     after_step: Callable[[], None] = lambda: None
     end_stage: Callable[[], None] = lambda: None
+    team: Team = ALONE
     rows: list[EpochRow] = field(default_factory=list, init=False)
     dense_accuracy: float | None = field(default=None, init=False)
     _pruning: _Pruning | None = field(default=None, init=False)
@@ -122,7 +125,7 @@ class Training:
         """Put the gate on the network and the program at its controls."""
         gate = self.backend.start_pruning(program.initial_presence)
         pilot = Pilot(program, gate)
-        watched = level(self.config.telemetry)
+        watched = level(self.config.telemetry) if self.team.rank == 0 else None
         recorder = None if watched is None else Recorder(program, gate, self.backend.probe(), watched)
         pilot.watcher = recorder
         self._pruning = _Pruning(gate, pilot, recorder)
@@ -234,4 +237,5 @@ class Training:
         )
         self.record.add_epoch(row)
         self.rows.append(row)
-        self.observe(row)
+        if self.team.rank == 0:
+            self.observe(row)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hyperflux import InputError
-from hyperflux.backends.torch.batches import CROP_PADDING, DeviceData, StreamedData, crop_and_flip
+from hyperflux.backends.torch.batches import CROP_PADDING, DeviceData, StreamedData, crop_and_flip, crops_and_flips
 from hyperflux.backends.torch.data import NORMALISATION, load_data
 from hyperflux.config import RunConfig
 from tests.support.idx_files import write_mnist
@@ -37,7 +37,7 @@ def crops(image):
 class TestAugmentation:
     def test_each_sample_has_a_crop_and_a_flip_of_its_own(self):
         images = torch.arange(1, 1 + 3 * 6 * 5, dtype=torch.uint8).reshape(1, 3, 6, 5)
-        drawn = crop_and_flip(images.expand(3000, -1, -1, -1), np.random.default_rng(0))
+        drawn = crop_and_flip(images.expand(3000, -1, -1, -1), *crops_and_flips(3000, np.random.default_rng(0)))
         seen = {tuple(sample.flatten().tolist()) for sample in drawn}
         # Of 9 · 9 · 2 crops each is missed by 3,000 draws with probability 1e-8.
         assert seen == crops(images[0])
@@ -46,7 +46,9 @@ class TestAugmentation:
 
     def test_samples_are_not_mixed(self):
         images = torch.randint(1, 255, (20, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        for before, after in zip(images, crop_and_flip(images, np.random.default_rng(1)), strict=True):
+        for before, after in zip(
+            images, crop_and_flip(images, *crops_and_flips(20, np.random.default_rng(1))), strict=True
+        ):
             assert tuple(after.flatten().tolist()) in crops(before)
 
     def test_drawn_by_seed_and_epoch(self, tmp_path):

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hyperflux.backends.base import Backend
 from hyperflux.config import RunConfig
+from hyperflux.errors import InputError
+from hyperflux.team import ALONE, Team, launched
 
 
-def build_backend(config: RunConfig) -> Backend:
+def build_backend(config: RunConfig, team: Team = ALONE) -> Backend:
     """The backend that `config` names, with its model and data; only that one's libraries are imported.
 
-    Raises InputError where model and data do not fit together, or not to the backend.
+    Each process of a `team` trains on its part of every batch. Raises InputError where model and data do not fit
+    together, or not to the backend.
     """
     if config.backend == "numpy":
+        if team.size > 1:
+            raise InputError("backend numpy: trains in one process; start it without torchrun or use --backend torch")
         from hyperflux.backends.numpy import NumpyBackend
         from hyperflux.data import load_dataset
 
         return NumpyBackend(config, load_dataset(config.dataset, config.data_dir, config.train_samples))
     from hyperflux.backends.torch.backend import TorchBackend
 
-    return TorchBackend(config)
+    return TorchBackend(config, team)
+
+
+@contextmanager
+def launched_team() -> Iterator[Team]:
+    """The team as one of which a launcher such as torchrun has started this process; alone without one."""
+    if not launched():
+        yield ALONE
+        return
+    from hyperflux.backends.torch.distributed import process_team
+
+    with process_team() as team:
+        yield team

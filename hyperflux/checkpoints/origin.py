@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,16 @@ class Origin:
         weights = fingerprint.of_file(config.checkpoint) if config.checkpoint else None
         settings = {name: value for name, value in config.to_dict().items() if name not in PLACES}
         return cls(settings, backend.fingerprint(), weights, versions(backend), backend.place())
+
+    def require_alike(self, every: Sequence[Origin]) -> None:
+        """Raise InputError where processes that are to train together have come with different things."""
+        for name in ("config", "data", "dense_weights", "versions"):
+            for number, origin in enumerate(every):
+                if getattr(origin, name) != getattr(every[0], name):
+                    raise InputError(
+                        f"{name.replace('_', ' ')}: process {number} does not have those of process 0; start all with "
+                        "the same settings, files and versions"
+                    )
 
     def require(self, saved: Origin, announce: Callable[[str], None]) -> None:
         """Raise InputError where `saved`, of a checkpoint, is of other settings, data or weights; announce others."""

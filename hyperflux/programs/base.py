@@ -52,6 +52,9 @@ class Gate(Protocol):
     def rank_by_magnitude(self) -> None:
         """Set t of the present weights to |w|, so that capacity keeps the largest; what is pruned stays below."""
 
+    def confirm_masks(self) -> None:
+        """Raise RunError where processes that train one network together have come to different masks."""
+
     def typical_flux(self) -> float:
         """Mean over weights of √v̂, v̂ Adam's bias-corrected second moment of t: the size of κ g w."""
 

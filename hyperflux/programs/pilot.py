@@ -43,12 +43,14 @@ class Pilot(Generic[S]):
             shift = self._meet(self.program.kept(step))
             self.state = self.program.advance(self.state, Seen(shift, self._density, self._gate.typical_flux))
             self._give_orders()
+            self._gate.confirm_masks()
         if self.watcher is not None:
             self.watcher.after_step()
 
     def finish(self) -> None:
         """Bring the gate to the program's last capacity, wherever in its course the run ended."""
         self._meet(self.program.kept(self._end))
+        self._gate.confirm_masks()
         if self.watcher is not None:
             self.watcher.finish()
 

@@ -74,6 +74,9 @@ class NumpyGate:
         magnitude = np.where(self.mask(), np.abs(self.state.weights), -1).astype(self.state.presence.dtype)
         self.state = State(self.state.weights, magnitude, self.state.moments)
 
+    def confirm_masks(self) -> None:
+        """One process trains here."""
+
     def typical_flux(self) -> float:
         """Mean over weights of the root of Adam's second moment of t."""
         return spec.typical_flux(self.state.moments)

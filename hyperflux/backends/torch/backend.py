@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.torch import checkpoint, state
@@ -20,27 +21,33 @@ from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import select
-from hyperflux.backends.torch.training import Precision, Progress, choose_device, evaluate, train_epoch
+from hyperflux.backends.torch.training import Precision, Progress, Share, Tally, choose_device, tally, train_epoch
 from hyperflux.config import OptimizerSettings, RunConfig
 from hyperflux.errors import InputError
 from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
+from hyperflux.team import ALONE, Team
 
 
 class TorchBackend:
-    """A network under training; the contract is `hyperflux.backends.base.Backend`."""
+    """A network under training; the contract is `hyperflux.backends.base.Backend`.
 
-    def __init__(self, config: RunConfig) -> None:
+    Each process of a team has the whole network and all data, and trains on its part of every batch; gradients are
+    those of the whole batch (DistributedDataParallel). Batch norm sees its own process's part.
+    """
+
+    def __init__(self, config: RunConfig, team: Team = ALONE) -> None:
         """Build model, data and optimizer of `config`. Raises InputError where they do not fit."""
-        self._config = config
-        self._device = choose_device(config.device)
+        self._config, self._team = config, team
+        self._device = choose_device(config.device, team.local_rank)
         if self._device.type == "mps" and config.dtype == "float64":
             raise InputError("dtype float64: not available on mps; use --device cpu")
+        if self._device.type == "mps" and team.size > 1:
+            raise InputError("device mps: trains in one process; start it without torchrun or use --device cpu")
         self._data: Data = load_data(config, self._device)
         model = build_model(config.model, self._data.shape, self._data.classes, config.seed)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self._model = model.to(self._device, getattr(torch, config.dtype)).to(memory_format=layout)
-        self._forward: Callable[..., Any] = torch.compile(self._model) if config.compile else self._model
         self._precision = Precision(config.amp, self._device)
         self._optimizer = build_optimizer(self._model, config.optimizer)
         self._gated: GatedParameters | None = None
@@ -80,7 +87,8 @@ class TorchBackend:
             self._gated.remove()
         self._optimizer = build_optimizer(self._model, self._config.optimizer)
         self._precision = Precision(self._config.amp, self._device)
-        self._gated = GatedParameters(self._selected, self._optimizer, self._config.seed, initial)
+        group = None if self._team.size == 1 else distributed.group.WORLD
+        self._gated = GatedParameters(self._selected, self._optimizer, self._config.seed, initial, group)
         return self._gated
 
     def probe(self) -> TorchProbe:
@@ -101,8 +109,13 @@ class TorchBackend:
         return self._train(batches, learning_rate, label_smoothing, after_step)
 
     def evaluate(self) -> Evaluation:
-        """Loss and accuracy on the whole test part."""
-        return evaluate(self._model, self._data.test_batches(), self._precision)
+        """Loss and accuracy on the whole test part, a part of its batches in each process."""
+        team = self._team
+        if team.size > 1:
+            for buffer in self._model.buffers():  # batch statistics: those of process 0 are the network's
+                distributed.broadcast(buffer, src=0)
+        batches = self._data.test_batches(slice(team.rank, None, team.size))
+        return Tally.evaluation(team.gather(tally(self._model, batches, self._precision)))
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
         """Mean of g over the whole training part, without mixed precision; images are augmented by draws of its own."""
@@ -152,17 +165,38 @@ class TorchBackend:
     def state(self) -> Tensors:
         """All that the next step depends on, generators included, and the sums of the epoch so far."""
         done, scaler = self._progress, self._precision.state()
-        counts = {"epoch": self._epoch, "batches": done.batches, "samples": done.samples}
-        own = {name: np.array(count) for name, count in counts.items()}
+        counts = {"epoch": self._epoch, "batches": done.batches}
+        everyone = self._team.gather(self._own_state())
         parts = {
-            "own": own if done.total is None else {**own, "loss": state.to_array(done.total)},
+            "own": {name: np.array(count) for name, count in counts.items()},
             "model": state.model_state(self._model),
             "optimizer": state.optimizer_state(self._optimizer),
             "scaler": {name: np.array(value) for name, value in scaler.items()},
-            "randomness": state.randomness(self._device) if done.batches else {},
             "gate": {} if self._gated is None else state.gate_state(self._gated),
+            **{f"process {rank}": own for rank, own in enumerate(everyone)},
         }
         return joined(parts)
+
+    def _own_state(self) -> Tensors:
+        """What is this process's own: its part of the epoch's sums, and within an epoch its generators."""
+        done = self._progress
+        sums = {"samples": np.array(done.samples)} | (
+            {} if done.total is None else {"loss": state.to_array(done.total)}
+        )
+        return joined({"sums": sums, "randomness": state.randomness(self._device) if done.batches else {}})
+
+    def _restore_own(self, batches: int, every: Sequence[Tensors]) -> None:
+        """Go on from the own states of as many processes; where they were more or fewer, the first takes all sums.
+
+        Then the generators of each process start anew.
+        """
+        rank, alike = self._team.rank, len(every) == self._team.size
+        mine = [every[rank]] if alike else [] if rank else every
+        samples = sum(int(own["sums/samples"]) for own in mine)
+        losses = [torch.from_numpy(own["sums/loss"]) for own in mine if "sums/loss" in own]
+        total = torch.stack(losses).sum(0).to(self._device) if losses else None
+        self._progress = Progress(batches, samples, total)
+        self._resumed = None if not batches else part(every[rank], "randomness") if alike else {}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a state."""
@@ -174,19 +208,19 @@ class TorchBackend:
             state.restore_gate(self._gated, part(saved, "gate"))
         own = part(saved, "own")
         self._epoch = int(own["epoch"])
-        total = torch.from_numpy(own["loss"]).to(self._device) if "loss" in own else None
-        self._progress = Progress(int(own["batches"]), int(own["samples"]), total)
-        self._resumed = part(saved, "randomness") if self._progress.batches else None
+        count = len({name.partition("/")[0] for name in saved if name.startswith("process ")})
+        self._restore_own(int(own["batches"]), [part(saved, f"process {number}") for number in range(count)])
 
     def fingerprint(self) -> str:
         """A hash of the data."""
         return self._data.fingerprint()
 
     def place(self) -> str:
-        """The GPU's name, or the host and torch's threads there."""
+        """The GPU's name, or the host and torch's threads there, and how many of them."""
+        several = f", {self._team.size} processes" if self._team.size > 1 else ""
         if self._device.type == "cuda":
-            return f"cuda ({torch.cuda.get_device_name(self._device)})"
-        return f"{self._device.type} with {torch.get_num_threads()} threads"
+            return f"cuda ({torch.cuda.get_device_name(self._device)}){several}"
+        return f"{self._device.type} with {torch.get_num_threads()} threads{several}"
 
     def versions(self) -> Mapping[str, str]:
         """The library that trains."""
@@ -205,14 +239,30 @@ class TorchBackend:
             self._epoch, self._progress = self._epoch + 1, Progress()
         progress, randomness, self._resumed = self._progress, self._resumed, None
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
-        with self._own_randomness():
+        order = list(batches)
+        shares = [self._share(len(batch)) for batch in order[progress.batches :]]
+        with self._own_randomness(progress.batches):
             self._model.train()
-            ready = self._on_device(self._data.train_batches(batches, self._epoch, progress.batches))
-            if randomness is not None:
+            loaded = self._data.train_batches(order, self._epoch, progress.batches, lambda size: self._share(size).rows)
+            ready = self._on_device(loaded)
+            if randomness:
                 ready = self._with_randomness(ready, randomness)
-            mean = train_epoch(self._forward, ready, self._optimizer, loss, self._precision, after_step, progress)
+            train_epoch(self._forward, ready, self._optimizer, loss, self._precision, after_step, progress, shares)
         self._progress = Progress()
-        return mean
+        everyone = self._team.gather((progress.loss, progress.samples))
+        return sum(loss for loss, _ in everyone) / sum(samples for _, samples in everyone)
+
+    @cached_property
+    def _forward(self) -> Callable[..., Any]:
+        """The network as it is trained: in a team, which has to be complete by the first step, one of its replicas."""
+        model: nn.Module = self._model
+        if self._team.size > 1:
+            model = DistributedDataParallel(model, device_ids=[self._device] if self._device.type == "cuda" else None)
+        return torch.compile(model) if self._config.compile else model
+
+    def _share(self, batch: int) -> Share:
+        """What this process takes of a batch of so many samples."""
+        return Share.of(batch, self._team.rank, self._team.size)
 
     def _with_randomness(self, batches: Iterator[Any], saved: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
         """Batches, with the generators as they were saved once the first is there: loading may draw as it begins."""
@@ -228,11 +278,17 @@ class TorchBackend:
             yield inputs, labels
 
     @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Dropout and the like are drawn by seed and epoch, and the user's generators stay as they are."""
+    def _own_randomness(self, batch: int = 0) -> Iterator[None]:
+        """Dropout and the like are drawn by seed, epoch and process, and the user's generators stay as they are.
+
+        An epoch that goes on with other processes from a later batch draws other numbers than from its start.
+        """
         devices = [self._device] if self._device.type == "cuda" else []
+        name = f"randomness of epoch {self._epoch}"
+        if self._team.rank or batch:
+            name += f" from batch {batch} in process {self._team.rank}"
         with torch.random.fork_rng(devices=devices):
-            drawn = generator(self._config.seed, f"randomness of epoch {self._epoch}")
+            drawn = generator(self._config.seed, name)
             torch.manual_seed(int(drawn.integers(2**62)))
             yield
 

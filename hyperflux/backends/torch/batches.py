@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,13 @@ CROP_PADDING = 4
 EVALUATION_BATCH = 512
 
 Batch = tuple[Tensor, Tensor]
+Mine = Callable[[int], slice]
+"""From the size of a batch to the rows of it that are to be given."""
+
+
+def every_row(count: int) -> slice:
+    """Every row."""
+    return slice(None)
 
 
 class Data(Protocol):
@@ -34,11 +41,16 @@ class Data(Protocol):
     classes: int
     samples: int
 
-    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0) -> Iterator[Batch]:
-        """Batches of the training part by index, augmented anew in each epoch; the first `done` are left out."""
+    def train_batches(
+        self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0, mine: Mine = every_row
+    ) -> Iterator[Batch]:
+        """Batches of the training part by index, augmented anew in each epoch; the first `done` are left out.
 
-    def test_batches(self) -> Iterator[Batch]:
-        """The whole test part in its order."""
+        Of each batch only those samples are given that are `mine`; their augmentation does not depend on that.
+        """
+
+    def test_batches(self, chosen: slice = slice(None)) -> Iterator[Batch]:
+        """The test part in its order: all batches, or those whose numbers are chosen."""
 
     def fingerprint(self) -> str:
         """A hash of shapes, labels and some of the samples, of both parts."""
@@ -63,22 +75,25 @@ class DeviceData:
         self.shape = tuple(self.train_inputs.shape[1:])
         self.samples = len(self.train_labels)
 
-    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0, mine: Mine = every_row
+    ) -> Iterator[Batch]:
         """Batches by index; each sample has a crop and a flip of its own, drawn by seed and epoch."""
         rng, order = generator(self.seed, f"augmentation of epoch {epoch}"), iter(order)
         for indices in islice(order, done):
             if self.augment:
-                _crops_and_flips(len(indices), rng)  # as if they had been used
+                crops_and_flips(len(indices), rng)  # as if they had been used
         for indices in order:
-            chosen = torch.from_numpy(indices).to(self.train_labels.device)
+            rows = mine(len(indices))
+            chosen = torch.from_numpy(indices[rows]).to(self.train_labels.device)
             inputs = self.train_inputs[chosen]
             if self.augment:
-                inputs = crop_and_flip(inputs, rng)
+                inputs = crop_and_flip(inputs, *(drawn[rows] for drawn in crops_and_flips(len(indices), rng)))
             yield self._normalised(inputs), self.train_labels[chosen]
 
-    def test_batches(self) -> Iterator[Batch]:
+    def test_batches(self, chosen: slice = slice(None)) -> Iterator[Batch]:
         """The test part, not augmented."""
-        parts = (torch.split(part, EVALUATION_BATCH) for part in (self.test_inputs, self.test_labels))
+        parts = (torch.split(part, EVALUATION_BATCH)[chosen] for part in (self.test_inputs, self.test_labels))
         for inputs, labels in zip(*parts, strict=True):
             yield self._normalised(inputs), labels
 
@@ -94,21 +109,21 @@ class DeviceData:
         return (inputs / 255 - self.mean.to(inputs)) / self.deviation.to(inputs)
 
 
-def crop_and_flip(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """A random crop, after padding by `CROP_PADDING`, and a random horizontal flip for each of (batch, c, h, w)."""
+def crop_and_flip(images: Tensor, down: NDArray[np.int64], right: NDArray[np.int64], flip: NDArray[np.int64]) -> Tensor:
+    """A crop, after padding by `CROP_PADDING`, and a horizontal flip for each of (batch, c, h, w), as drawn."""
     count, _, height, width = images.shape
-    drawn = _crops_and_flips(count, rng)
-    down, right, flip = (torch.from_numpy(numbers).to(images.device)[:, None] for numbers in drawn)
-    rows = torch.arange(height, device=images.device) + down
+    drawn = (torch.from_numpy(numbers).to(images.device)[:, None] for numbers in (down, right, flip))
+    first_rows, first_columns, flipped = drawn
+    rows = torch.arange(height, device=images.device) + first_rows
     columns = torch.arange(width, device=images.device)
-    columns = torch.where(flip.bool(), width - 1 - columns, columns) + right
+    columns = torch.where(flipped.bool(), width - 1 - columns, columns) + first_columns
     padded = torch.nn.functional.pad(images, [CROP_PADDING] * 4)
     sample = torch.arange(count, device=images.device)[:, None, None]
     return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def _crops_and_flips(count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Pixels down, pixels right and whether to flip, for each of `count` images."""
+def crops_and_flips(count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Drawn at random: pixels down, pixels right and whether to flip, for each of `count` images."""
     return [rng.integers(2 * CROP_PADDING + 1, size=count) for _ in range(2)] + [rng.integers(2, size=count)]
 
 
@@ -128,15 +143,19 @@ class StreamedData:
     def __post_init__(self) -> None:
         self.samples = len(self.train)
 
-    def train_batches(self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0, mine: Mine = every_row
+    ) -> Iterator[Batch]:
         """Batches by index; a sample's crop and flip are drawn by seed, epoch and index, whatever the workers."""
         seed = int(generator(self.seed, f"augmentation of epoch {epoch}").integers(2**62))
-        left = [indices.tolist() for indices in islice(order, done, None)]
+        left = [indices[mine(len(indices))].tolist() for indices in islice(order, done, None)]
         return self._load(_DrawnBySample(self.train, seed), batch_sampler=left)
 
-    def test_batches(self) -> Iterator[Batch]:
+    def test_batches(self, chosen: slice = slice(None)) -> Iterator[Batch]:
         """The test part, resized and cropped in the middle."""
-        return self._load(self.test, batch_size=EVALUATION_BATCH)
+        every = range(len(self.test))
+        batches = [every[start : start + EVALUATION_BATCH] for start in every[::EVALUATION_BATCH]]
+        return self._load(self.test, batch_sampler=batches[chosen])
 
     def fingerprint(self) -> str:
         """A hash of the data: every file's name and label, and the bytes of some files."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.capacity import meet_capacity
+from hyperflux.backends.torch.replicas import require_same_masks
 from hyperflux.backends.torch.update import WeightState
 from hyperflux.errors import InputError
 from hyperflux.spec import INITIAL_PRESENCE
@@ -60,7 +61,7 @@ class GatedParameters:
     optimizer steps that took place: one that a GradScaler skipped is none. A parameter without a gradient stays as it
     is for that step, its t included; capacity shifts its t with all others. With `check_contents` the next step first
     compares every parameter with what the last one left, which finds writes through `.data`; other writes are found
-    without it.
+    without it. `group` is the process group of the replicas that are trained together, if there are several.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class GatedParameters:
         optimizer: torch.optim.Optimizer,
         seed: int,
         initial: tuple[float, float] = INITIAL_PRESENCE,
+        group: Any = None,
     ) -> None:
         """Draw t for every parameter and register the hooks. Raises InputError for an optimizer without step hooks."""
         _require_hooks(optimizer)
@@ -85,7 +87,7 @@ class GatedParameters:
         self.last_capacity = 0
         self._stepping = False
         self._loading: dict[str, Any] = {}
-        self._optimizer = optimizer
+        self._group = group
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -127,6 +129,11 @@ class GatedParameters:
         """Set t of the present weights to |w|, of the pruned ones to −1."""
         for state in self.states.values():
             state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
+
+    def confirm_masks(self) -> None:
+        """Raise RunError, naming the parameter, where the replicas' masks are not the same; waits for the device."""
+        if self._group is not None:
+            require_same_masks(self.masks(), self._group, self.steps)
 
     @torch.no_grad()
     def typical_flux(self) -> float:

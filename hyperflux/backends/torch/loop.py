@@ -77,9 +77,9 @@ def prune(
             if ours:
                 for group in optimizer.param_groups:
                     group["lr"] = _rate(epoch, pruning_epochs, regrowth_epochs)
-            mean_loss = train_epoch(model, _on(place, train_loader), optimizer, objective, precision)
+            done = train_epoch(model, _on(place, train_loader), optimizer, objective, precision)
             if on_epoch is not None:
-                on_epoch(pruner, mean_loss)
+                on_epoch(pruner, done.loss / done.samples)
     except BaseException:
         pruner.release()
         raise

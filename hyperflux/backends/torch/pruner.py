@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.base import LayerCount
+from hyperflux.backends.torch import replicas
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import Patterns, select, unwrap
@@ -63,6 +64,10 @@ class Pruner:
     pruning is watched, see `telemetry()`; it changes nothing else. w, t and two moments are kept in the parameter's
     dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off.
 
+    Under DistributedDataParallel give it the wrapped model: all replicas then come to the same masks, which a hash
+    confirms whenever the program acts; where they don't, all of them raise RunError with the parameter's name. Where
+    the wrapper is not at hand, or gradients are reduced in another way, name the replicas' `process_group`.
+
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
     needs a closure or runs no step hooks, and for a model that is already under a Pruner.
     """
@@ -81,6 +86,7 @@ class Pruner:
         controller: Literal["default", "published"] | PublishedController = "default",
         seed: int = 0,
         telemetry: Literal["off", "light", "full"] = "light",
+        process_group: Any = None,
     ) -> None:
         watched = level(telemetry)
         _require_int("pruning_steps", pruning_steps, least=1)
@@ -96,7 +102,8 @@ class Pruner:
         total = sum(parameter.numel() for parameter in self.selection.prunable.values())
         self._kept = kept_weights(total, target_sparsity, type(root).__name__)
         program = self._program(total, controller)
-        self._gated = GatedParameters(self.selection.prunable, optimizer, seed, program.initial_presence)
+        group = replicas.process_group(model) if process_group is None else process_group
+        self._gated = GatedParameters(self.selection.prunable, optimizer, seed, program.initial_presence, group)
         self._pilot = Pilot(program, self._gated)
         self._recorder: Recorder | None = None
         if watched is not None:

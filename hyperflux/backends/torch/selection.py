@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,6 +31,7 @@ _WEIGHTS = {
     nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
 }
 """Kinds of modules whose weights are prunable by default, with those weights' names."""
+_WHOLE_WEIGHTS = "pruning needs whole weights in every process, as DistributedDataParallel has them"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def select(
     are recomputed from other parameters (parametrizations, weight norm, torch.nn.utils.prune) or not yet initialised.
     """
     model = unwrap(model)
+    _refuse_flattened(model)
     included, excluded = _as_list(include), _as_list(exclude)
     parameters = dict(model.named_parameters())
     paths = {id(parameter): list(_owners(model, parameter)) for parameter in parameters.values()}
@@ -184,9 +187,18 @@ def _require_plain(name: str, parameter: nn.Parameter, owners: list[nn.Module]) 
         raise InputError(f"{name}: holds {parameter.dtype}, not floating point numbers; exclude it")
     if type(parameter.data) is not torch.Tensor:
         kind = type(parameter.data).__name__
-        raise InputError(f"{name}: a {kind} (sharded or quantised) can't be pruned; exclude it")
+        if kind == "DTensor":
+            raise InputError(f"{name}: is sharded (fully_shard or tensor parallelism); {_WHOLE_WEIGHTS}")
+        raise InputError(f"{name}: a {kind} (quantised or a tensor of another kind) can't be pruned; exclude it")
     if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse for module in owners):
         raise InputError(f"{name}: an embedding with sparse gradients can't be pruned; build it with sparse=False")
+
+
+def _refuse_flattened(model: nn.Module) -> None:
+    """Raise InputError where FullyShardedDataParallel has put weights of several layers into one flat parameter."""
+    sharded = sys.modules.get("torch.distributed.fsdp")  # imported by whoever wrapped the model
+    if sharded and any(isinstance(module, sharded.FullyShardedDataParallel) for module in model.modules()):
+        raise InputError(f"model {type(model).__name__}: is sharded (FullyShardedDataParallel); {_WHOLE_WEIGHTS}")
 
 
 def _refuse_reparametrized(model: nn.Module, included: list[Pattern], excluded: list[Pattern]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,16 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" takes cuda, then mps, then cpu. Raises InputError where it can't be had."""
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device called `name`; "auto" takes cuda, then mps, then cpu. Raises InputError where it can't be had.
+
+    Of several processes on this host each takes the cuda device of its `local_rank`.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     kind = name.partition(":")[0]
     if kind not in available:
         raise unknown("device", name, DEVICES)
@@ -67,13 +72,42 @@ class Precision:
         self._scaler.load_state_dict(state)
 
 
+@dataclass(frozen=True)
+class Share:
+    """A process's part of a batch: so many samples, its rows, and the weight of their mean loss.
+
+    The mean of the weighted losses over all processes is the mean loss of the batch. A process that has no sample of a
+    small batch gets its first row, with weight 0: it has to take part in the step.
+    """
+
+    samples: int
+    rows: slice
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, batch: int, rank: int, size: int) -> Share:
+        """That of process `rank` of `size` in a batch of so many samples."""
+        first, end = (number * batch // size for number in (rank, rank + 1))
+        if first == end:
+            return cls(0, slice(1), 0.0)
+        return cls(end - first, slice(first, end), size * (end - first) / batch)
+
+
 @dataclass
 class Progress:
-    """How far an epoch has come: batches done, their samples, and the sum of the loss over these."""
+    """How far an epoch has come: batches done, their samples, and the sum of the loss over these.
+
+    Of several processes each counts its own samples.
+    """
 
     batches: int = 0
     samples: int = 0
     total: Tensor | None = None
+
+    @property
+    def loss(self) -> float:
+        """The sum of the loss; waits for the device."""
+        return 0.0 if self.total is None else float(self.total)
 
     def add(self, loss: Tensor, samples: int) -> None:
         """One more batch and its mean loss; nothing waits for the device."""
@@ -90,26 +124,45 @@ def train_epoch(
     precision: Precision,
     after_step: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
-) -> float:
-    """One step a batch, `after_step` after each; gives the mean loss over samples.
+    shares: Iterable[Share] | None = None,
+) -> Progress:
+    """One step a batch, `after_step` after each; gives the progress at the end.
 
-    `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch.
+    `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch. Where several processes
+    train together, `batches` are this one's `shares`.
     """
     progress = progress or Progress()
+    own = None if shares is None else iter(shares)
     for inputs, targets in batches:
+        share = Share(len(inputs), slice(None)) if own is None else next(own)
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
-        precision.step(batch_loss, optimizer)
-        progress.add(batch_loss, len(inputs))
+        precision.step(batch_loss if share.weight == 1 else batch_loss * share.weight, optimizer)
+        progress.add(batch_loss, share.samples)
         after_step()
-    if progress.total is None:
+    if not progress.batches:
         raise InputError("training data: no batch in an epoch")
-    return float(progress.total) / progress.samples
+    return progress
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over test samples: the loss and the correct answers."""
+
+    loss: float
+    correct: int
+    samples: int
+
+    @classmethod
+    def evaluation(cls, parts: Sequence[Tally]) -> Evaluation:
+        """The means over all parts."""
+        samples = sum(part.samples for part in parts)
+        return Evaluation(sum(part.loss for part in parts) / samples, sum(part.correct for part in parts) / samples)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> Evaluation:
-    """Mean cross-entropy without smoothing and accuracy, in evaluation mode; the mode is put back."""
+def tally(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> Tally:
+    """Cross-entropy without smoothing and correct answers, in evaluation mode; the mode is put back."""
     was_training = model.training
     model.eval()
     losses, correct, samples = [], [], 0
@@ -121,4 +174,6 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precisi
         correct.append((logits.argmax(1) == labels).sum())
         samples += len(labels)
     model.train(was_training)
-    return Evaluation(float(torch.stack(losses).sum()) / samples, int(torch.stack(correct).sum()) / samples)
+    if not losses:
+        return Tally(0.0, 0, 0)
+    return Tally(float(torch.stack(losses).sum()), int(torch.stack(correct).sum()), samples)

@@ -1,0 +1,78 @@
+"""A team of processes over `torch.distributed`: as torchrun starts them, gloo on CPUs and nccl on GPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+from hyperflux.errors import InputError, RunError
+
+T = TypeVar("T")
+
+LOST = ("gloo", "Connection closed", "Connection reset", "NCCL", "Broken pipe")
+"""What torch says where another process is gone, in a RuntimeError of no class of its own."""
+
+
+class ProcessTeam:
+    """The default process group of `torch.distributed`: a `hyperflux.team.Team`. Its messages go from host to host."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes."""
+        values: list[T | None] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def share(self, value: T) -> T:
+        """The value of process 0."""
+        values = [value]
+        distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+    def most(self, numbers: Sequence[int]) -> list[int]:
+        """The largest of each number."""
+        largest = torch.tensor(numbers)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return largest.tolist()
+
+
+@contextmanager
+def process_team() -> Iterator[ProcessTeam]:
+    """Join the group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and leave it.
+
+    Raises InputError where it can't be joined, RunError where another process ended before this one was done with it.
+    """
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"processes: can't be brought together ({error}); start them with torchrun") from error
+    team = ProcessTeam()
+    try:
+        yield team
+    except RuntimeError as error:
+        if isinstance(error, RunError) or not is_lost(error):
+            raise
+        raise RunError(
+            f"process {team.rank}: another process of this run has ended ({_reason(error)}); go on from the last "
+            "checkpoint with hyperflux prune --resume"
+        ) from error
+    distributed.destroy_process_group()
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an error says that another process is gone."""
+    return isinstance(error, distributed.DistError) or any(words in str(error) for words in LOST)
+
+
+def _reason(error: RuntimeError) -> str:
+    """Its first sentence, without the place in torch's own source."""
+    return re.sub(r"^\[[^]]*\] *", "", str(error)).partition(". ")[0]

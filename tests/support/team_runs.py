@@ -1,0 +1,65 @@
+"""Runs of the driver as one of several processes, for `processes.run_together`."""
+
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hyperflux import RunConfig, run
+from hyperflux.backends.torch import backend, data
+from hyperflux.backends.torch.backend import TorchBackend
+from hyperflux.backends.torch.distributed import ProcessTeam
+from hyperflux.checkpoints.folder import CheckpointFolder
+from hyperflux.checkpoints.pace import Pace
+from hyperflux.errors import InputError, Interrupted, RunError, WriteError
+
+
+def with_dropout(name, shape, classes, seed):
+    """A small network that draws random numbers in training and keeps batch statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(36, classes))
+
+
+def go(
+    settings, folder, resumed=False, stop_after=None, stopping=0, dropout=False, unwritable=False, streamed_side=None
+):
+    """What a run says in each process: its report as a dictionary, or how it ended and whether it tells so itself.
+
+    After `stop_after` steps the process number `stopping` is told to stop. `settings` may be a list: one a process.
+    """
+    team, seen = ProcessTeam(), []
+    if dropout:
+        backend.build_model = with_dropout
+    if streamed_side:
+        data.STREAMED_SIDE, data.STREAMED_RESIZE = streamed_side, streamed_side + 1
+    if unwritable:
+        CheckpointFolder.write = full_disk
+
+    def stop():
+        seen.append(None)
+        return signal.SIGTERM if team.rank == stopping and len(seen) == stop_after else None
+
+    how = {"team": team, "stop": stop, "every": Pace.parse("2")}
+    try:
+        if resumed:
+            report = run.resume(Path(folder), **how)
+        else:
+            own = settings[team.rank] if isinstance(settings, list) else settings
+            report = run.execute(RunConfig.from_dict(own), Path(folder), **how)
+    except (InputError, RunError, Interrupted) as error:
+        return type(error).__name__, str(error), error.told_elsewhere, len(seen)
+    return report.to_dict()
+
+
+def full_disk(folder, checkpoint):
+    raise WriteError("the disk is full")
+
+
+def drawn(settings):
+    """Random numbers of an epoch's start."""
+    trained = TorchBackend(RunConfig.from_dict(settings), ProcessTeam())
+    with trained._own_randomness():
+        return torch.rand(8).tolist()
