@@ -50,6 +50,7 @@ def prune(
         if out is None:
             raise InputError("--resume: needs --out, the folder of the run that is to go on")
         config, folder = recorded_config(out), out
+        changed = stated.pop("on_nonfinite", None)
         require_agreement(stated, config, folder)
     else:
         config = RunConfig.from_dict(stated)
@@ -63,7 +64,7 @@ def prune(
             click.echo(f"hyperflux: {line}", err=True)
 
         if resumed:
-            report = resume(folder, observe, every=every, stop=stop, announce=announce)
+            report = resume(folder, observe, every=every, stop=stop, announce=announce, on_nonfinite=changed)
         else:
             report = execute(config, folder, observe, every=every, stop=stop, announce=announce)
     if as_json:

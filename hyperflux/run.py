@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend
+from hyperflux.cautions import at_chance
 from hyperflux.checkpoints.file import Checkpoint
 from hyperflux.checkpoints.folder import CheckpointFolder
 from hyperflux.checkpoints.origin import Origin, versions
@@ -21,6 +22,7 @@ from hyperflux.checkpoints.saver import Saver, Stop
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.feasibility import presence_distance
+from hyperflux.guards import NotFiniteError, skipped_line
 from hyperflux.lock import LOCK, locked
 from hyperflux.order import batch_ends
 from hyperflux.programs.base import Program
@@ -60,7 +62,7 @@ def execute(
 
     `observe` sees each epoch's row as it is written. Nothing is written before all input has been read and found
     good. A checkpoint of the run is written at each stage's end and at the pace `every`; where `stop` gives a signal,
-    one is written after that step and the run stops. `announce` gets a line where a dead process's lock is taken over.
+    one is written after that step and the run stops. `announce` gets a line for whatever the user should know.
     Raises InputError for bad input, RunError for a run that can't go on, Interrupted for one that was stopped.
     """
     started = time.monotonic()
@@ -69,7 +71,7 @@ def execute(
     if config.checkpoint:
         backend.load_checkpoint(config.checkpoint)
     with _claimed(folder, announce):
-        training = Training(config, backend, RunFolder.create(folder, config), observe, started)
+        training = Training(config, backend, RunFolder.create(folder, config), observe, started, announce)
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         checkpoints.create()
         return _carry_out(training, program, checkpoints, Origin.of(config, backend), every, stop)
@@ -82,10 +84,11 @@ def resume(
     every: Pace = DEFAULT_PACE,
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
+    on_nonfinite: str | None = None,
 ) -> Report:
     """Go on with the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
 
-    A run that is finished stays as it is. `announce` gets a line for whatever the user should know; the rest is as in
+    A run that is finished stays as it is. `on_nonfinite` changes that setting from here on; the rest is as in
     `execute`. Raises InputError where there is nothing to go on with, or settings, data or dense weights have changed.
     """
     started, config, checkpoints = time.monotonic(), recorded_config(folder), CheckpointFolder(folder / CHECKPOINTS)
@@ -96,6 +99,8 @@ def resume(
                 checkpoints.remove()
         return report
     with locked(folder, announce):
+        if on_nonfinite is not None:
+            config = replace(config, on_nonfinite=on_nonfinite)
         if not checkpoints.path.is_dir():
             raise InputError(f"{folder}: this run keeps no checkpoints; begin it anew in another folder")
         saved = checkpoints.last(announce)
@@ -104,12 +109,14 @@ def resume(
         if config.checkpoint:
             backend.load_checkpoint(config.checkpoint)
         origin = Origin.of(config, backend)
-        training = Training(config, backend, RunFolder(folder), observe, started)
+        training = Training(config, backend, RunFolder(folder), observe, started, announce)
         if saved is None:
             announce(f"{folder}: no checkpoint had been written yet; the run begins anew")
             training.record.set_epochs([])
         else:
             _restore(training, program, saved, origin, announce)
+        if on_nonfinite is not None:
+            training.record.set_config(config)
         return _carry_out(training, program, checkpoints, origin, every, stop)
 
 
@@ -140,7 +147,8 @@ def _restore(
     """Bring a fresh training to where a checkpoint was written. Raises InputError where it is not of this run."""
     try:
         origin.require(typed(Origin, saved.facts["origin"]), announce)
-        training.restore(typed(Position, saved.facts["position"]), saved.arrays, program)
+        position = typed(Position, {"told": {}, **saved.facts["position"]})  # older checkpoints have none
+        training.restore(position, saved.arrays, program)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):
             raise
@@ -173,6 +181,10 @@ def _carry_out(
         record.finish(report)
     except WriteError as error:
         raise RunError(f"{error}; once it can be, go on with {resume_command(record.path)}") from error
+    except NotFiniteError as error:
+        go_on = resume_command(record.path)
+        way = f"leave such steps out with {go_on} --on-nonfinite skip" if error.fault.curable else f"try {go_on}"
+        raise RunError(f"{error}, or go on from the last good checkpoint: {way}") from error
     checkpoints.remove()
     return report
 
@@ -188,6 +200,9 @@ def _train_dense(training: Training) -> None:
 def _report(training: Training) -> Report:
     config, backend, layers = training.config, training.backend, training.backend.layers()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
+    evaluation = backend.evaluate()
+    training.cautions.tell("accuracy", at_chance(evaluation, backend.classes, training.dense_accuracy))
+    training.cautions.tell("steps skipped", skipped_line(backend.guard))
     return Report(
         method=config.method,
         controller=config.controller if config.method == "hyperflux" else None,
@@ -202,10 +217,11 @@ def _report(training: Training) -> Report:
         surviving_weights=surviving,
         total_weights=total,
         dense_accuracy=training.dense_accuracy,
-        final_accuracy=backend.evaluate().accuracy,
+        final_accuracy=evaluation.accuracy,
         seconds=round(training.seconds, 2),
         layers=layers,
         versions=versions(backend),
+        warnings=list(training.cautions.told.values()),
     )
 
 

@@ -16,6 +16,7 @@ from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.torch import checkpoint, state
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
+from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch, require_finite_state
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.probe import TorchProbe
@@ -23,6 +24,7 @@ from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.training import Precision, Progress, choose_device, evaluate, train_epoch
 from hyperflux.config import OptimizerSettings, RunConfig
 from hyperflux.errors import InputError
+from hyperflux.guards import Guard
 from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
 
@@ -46,6 +48,10 @@ class TorchBackend:
         self._gated: GatedParameters | None = None
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         self._epoch, self._progress = 0, Progress()
+        self.guard = Guard(config.on_nonfinite)
+        unseen = 1 if self._device.type == "cpu" else STEPS_UNSEEN
+        scaled = config.amp == "float16"
+        self._watch = StepWatch(self._model, self.guard, scaled=scaled, steps_unseen=unseen)
         self._resumed: dict[str, NDArray[Any]] | None = None
 
     @property
@@ -152,7 +158,7 @@ class TorchBackend:
     def state(self) -> Tensors:
         """All that the next step depends on, generators included, and the sums of the epoch so far."""
         done, scaler = self._progress, self._precision.state()
-        counts = {"epoch": self._epoch, "batches": done.batches, "samples": done.samples}
+        counts = {"epoch": self._epoch, "batches": done.batches, "samples": done.samples, **self.guard.counts()}
         own = {name: np.array(count) for name, count in counts.items()}
         parts = {
             "own": own if done.total is None else {**own, "loss": state.to_array(done.total)},
@@ -174,9 +180,15 @@ class TorchBackend:
             state.restore_gate(self._gated, part(saved, "gate"))
         own = part(saved, "own")
         self._epoch = int(own["epoch"])
+        self.guard.restore(own)
         total = torch.from_numpy(own["loss"]).to(self._device) if "loss" in own else None
         self._progress = Progress(int(own["batches"]), int(own["samples"]), total)
         self._resumed = part(saved, "randomness") if self._progress.batches else None
+
+    def require_finite(self) -> None:
+        """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
+        self._watch.look()
+        require_finite_state(self._model, self._optimizer, self._gated, self._progress.batches or None)
 
     def fingerprint(self) -> str:
         """A hash of the data."""
@@ -210,7 +222,9 @@ class TorchBackend:
             ready = self._on_device(self._data.train_batches(batches, self._epoch, progress.batches))
             if randomness is not None:
                 ready = self._with_randomness(ready, randomness)
-            mean = train_epoch(self._forward, ready, self._optimizer, loss, self._precision, after_step, progress)
+            mean = train_epoch(
+                self._forward, ready, self._optimizer, loss, self._precision, after_step, progress, self._watch
+            )
         self._progress = Progress()
         return mean
 

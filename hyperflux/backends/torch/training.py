@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.base import Evaluation
+from hyperflux.backends.torch.finite import StepWatch
 from hyperflux.errors import InputError
 from hyperflux.naming import unknown
 
@@ -51,10 +53,13 @@ class Precision:
         """The context of a forward pass."""
         return torch.autocast(self._device, self._dtype, enabled=self._enabled)
 
-    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Backward and one optimizer step, which the scaler skips where gradients overflowed."""
+    def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Fresh gradients, scaled where there is a scaler."""
         optimizer.zero_grad()
         torch.autograd.backward(self._scaler.scale(loss))
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """One optimizer step, which the scaler skips where gradients overflowed."""
         self._scaler.step(optimizer)
         self._scaler.update()
 
@@ -75,6 +80,10 @@ class Progress:
     samples: int = 0
     total: Tensor | None = None
 
+    def leave_out(self) -> None:
+        """One more batch, which was skipped."""
+        self.batches += 1
+
     def add(self, loss: Tensor, samples: int) -> None:
         """One more batch and its mean loss; nothing waits for the device."""
         weighted = loss.detach() * samples
@@ -90,20 +99,32 @@ def train_epoch(
     precision: Precision,
     after_step: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
+    watch: StepWatch | None = None,
 ) -> float:
-    """One step a batch, `after_step` after each; gives the mean loss over samples.
+    """One step a batch, `after_step` after each; gives the mean loss over samples, NaN where each step was skipped.
 
-    `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch.
+    `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch. `watch` looks for what is
+    not finite. Raises NotFiniteError where it stops the run.
     """
     progress = progress or Progress()
     for inputs, targets in batches:
+        if watch is not None:
+            watch.before_forward()
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
-        precision.step(batch_loss, optimizer)
-        progress.add(batch_loss, len(inputs))
+        precision.backward(batch_loss, optimizer)
+        if watch is None or watch.permits(batch_loss, progress.batches + 1):
+            precision.step(optimizer)
+            progress.add(batch_loss, len(inputs))
+        else:
+            progress.leave_out()
         after_step()
-    if progress.total is None:
+    if not progress.batches:
         raise InputError("training data: no batch in an epoch")
+    if watch is not None:
+        watch.look()
+    if progress.total is None:
+        return math.nan
     return float(progress.total) / progress.samples
 
 
@@ -121,4 +142,5 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precisi
         correct.append((logits.argmax(1) == labels).sum())
         samples += len(labels)
     model.train(was_training)
-    return Evaluation(float(torch.stack(losses).sum()) / samples, int(torch.stack(correct).sum()) / samples)
+    loss, right = float(torch.stack(losses).sum()), int(torch.stack(correct).sum())
+    return Evaluation(loss / samples, right / samples, samples)
