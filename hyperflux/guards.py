@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,11 @@ class Fault:
     what: str
     value: float
     curable: bool
+
+    @classmethod
+    def of_norm(cls, what: str, norm: float, curable: bool) -> Fault:
+        """By its 2-norm, which may also be infinite where no value is. A loss is its own norm."""
+        return cls(f"the norm of {what}" if math.isinf(norm) and what != "the loss" else what, norm, curable)
 
     def __str__(self) -> str:
         return f"{self.what} became {self.value}"

@@ -50,5 +50,4 @@ def _spoiled(mlp: MLP, what: str, pair: Pair, curable: bool) -> Iterator[Fault]:
     for number, layer in enumerate(mlp.names):
         for kind, arrays in (("weight", weights), ("bias", biases)):
             if arrays and not math.isfinite(value := norm(arrays[number])):
-                named = f"{what} {layer}.{kind}"
-                yield Fault(named if math.isnan(value) else f"the norm of {named}", value, curable)
+                yield Fault.of_norm(f"{what} {layer}.{kind}", value, curable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,16 @@ class StepWatch:
 
     def __init__(self, model: nn.Module, guard: Guard, *, scaled: bool, steps_unseen: int) -> None:
         self._guard, self._scaled, self._steps_unseen = guard, scaled, steps_unseen
-        self._parameters = {name: p for name, p in model.named_parameters() if p.numel()}
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers] if guard.skips else []
+        parameters = {name: p for name, p in model.named_parameters() if p.numel()}
         statistics = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.numel()}
-        self._fixed = [*self._parameters.values(), *statistics.values()]
+        self._parameters = list(parameters.values())
+        self._fixed = [*self._parameters, *statistics.values()]
         self._zero = torch.zeros((), dtype=self._fixed[0].dtype, device=self._fixed[0].device)
-        parameters = [Fault(f"the parameter {name}", 0, curable=False) for name in self._parameters]
-        buffers = [Fault(f"the buffer {name}", 0, curable=True) for name in statistics]
-        # A gradient that is not finite makes those of the layers before it so: the last one is to blame.
-        self._gradients = [Fault(f"the gradient of {name}", 0, curable=True) for name in self._parameters]
-        self._causes = [*parameters, *buffers]
+        # In the order of blame. A gradient that is not finite spoils those of the layers before it: last ones first.
+        self._names = [f"the parameter {name}" for name in parameters] + [f"the buffer {name}" for name in statistics]
+        self._names += ["the loss", *(f"the gradient of {name}" for name in reversed(parameters))]
         self._seen: list[tuple[int, Tensor]] = []
 
     @torch.no_grad()
@@ -47,9 +46,10 @@ class StepWatch:
     @torch.no_grad()
     def permits(self, loss: Tensor, step: int) -> bool:
         """After the backward pass of a step of the epoch: whether to take it. Raises NotFiniteError."""
-        gradients = [self._zero if p.grad is None else p.grad for p in self._parameters.values()]
-        norms = torch._foreach_norm([*self._fixed, *gradients])
-        self._seen.append((step, torch.stack([loss.detach().abs().to(self._zero.dtype), *norms])))
+        gradients = [self._zero if p.grad is None else p.grad for p in reversed(self._parameters)]
+        norms = list(torch._foreach_norm([*self._fixed, *gradients]))
+        norms.insert(len(self._fixed), loss.detach().abs().to(self._zero.dtype))
+        self._seen.append((step, torch.stack(norms)))
         if not self._guard.skips:
             if len(self._seen) >= self._steps_unseen:
                 self.look()
@@ -73,21 +73,16 @@ class StepWatch:
         return [self._judge(step, norms.tolist()) for step, norms in seen][-1]
 
     def _judge(self, step: int, norms: Sequence[float]) -> bool:
-        loss, causes, gradients = norms[0], norms[1 : len(self._causes) + 1], norms[len(self._causes) + 1 :]
-        fault = next(_spoiled(self._causes, causes), None)
-        if fault is None and not math.isfinite(loss):
-            fault = Fault("the loss", loss, curable=True)
-        if fault is not None:
-            self._guard.skip(fault, step)
-            return False
-        if fault := next(_spoiled(self._gradients[::-1], gradients[::-1]), None):
-            if self._scaled:
-                self._guard.leave_to_scaler(fault, step)
-                return True
-            self._guard.skip(fault, step)
-            return False
-        self._guard.passed()
-        return True
+        index = next((index for index, norm in enumerate(norms) if not math.isfinite(norm)), None)
+        if index is None:
+            self._guard.passed()
+            return True
+        fault = Fault.of_norm(self._names[index], norms[index], curable=index >= len(self._parameters))
+        if self._scaled and index > len(self._fixed):
+            self._guard.leave_to_scaler(fault, step)
+            return True
+        self._guard.skip(fault, step)
+        return False
 
 
 def require_finite_state(
@@ -114,17 +109,11 @@ def gate_tensors(gated: GatedParameters) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def first_fault(tensors: Mapping[str, Tensor]) -> Fault | None:
-    """The first tensor with a value that is not finite; waits for the device."""
+    """The first tensor with a value that is not finite; waits for the device once where there is none."""
     floating = {what: t for what, t in tensors.items() if t.is_floating_point() and t.numel()}
-    norms = [norm.to("cpu", torch.float64) for norm in torch._foreach_norm(list(floating.values()))]
-    for (what, tensor), norm in zip(floating.items(), norms, strict=True):
+    norms = torch._foreach_norm(list(floating.values()))
+    together = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms]).tolist()
+    for (what, tensor), norm in zip(floating.items(), together, strict=True):
         if not math.isfinite(norm) and not bool(torch.isfinite(tensor).all()):
-            return Fault(what, float(norm), curable=False)
+            return Fault(what, norm, curable=False)
     return None
-
-
-def _spoiled(faults: Sequence[Fault], norms: Sequence[float]) -> Iterator[Fault]:
-    """Those of the faults that are real, with the value that was seen."""
-    for fault, norm in zip(faults, norms, strict=True):
-        if not math.isfinite(norm):
-            yield Fault(fault.what if math.isnan(norm) else f"the norm of {fault.what}", norm, fault.curable)
