@@ -182,11 +182,18 @@ def _carry_out(
     except WriteError as error:
         raise RunError(f"{error}; once it can be, go on with {resume_command(record.path)}") from error
     except NotFiniteError as error:
-        go_on = resume_command(record.path)
-        way = f"leave such steps out with {go_on} --on-nonfinite skip" if error.fault.curable else f"try {go_on}"
-        raise RunError(f"{error}, or go on from the last good checkpoint: {way}") from error
+        raise RunError(f"{error}{_way_on(error, checkpoints)}") from error
     checkpoints.remove()
     return report
+
+
+def _way_on(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
+    """How a run goes on that was stopped by something that is not finite."""
+    start = "go on from the last good checkpoint" if checkpoints.has_good else "begin anew"
+    command = resume_command(checkpoints.path.parent)
+    if error.fault.curable:
+        return f", or leave such steps out and {start} with {command} --on-nonfinite skip"
+    return f", or {start} with {command}"
 
 
 def _train_dense(training: Training) -> None:
