@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from interrupted import broken_off, left, quick
+from interrupted import Breaker, PowerCut, broken_off, left, quick
 from safetensors.numpy import save_file
 
 from hyperflux import InputError, RunError, data
@@ -147,6 +147,26 @@ def test_a_run_that_skips_is_interrupted_and_goes_on_to_the_bit(tmp_path, spoil,
     execute(config, tmp_path / "whole")
     broken_off(config, tmp_path / "cut", [step_with(3, 1), 9, 20], every="1", clean=True)
     assert left(tmp_path / "cut") == left(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_checkpoint_from_before_there_were_guards_is_taken(tmp_path, backend):
+    """It has no counts, no warnings, and settings without on_nonfinite."""
+    execute(quick(backend=backend), tmp_path / "whole")
+    folder = tmp_path / "cut"
+    with pytest.raises(PowerCut):
+        execute(quick(backend=backend), folder, every=Pace.parse("7"), stop=Breaker(20, clean=False))
+    checkpoints = CheckpointFolder(folder / "checkpoint")
+    saved = checkpoints.last(print)
+    del saved.facts["position"]["told"]
+    older = {name: array for name, array in saved.arrays.items() if "/own/skipped" not in name}
+    assert len(older) == len(saved.arrays) - 2
+    checkpoints.write(replace(saved, arrays=older))
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(config.replace('on_nonfinite = "stop"\n', ""))
+    resume(folder)
+    (folder / "config.toml").write_text(config)
+    assert left(folder) == left(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -89,7 +89,7 @@ class Program(Protocol[S]):
         """The density wanted after `step` steps."""
 
     def reach(self, step: int) -> float:
-        """How far t goes after `step` at its learning rate in every step left; inf where capacity moves it (E12)."""
+        """How far t goes after `step` at its learning rate in every step left; inf where capacity moves it, see E12."""
 
     def restore(self, saved: Mapping[str, Any]) -> S:
         """A state from its dictionary. Raises InputError where it is of another program."""
