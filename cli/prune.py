@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,10 @@ def prune(
         config, folder = from_first(team, lambda: _settled(recipe, out, resumed, given))
         silent = as_json or team.rank > 0
         with progress(total_epochs(config), plain_console(stderr=silent), silent) as observe, wish_to_stop() as stop:
-            go = partial(resume, folder) if resumed else partial(execute, config, folder)
+            if resumed:
+                go = partial(resume, folder, on_nonfinite=config.on_nonfinite)
+            else:
+                go = partial(execute, config, folder)
             report = go(observe, every=every, stop=stop, announce=announce, team=team)
     if team.rank > 0:
         return
@@ -83,5 +87,6 @@ def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping
     if out is None:
         raise InputError("--resume: needs --out, the folder of the run that is to go on")
     config = recorded_config(out)
+    config = replace(config, on_nonfinite=stated.pop("on_nonfinite", config.on_nonfinite))
     require_agreement(stated, config, out)
     return config, out

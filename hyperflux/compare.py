@@ -119,12 +119,13 @@ def execute_plan(
 def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -> bool:
     """Whether the run is finished; what is left of an unfinished one is removed.
 
-    Settings of the machine may differ, and so may the spelling of the plan's own folder in a checkpoint's name.
+    Settings of the machine may differ, what happens to a step that can't be taken, and the spelling of the plan's own
+    folder in a checkpoint's name.
     """
     if not (folder / "config.toml").exists():
         return False
     found = RunConfig.from_dict(load_settings(folder))
-    machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry")}
+    machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry", "on_nonfinite")}
     if found.checkpoint and config.checkpoint and Path(found.checkpoint).resolve() == Path(config.checkpoint).resolve():
         machine["checkpoint"] = config.checkpoint
     if replace(found, **machine) != config:

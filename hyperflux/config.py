@@ -12,6 +12,7 @@ from hyperflux.controller import PublishedController
 from hyperflux.data import DATASETS, IMAGE_DATASETS
 from hyperflux.errors import InputError
 from hyperflux.feasibility import kept_weights, require_fraction
+from hyperflux.guards import ON_NONFINITE
 from hyperflux.models import check_model, is_mlp
 from hyperflux.naming import unknown
 from hyperflux.programs.base import Program
@@ -151,6 +152,9 @@ class RunConfig:
     channels_last: bool = setting(False, "memory layout of images, faster on recent GPUs")
     compile: bool = setting(False, "compile the network with torch.compile")
     workers: int = setting(4, "processes that decode large images")
+    on_nonfinite: str = setting(
+        "stop", "where a loss, gradient or weight is not finite: stop, or skip the step", "--on-nonfinite"
+    )
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     dense: DenseSettings = field(default_factory=DenseSettings)
     pruning: PruningSettings = field(default_factory=PruningSettings)
@@ -161,8 +165,14 @@ class RunConfig:
             raise unknown("backend", self.backend, BACKENDS)
         if self.dataset not in (*DATASETS, *IMAGE_DATASETS):
             raise unknown("data set", self.dataset, (*DATASETS, *IMAGE_DATASETS))
-        named = (("method", METHODS), ("controller", CONTROLLERS), ("dtype", DTYPES), ("amp", AMP))
-        for name, known in named:
+        named = {
+            "method": METHODS,
+            "controller": CONTROLLERS,
+            "dtype": DTYPES,
+            "amp": AMP,
+            "on_nonfinite": ON_NONFINITE,
+        }
+        for name, known in named.items():
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         check_model(self.model)

@@ -85,7 +85,11 @@ class Plant:
 
     def surviving(self) -> int:
         """Present weights, in whole particles."""
-        return round(int(np.count_nonzero(self._t >= 0)) * self._weight)
+        return self.above(0.0)
+
+    def above(self, level: float) -> int:
+        """Weights whose t is at `level` or above, in whole particles."""
+        return round(int(np.count_nonzero(self._t >= level)) * self._weight)
 
     def meet_capacity(self, kept: int) -> float:
         """As `hyperflux.spec.meet_capacity`, to the nearest particle."""

@@ -16,7 +16,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +81,7 @@ class Report:
     """report.json. Accuracies are fractions on the test part: of the dense network that pruning started from, None
     where its weights were untrained, and at the final mask after the last epoch. `controller` belongs to hyperflux.
     `input_shape` is that of a sample, without the batch: with `model` and `classes` the network can be built again.
-    `format` is the version of the whole folder.
+    `format` is the version of the whole folder, `warnings` what the user was told of while it came about.
     """
 
     method: str
@@ -102,6 +102,7 @@ class Report:
     layers: list[LayerCount]
     versions: dict[str, str]
     format: int = FORMAT
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -126,12 +127,16 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             require_unused(path)
-            folder._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
+            folder.set_config(config)
             folder._metrics.touch()
         except (OSError, RunError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"{path}: cannot be used as a run's folder ({reason}); name one with --out") from error
         return folder
+
+    def set_config(self, config: RunConfig) -> None:
+        """Write config.toml. Raises WriteError where the disk refuses."""
+        self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
 
     def set_epochs(self, rows: Sequence[EpochRow]) -> None:
         """Let metrics.jsonl have just these lines. Raises WriteError where the disk refuses."""
@@ -252,7 +257,7 @@ def _report(path: Path) -> Report:
     """report.json, checked. Raises OSError and ValueError."""
     values = parse_json(_text(path, "report.json", MOST_REPORT_BYTES))
     found = require_format(values)
-    report = typed(Report, {**values, "format": found} if isinstance(values, dict) else values)
+    report = typed(Report, {"warnings": [], **values, "format": found} if isinstance(values, dict) else values)
     check_report(report)
     return report
 

@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend
+from hyperflux.cautions import at_chance
 from hyperflux.checkpoints.file import Checkpoint
 from hyperflux.checkpoints.folder import CheckpointFolder
 from hyperflux.checkpoints.origin import Origin, versions
@@ -21,6 +22,7 @@ from hyperflux.checkpoints.saver import Saver, Stop
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.feasibility import presence_distance
+from hyperflux.guards import NotFiniteError, skipped_line
 from hyperflux.lock import LOCK, locked
 from hyperflux.order import batch_ends
 from hyperflux.programs.base import Program
@@ -37,6 +39,8 @@ from hyperflux.record import (
 from hyperflux.team import ALONE, Team, from_first, together
 from hyperflux.training import Observer, Position, Training
 from hyperflux.typed import typed
+
+T = TypeVar("T")
 
 DEFAULT_PACE = Pace.parse(DEFAULT)
 
@@ -71,7 +75,7 @@ def execute(
 
     `observe` sees each epoch's row as it is written. Nothing is written before all input has been read and found
     good. A checkpoint of the run is written at each stage's end and at the pace `every`; where `stop` gives a signal,
-    one is written after that step and the run stops. `announce` gets a line where a dead process's lock is taken over.
+    one is written after that step and the run stops. `announce` gets a line for whatever the user should know.
     The processes of a `team` call this alike; the first one writes, observes and announces.
     Raises InputError for bad input, RunError for a run that can't go on, Interrupted for one that was stopped.
     """
@@ -83,7 +87,7 @@ def execute(
             record = RunFolder.create(folder, config) if team.rank == 0 else UnwrittenFolder(folder)
             if team.rank == 0:
                 checkpoints.create()
-        training = Training(config, backend, record, observe, started, team=team)
+        training = Training(config, backend, record, _heard(team, observe), started, _heard(team, announce), team=team)
         return _carry_out(training, program, checkpoints, origin, every, stop)
 
 
@@ -95,10 +99,11 @@ def resume(
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
     team: Team = ALONE,
+    on_nonfinite: str | None = None,
 ) -> Report:
     """Go on with the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
 
-    A run that is finished stays as it is. `announce` gets a line for whatever the user should know; the rest is as in
+    A run that is finished stays as it is. `on_nonfinite` changes that setting from here on; the rest is as in
     `execute`. As many processes as went before, or more, or fewer, may go on. Raises InputError where there is nothing
     to go on with, or settings, data or dense weights have changed.
     """
@@ -108,14 +113,17 @@ def resume(
         return report
     with _held_by_first(team, locked(folder, announce)):
         saved = from_first(team, lambda: _last(folder, checkpoints, announce))
-        backend, program, origin = _prepared(config, team)
+        changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
+        backend, program, origin = _prepared(changed, team)
         record = RunFolder(folder) if team.rank == 0 else UnwrittenFolder(folder)
-        training = Training(config, backend, record, observe, started, team=team)
+        training = Training(changed, backend, record, _heard(team, observe), started, _heard(team, announce), team=team)
         with together(team):
             if saved is None:
                 training.record.set_epochs([])
             else:
-                _restore(training, program, saved, origin, announce if team.rank == 0 else lambda line: None)
+                _restore(training, program, saved, origin, training.announce)
+            if changed != config:
+                training.record.set_config(changed)
         return _carry_out(training, program, checkpoints, origin, every, stop)
 
 
@@ -162,6 +170,11 @@ def _held_by_first(team: Team, lock: AbstractContextManager[None]) -> Iterator[N
         yield
 
 
+def _heard(team: Team, listener: Callable[[T], None]) -> Callable[[T], None]:
+    """The listener of the first process of a team; those of the others hear nothing."""
+    return listener if team.rank == 0 else lambda heard: None
+
+
 def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
     """The report of a run that has one; None where it is unfinished."""
     report = outcome(folder)
@@ -189,7 +202,8 @@ def _restore(
     """Bring a fresh training to where a checkpoint was written. Raises InputError where it is not of this run."""
     try:
         origin.require(typed(Origin, saved.facts["origin"]), announce)
-        training.restore(typed(Position, saved.facts["position"]), saved.arrays, program)
+        position = typed(Position, {"told": {}, **saved.facts["position"]})  # older checkpoints have none
+        training.restore(position, saved.arrays, program)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):
             raise
@@ -222,9 +236,22 @@ def _carry_out(
         record.finish(report)
     except WriteError as error:
         raise RunError(f"{error}; once it can be, go on with {resume_command(record.path)}") from error
+    except NotFiniteError as error:
+        failure = RunError(f"{error}{_way_on(error, checkpoints)}")
+        failure.told_elsewhere = training.team.rank > 0
+        raise failure from error
     if training.team.rank == 0:
         checkpoints.remove()
     return report
+
+
+def _way_on(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
+    """How a run goes on that was stopped by something that is not finite."""
+    start = "go on from the last good checkpoint" if checkpoints.has_good else "begin anew"
+    command = resume_command(checkpoints.path.parent)
+    if error.fault.curable:
+        return f", or leave such steps out and {start} with {command} --on-nonfinite skip"
+    return f", or {start} with {command}"
 
 
 def _train_dense(training: Training) -> None:
@@ -238,6 +265,9 @@ def _train_dense(training: Training) -> None:
 def _report(training: Training) -> Report:
     config, backend, layers = training.config, training.backend, training.backend.layers()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
+    evaluation = backend.evaluate()
+    training.cautions.tell("accuracy", at_chance(evaluation, backend.classes, training.dense_accuracy))
+    training.cautions.tell("steps skipped", skipped_line(backend.guard))
     return Report(
         method=config.method,
         controller=config.controller if config.method == "hyperflux" else None,
@@ -252,10 +282,11 @@ def _report(training: Training) -> Report:
         surviving_weights=surviving,
         total_weights=total,
         dense_accuracy=training.dense_accuracy,
-        final_accuracy=backend.evaluate().accuracy,
+        final_accuracy=evaluation.accuracy,
         seconds=round(training.seconds, 2),
         layers=layers,
         versions=versions(backend),
+        warnings=list(training.cautions.told.values()),
     )
 
 

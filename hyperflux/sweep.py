@@ -12,8 +12,9 @@ import tomli_w
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend
 from hyperflux.config import MOST_EPOCHS, RunConfig
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError
 from hyperflux.files import new_folder, write_whole
+from hyperflux.guards import NotFiniteError
 from hyperflux.naming import unknown
 from hyperflux.order import batch_ends, epoch_batches
 from hyperflux.run import train_dense
@@ -127,7 +128,7 @@ def sweep(
     """Rows as they are measured, from the dense network in `checkpoint`: first Hyperflux, then magnitude pruning.
 
     Rates, batches and loss are those of the config's pruning stage, at its first learning rate. After a pressure that
-    pruned everything none higher is tried. Raises InputError for bad input, RunError where the loss is not finite.
+    pruned everything none higher is tried. Raises InputError for bad input, NotFiniteError.
     """
     course, rows = None, list[SweepRow]()
     for pressure in settings.pressures():
@@ -205,17 +206,19 @@ class _Course:
         """One epoch; gives the density after it."""
         config, pruning = self._config, self._config.pruning
         self._epoch += 1
-        loss = self._backend.train_pruning(
-            epoch_batches(config.seed, self._epoch, self._backend.samples, config.batch_size),
-            learning_rate=pruning.learning_rate,
-            label_smoothing=pruning.label_smoothing,
-            after_step=lambda: None,
-        )
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss became {loss} under pressure {self._gate.pressure:g}; lower pruning.learning_rate "
-                f"({pruning.learning_rate:g}) and run again"
+        try:
+            self._backend.train_pruning(
+                epoch_batches(config.seed, self._epoch, self._backend.samples, config.batch_size),
+                learning_rate=pruning.learning_rate,
+                label_smoothing=pruning.label_smoothing,
+                after_step=lambda: None,
             )
+            self._backend.require_finite()
+        except NotFiniteError as error:
+            raise error.at(
+                f"under pressure {self._gate.pressure:g}; lower pruning.learning_rate ({pruning.learning_rate:g}) and "
+                "run again"
+            ) from error
         return self._gate.surviving() / self._gate.total
 
     def _row(self, method: str, pressure: float, track: list[float], settled: bool) -> SweepRow:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.backends.base import Backend
+from hyperflux.cautions import Cautions, out_of_reach, starved, starved_line
 from hyperflux.checkpoints.file import Arrays
 from hyperflux.config import RunConfig
-from hyperflux.errors import RunError, WriteError
+from hyperflux.errors import WriteError
+from hyperflux.guards import NotFiniteError
 from hyperflux.nesting import joined, part
-from hyperflux.order import epoch_batches
+from hyperflux.order import batch_ends, epoch_batches
 from hyperflux.programs.base import Gate, Program
 from hyperflux.programs.pilot import Pilot
 from hyperflux.record import EpochRow, RunFolder, Stage
@@ -58,7 +60,7 @@ class Position:
     """Where a run is: the rows of the epochs that have ended, the seconds spent, and what else is no array.
 
     `opening` is γ and η_t of the first step of an epoch under the gate that has begun and not ended, otherwise empty;
-    `program` is the program's state, None before pruning.
+    `program` is the program's state, None before pruning. `told` are the warnings so far by their topics.
     """
 
     rows: list[EpochRow]
@@ -66,6 +68,7 @@ class Position:
     dense_accuracy: float | None
     opening: list[float]
     program: dict[str, Any] | None
+    told: dict[str, str]
 
 
 @dataclass
@@ -83,8 +86,8 @@ class Training:
 
     `after_step` is called after every optimizer step and what belongs to it, `end_stage` after every stage under the
     gate. In both, `position` and `arrays` are what another Training of the same run needs to go on to the bit.
-    `seconds` count from `started`, a time on the monotonic clock. Of a `team` of processes that train together the
-    first one watches and observes.
+    `seconds` count from `started`, a time on the monotonic clock. `announce` gets a line for each warning. Of a `team`
+    of processes that train together the first one watches.
     """
 
     config: RunConfig
@@ -92,13 +95,18 @@ class Training:
     record: RunFolder
     observe: Observer
     started: float = field(default_factory=time.monotonic)
+    announce: Callable[[str], None] = lambda line: None
     after_step: Callable[[], None] = lambda: None
     end_stage: Callable[[], None] = lambda: None
     team: Team = ALONE
     rows: list[EpochRow] = field(default_factory=list, init=False)
     dense_accuracy: float | None = field(default=None, init=False)
+    cautions: Cautions = field(init=False)
     _pruning: _Pruning | None = field(default=None, init=False)
     _opening: list[float] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.cautions = Cautions(self.announce)
 
     @property
     def seconds(self) -> float:
@@ -111,15 +119,16 @@ class Training:
         return self._pruning is not None
 
     def dense(self) -> None:
-        """The dense stage. Raises RunError where the loss is not finite."""
+        """The dense stage. Raises NotFiniteError."""
         for epoch in self._left("dense"):
-            loss = self.backend.train_dense(
-                self._batches(epoch),
-                learning_rate=epoch.learning_rate,
-                label_smoothing=epoch.label_smoothing,
-                after_step=self.after_step,
-            )
-            self._end_epoch(epoch, loss)
+            with self._placed(epoch):
+                loss = self.backend.train_dense(
+                    self._batches(epoch),
+                    learning_rate=epoch.learning_rate,
+                    label_smoothing=epoch.label_smoothing,
+                    after_step=partial(self._after_step, epoch),
+                )
+                self._end_epoch(epoch, loss)
 
     def start_pruning(self, program: Program[Any]) -> None:
         """Put the gate on the network and the program at its controls."""
@@ -131,11 +140,12 @@ class Training:
         self._pruning = _Pruning(gate, pilot, recorder)
 
     def prune(self) -> None:
-        """Both stages under the gate. Raises RunError where the loss is not finite."""
+        """Both stages under the gate. Raises NotFiniteError."""
         assert self._pruning is not None, "start_pruning() comes first"
         try:
             for epoch in (*self._left("pruning"), *self._left("regrowth")):
-                self._train_under_gate(epoch, self._pruning)
+                with self._placed(epoch):
+                    self._train_under_gate(epoch, self._pruning)
                 if epoch.last:
                     self.end_stage()
             self._pruning.pilot.finish()  # what is missing where a GradScaler skipped steps
@@ -148,10 +158,12 @@ class Training:
     def position(self) -> Position:
         """Where the run is now."""
         program = None if self._pruning is None else asdict(self._pruning.pilot.state)
-        return Position(list(self.rows), self.seconds, self.dense_accuracy, list(self._opening), program)
+        told = dict(self.cautions.told)
+        return Position(list(self.rows), self.seconds, self.dense_accuracy, list(self._opening), program, told)
 
     def arrays(self) -> Arrays:
-        """The state of the backend and of telemetry."""
+        """The state of the backend and of telemetry. Raises NotFiniteError where something in it is not finite."""
+        self.backend.require_finite()
         watched = self._pruning and self._pruning.recorder
         return joined({"backend": self.backend.state(), "telemetry": watched.state() if watched else {}})
 
@@ -166,6 +178,7 @@ class Training:
                 self._pruning.recorder.restore(part(arrays, "telemetry"))
         self.rows, self._opening = list(position.rows), list(position.opening)
         self.dense_accuracy = position.dense_accuracy
+        self.cautions.told = dict(position.told)
         self.started -= position.seconds
         self.record.set_epochs(self.rows)
 
@@ -181,13 +194,42 @@ class Training:
         """The epoch's order of the training part, in batches."""
         return epoch_batches(self.config.seed, epoch.number, self.backend.samples, self.config.batch_size)
 
+    @contextmanager
+    def _placed(self, epoch: Epoch) -> Iterator[None]:
+        """Let a NotFiniteError say in which step of the run it came, and what can be done."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise error.at(
+                f"at {self._place(epoch, error.step)}; lower {epoch.stage}.learning_rate ({epoch.learning_rate:g}) and "
+                "run again"
+            ) from error
+
+    def _place(self, epoch: Epoch, step: int | None) -> str:
+        """A step of an epoch, its last where there is no number, in words."""
+        steps = len(batch_ends(self.backend.samples, self.config.batch_size))
+        number = (epoch.number - 1) * steps + (steps if step is None else step)
+        return f"step {number} (epoch {epoch.number}, {epoch.stage})"
+
+    def _after_step(self, epoch: Epoch) -> None:
+        if self.backend.guard.first is not None:
+            fault, step = self.backend.guard.first
+            self.cautions.tell("skipped", f"{self._place(epoch, step)} was skipped: {fault}")
+        self.after_step()
+
+    def _warn_of_layers(self, epoch: Epoch) -> None:
+        """Of layers that have no weight left."""
+        for name in starved(self.backend.layers()):
+            exclude = "" if self.config.backend == "numpy" else f"--exclude {name}"
+            self.cautions.tell(f"starved {name}", starved_line(name, f"after epoch {epoch.number}", exclude))
+
     def _train_under_gate(self, epoch: Epoch, pruning: _Pruning) -> None:
         gate, pilot, recorder = pruning.gate, pruning.pilot, pruning.recorder
         self._opening = self._opening or [gate.pressure, gate.presence_lr or 0.0]
 
         def after_step() -> None:
             pilot.after_step()
-            self.after_step()
+            self._after_step(epoch)
 
         loss = self.backend.train_pruning(
             self._batches(epoch),
@@ -204,6 +246,9 @@ class Training:
             changes = (pruned - before[0], regrown - before[1])
         self._end_epoch(epoch, loss, density, wanted, pressure, presence_lr, changes)
         self._opening = []
+        self._warn_of_layers(epoch)
+        where = f"after epoch {epoch.number}"
+        self.cautions.tell("density", out_of_reach(pilot.program, gate, where))
 
     def _end_epoch(
         self,
@@ -215,11 +260,7 @@ class Training:
         presence_lr: float = 0.0,
         changes: tuple[int, int] | tuple[None, None] = (0, 0),
     ) -> None:
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss became {loss} in epoch {epoch.number} ({epoch.stage}); "
-                f"lower {epoch.stage}.learning_rate ({epoch.learning_rate:g}) and run again"
-            )
+        self.backend.require_finite()
         evaluation = self.backend.evaluate()
         row = EpochRow(
             epoch=epoch.number,
@@ -237,5 +278,4 @@ class Training:
         )
         self.record.add_epoch(row)
         self.rows.append(row)
-        if self.team.rank == 0:
-            self.observe(row)
+        self.observe(row)

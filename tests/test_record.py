@@ -119,3 +119,17 @@ def test_a_folder_names_its_version_and_one_from_before_there_was_any_is_read(tm
     report.write_text(json.dumps({**values, "format": 2, "invented_later": 1, "versions": {"hyperflux": "9.0"}}))
     with pytest.raises(InputError, match=r"written by hyperflux 9\.0 in format 2; hyperflux .* reads format 1"):
         read_run(tmp_path / "run")
+
+
+def test_a_report_from_before_there_were_warnings_has_none_and_odd_ones_are_refused(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", RunConfig())
+    folder.finish(REPORT)
+    path = tmp_path / "run" / "report.json"
+    values = json.loads(path.read_text())
+    assert values.pop("warnings") == []
+    path.write_text(json.dumps(values))
+    assert read_run(tmp_path / "run").report["warnings"] == []
+    for odd in ("a", [3], ["a\x1b[31m"], None):
+        path.write_text(json.dumps({**values, "warnings": odd}))
+        with pytest.raises(InputError, match="warnings"):
+            read_run(tmp_path / "run")

@@ -126,13 +126,6 @@ def test_watching_changes_nothing(backend, tmp_path):
     assert rows[0] == rows[1] == rows[2]
 
 
-def test_a_run_that_fails_leaves_what_was_seen_of_it(tmp_path):
-    with pytest.raises(RunError, match="the loss became"):
-        execute(quick(optimizer={"name": "sgd"}, pruning={"epochs": 12, "learning_rate": 1e30}), tmp_path / "run")
-    with np.load(tmp_path / "run" / "telemetry.npz") as tables:
-        assert tables["network"]["step"][-1] == 30  # of the first epoch's 32, the last interval that ended
-
-
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(quick_run, tmp_path):
     folder, _ = quick_run
     execute(quick(), tmp_path / "again")
@@ -219,7 +212,7 @@ def test_from_scratch(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run_with_where_and_the_way_out(tmp_path):
     optimizer = {"name": "sgd", "momentum": 0.9}
     dense = {"epochs": 3, "learning_rate": 1e30, "final_learning_rate": 1e30}
-    with pytest.raises(RunError, match=r"loss became (nan|inf) in epoch 1 \(dense\); lower dense.learning_rate"):
+    with pytest.raises(RunError, match=r"became (nan|inf) at step \d \(epoch 1, dense\); lower dense.learning_rate"):
         execute(quick(optimizer=optimizer, dense=dense), tmp_path / "run")
     assert not (tmp_path / "run" / "report.json").exists()
 

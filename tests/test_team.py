@@ -1,6 +1,7 @@
 """The driver in several processes: the run of one process, whatever their number, also where it changes on the way."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from image_files import write_folder
 from interrupted import left
 from processes import run_together
 from same_run import QUICK, require_close, require_the_same
-from team_runs import drawn, go
+from team_runs import drawn, fill_the_disk, go, spoil, stream_small_images, use_dropout
 
-from hyperflux import RunConfig
-from hyperflux.backends.torch import data
+from hyperflux import RunConfig, data
+from hyperflux.backends.torch import data as torch_data
 from hyperflux.backends.torch.training import Share
 from hyperflux.lock import locked
 from hyperflux.run import execute
@@ -65,12 +66,12 @@ def test_as_one_process(tmp_path, alone, size, changed):
 def test_images_are_augmented_as_in_one_process(tmp_path, monkeypatch, side):
     """Those in memory, and those that other processes decode."""
     images = write_folder(tmp_path / "images", size=(side, side), train=20, test=6)
-    monkeypatch.setattr(data, "STREAMED_SIDE", 8)
-    monkeypatch.setattr(data, "STREAMED_RESIZE", 9)
+    monkeypatch.setattr(torch_data, "STREAMED_SIDE", 8)
+    monkeypatch.setattr(torch_data, "STREAMED_RESIZE", 9)
     settings = {**IMAGES, "data_dir": str(images), "model": "mlp:192-3-2", "workers": 1}
     settings |= {"dense": {"epochs": 1, "learning_rate": 1e-3}, "pruning": {**QUICK["pruning"], "epochs": 1}}
     settings |= {"regrowth": {"epochs": 0}, "telemetry": "off"}
-    run_together(go, 2, settings, str(tmp_path / "run"), streamed_side=8)
+    run_together(go, 2, settings, str(tmp_path / "run"), change=stream_small_images)
     execute(RunConfig.from_dict(settings), tmp_path / "alone")
     require_close(tmp_path / "run" / "model.safetensors", tmp_path / "alone" / "model.safetensors")
 
@@ -89,11 +90,11 @@ def test_dropout_and_batch_statistics_go_on_to_the_bit_with_as_many_processes(tm
     images = write_folder(tmp_path / "images", train=32, test=8)
     settings = {**IMAGES, "data_dir": str(images), "model": "resnet20", "dtype": "float32"}
     settings["pruning"] = {"epochs": 2, "presence_learning_rate": 4e-2}
-    run_together(go, 2, settings, str(tmp_path / "whole"), dropout=True)
+    run_together(go, 2, settings, str(tmp_path / "whole"), change=use_dropout)
     cut = str(tmp_path / "cut")
-    assert run_together(go, 2, settings, cut, stop_after=3, dropout=True)[0][0] == "Interrupted"
-    assert run_together(go, 2, None, cut, resumed=True, stop_after=9, dropout=True)[0][0] == "Interrupted"
-    run_together(go, 2, None, cut, resumed=True, dropout=True)
+    assert run_together(go, 2, settings, cut, stop_after=3, change=use_dropout)[0][0] == "Interrupted"
+    assert run_together(go, 2, None, cut, resumed=True, stop_after=9, change=use_dropout)[0][0] == "Interrupted"
+    run_together(go, 2, None, cut, resumed=True, change=use_dropout)
     assert left(tmp_path / "cut") == left(tmp_path / "whole")
 
 
@@ -143,9 +144,27 @@ def test_a_folder_in_use_is_refused_in_all(tmp_path):
 
 
 def test_a_full_disk_ends_all(tmp_path):
-    ends = run_together(go, 2, QUICK, str(tmp_path / "run"), unwritable=True)
+    ends = run_together(go, 2, QUICK, str(tmp_path / "run"), change=fill_the_disk)
     assert [(end[0], end[2]) for end in ends] == [("RunError", False), ("RunError", False)]
     assert ends[0][1].startswith("the disk is full; once it can be, go on with hyperflux prune --resume")
+
+
+def test_what_is_not_finite_in_one_stops_all_at_the_same_step(tmp_path):
+    ends = run_together(go, 2, QUICK, str(tmp_path / "run"), change=partial(spoil, [17]))
+    assert [(end[0], end[2]) for end in ends] == [("RunError", False), ("RunError", True)]
+    assert ends[0][1] == ends[1][1]
+    assert ends[0][1].startswith("the loss became nan at step ")
+    assert ends[0][3] == ends[1][3]
+
+
+def test_what_is_not_finite_in_one_is_skipped_by_all(tmp_path, monkeypatch):
+    settings = {**QUICK, "on_nonfinite": "skip"}
+    run_together(go, 2, settings, str(tmp_path / "run"), change=partial(spoil, [17, 90]))
+    monkeypatch.setitem(data._LOADERS, "synthetic", data._LOADERS["synthetic"])
+    spoil([17, 90])
+    execute(RunConfig.from_dict(settings), tmp_path / "alone")
+    require_the_same(tmp_path / "run", tmp_path / "alone")
+    assert "steps were skipped" in (tmp_path / "run" / "report.json").read_text()
 
 
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 2**32))

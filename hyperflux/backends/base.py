@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperflux.guards import Guard
 from hyperflux.programs.base import Gate
 from hyperflux.telemetry.recorder import Probe
 
@@ -18,10 +19,11 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and accuracy, a fraction, on the test part."""
+    """Mean loss and accuracy, a fraction, on the test part of so many samples."""
 
     loss: float
     accuracy: float
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,13 @@ class LayerCount:
 
 
 class Backend(Protocol):
-    """A network, its data and its optimizers. Batches are index arrays into the training part."""
+    """A network, its data and its optimizers. Batches are index arrays into the training part.
+
+    Whatever trains raises NotFiniteError where `guard` says so; a step that it skips changes nothing, and its loss does
+    not count.
+    """
+
+    guard: Guard
 
     @property
     def samples(self) -> int:
@@ -110,6 +118,9 @@ class Backend(Protocol):
         Where the state is one from within an epoch, the next call that trains gets all batches of that epoch, leaves
         out those that were done, and gives the mean loss of the whole epoch.
         """
+
+    def require_finite(self) -> None:
+        """Raise NotFiniteError where something in the state is not finite."""
 
     def fingerprint(self) -> str:
         """A hash of the data: shapes, labels and some of the samples, of the training and the test part."""

@@ -23,6 +23,11 @@ class CheckpointFolder:
         self.path = path
         self._good: list[Path] = []
 
+    @property
+    def has_good(self) -> bool:
+        """Whether a good checkpoint was written or found."""
+        return bool(self._good)
+
     def create(self) -> None:
         """Make the folder, by which an unfinished run is known that can go on. Raises WriteError where it can't be."""
         try:

@@ -15,8 +15,10 @@ from hyperflux.backends.base import Backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 
-PLACES = ("data_dir", "checkpoint", "workers")
-"""Settings that may change in a run's config.toml before it goes on: where things lie; no result depends on them."""
+CHANGEABLE = ("data_dir", "checkpoint", "workers", "on_nonfinite")
+"""Settings that may change in a run's config.toml before it goes on: where things lie, on which no result depends, and
+what happens to a step that could not be taken.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Origin:
     def of(cls, config: RunConfig, backend: Backend) -> Origin:
         """That of a run. Raises InputError where the file of dense weights can't be read."""
         weights = fingerprint.of_file(config.checkpoint) if config.checkpoint else None
-        settings = {name: value for name, value in config.to_dict().items() if name not in PLACES}
+        settings = {name: value for name, value in config.to_dict().items() if name not in CHANGEABLE}
         return cls(settings, backend.fingerprint(), weights, versions(backend), backend.place())
 
     def require_alike(self, every: Sequence[Origin]) -> None:

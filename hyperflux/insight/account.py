@@ -28,13 +28,14 @@ def account(run: Subject) -> list[Statement]:
     """Everything that can be said of a run, in the order in which a reader asks."""
     told = [*summary(run), ("What was pruned first", _first(run)), ("Layers at the end", _layers(run))]
     told += [("Weights that came back", _returns(run)), ("The mask", _mask(run)), ("Pressure and flux", _pressure(run))]
-    told += [("Telemetry", _missing(run))]
+    told += [("Warnings", _warnings(run)), ("Telemetry", _missing(run))]
     return [Statement(topic, text) for topic, text in told if text]
 
 
 def brief(run: Subject) -> list[Statement]:
     """What matters of one run among several."""
     told = [*summary(run), ("Layers at the end", _layers(run)), ("The mask", _mask(run))]
+    told += [("Warnings", _warnings(run))]
     return [Statement(topic, text) for topic, text in told if text]
 
 
@@ -205,6 +206,11 @@ def _pressure(run: Subject) -> str:
     if len(flux):
         text += f" Weights that had just come back had a restoring flux of typically {np.median(flux):.2g} times γ/N."
     return text
+
+
+def _warnings(run: Subject) -> str:
+    """What the user was told of while the run was under way."""
+    return " ".join(f"{line}." for line in run.report["warnings"])
 
 
 def _missing(run: Subject) -> str:

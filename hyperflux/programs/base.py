@@ -46,6 +46,9 @@ class Gate(Protocol):
     def surviving(self) -> int:
         """Present weights now."""
 
+    def above(self, level: float) -> int:
+        """Weights whose t is at `level` or above."""
+
     def meet_capacity(self, kept: int) -> float:
         """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
 
@@ -87,6 +90,9 @@ class Program(Protocol[S]):
 
     def wanted(self, step: int) -> float:
         """The density wanted after `step` steps."""
+
+    def reach(self, step: int) -> float:
+        """How far t goes after `step` at its learning rate in every step left; inf where capacity moves it, see E12."""
 
     def restore(self, saved: Mapping[str, Any]) -> S:
         """A state from its dictionary. Raises InputError where it is of another program."""

@@ -115,6 +115,10 @@ class CapacityProgram:
         """The density of `kept`."""
         return self.kept(step) / self.total
 
+    def reach(self, step: int) -> float:
+        """Any distance: capacity moves t."""
+        return math.inf
+
     def restore(self, saved: Mapping[str, Any]) -> CapacityState:
         """A state from its dictionary. Raises InputError where it is of another program."""
         return restored(CapacityState, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,10 @@ class MagnitudeProgram:
     def wanted(self, step: int) -> float:
         """The density of `kept`."""
         return self.kept(step) / self.total
+
+    def reach(self, step: int) -> float:
+        """Any distance: capacity moves t."""
+        return math.inf
 
     def restore(self, saved: Mapping[str, Any]) -> MagnitudeState:
         """A state from its dictionary. Raises InputError where it is of another program."""

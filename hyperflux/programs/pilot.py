@@ -36,9 +36,14 @@ class Pilot(Generic[S]):
             return "pruning"
         return "regrowth" if self._gate.steps < self._end else "done"
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the program acts in the next `after_step`."""
+        return self.program.next_control(self.state) <= min(self._gate.steps, self._end)
+
     def after_step(self) -> None:
         """Let the program act where a control step is due."""
-        while self.program.next_control(self.state) <= min(self._gate.steps, self._end):
+        while self.is_due:
             step = self.program.next_control(self.state)
             shift = self._meet(self.program.kept(step))
             self.state = self.program.advance(self.state, Seen(shift, self._density, self._gate.typical_flux))

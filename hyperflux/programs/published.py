@@ -94,6 +94,15 @@ class PublishedProgram:
         interval = -(-step * self.pruning_intervals // self.pruning_steps)
         return self.trajectory[min(max(interval, 1), self.pruning_intervals) - 1]
 
+    def reach(self, step: int) -> float:
+        """The sum of t's learning rates over the steps left."""
+        rates, start = 0.0, step
+        state = self.first()
+        while (end := self.next_control(state)) <= self.pruning_steps + self.regrowth_steps:
+            rates += (self.orders(state).presence_lr or 0.0) * max(0, end - start)
+            start, state = max(start, end), replace(state, intervals=state.intervals + 1)
+        return rates
+
     def restore(self, saved: Mapping[str, Any]) -> PublishedProgramState:
         """A state from its dictionary. Raises InputError where it is of another program."""
         if not isinstance(saved.get("controller"), Mapping):

@@ -106,6 +106,7 @@ def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=No
         "seconds": 12.0,
         "layers": [{"name": name, "total": sizes[name], "surviving": left} for name, left in surviving.items()],
         "versions": {},
+        "warnings": [],
         **report,
     }
     run = RecordedRun({**RunConfig().to_dict(), **(config or {})}, epochs(), values, telemetry)

@@ -1,13 +1,16 @@
 """Runs of the driver as one of several processes, for `processes.run_together`."""
 
+import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from hyperflux import RunConfig, run
-from hyperflux.backends.torch import backend, data
+from hyperflux import RunConfig, data, run
+from hyperflux.backends.torch import backend
+from hyperflux.backends.torch import data as torch_data
 from hyperflux.backends.torch.backend import TorchBackend
 from hyperflux.backends.torch.distributed import ProcessTeam
 from hyperflux.checkpoints.folder import CheckpointFolder
@@ -23,20 +26,47 @@ def with_dropout(name, shape, classes, seed):
         return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(36, classes))
 
 
-def go(
-    settings, folder, resumed=False, stop_after=None, stopping=0, dropout=False, unwritable=False, streamed_side=None
-):
+def use_dropout():
+    """Any model is the small one of `with_dropout`."""
+    backend.build_model = with_dropout
+
+
+def stream_small_images():
+    """Images that other processes decode are cut to 8 by 8."""
+    torch_data.STREAMED_SIDE, torch_data.STREAMED_RESIZE = 8, 9
+
+
+def fill_the_disk():
+    """No checkpoint can be written."""
+
+    def write(folder, checkpoint):
+        raise WriteError("the disk is full")
+
+    CheckpointFolder.write = write
+
+
+def spoil(samples):
+    """A few samples of the synthetic data are not finite."""
+    whole = data._LOADERS["synthetic"]
+
+    def spoiled(folder):
+        found = whole(folder)
+        inputs = found.train_inputs.copy()
+        inputs[samples] = math.nan
+        return replace(found, train_inputs=inputs)
+
+    data._LOADERS["synthetic"] = spoiled
+
+
+def go(settings, folder, resumed=False, stop_after=None, stopping=0, change=None):
     """What a run says in each process: its report as a dictionary, or how it ended and whether it tells so itself.
 
     After `stop_after` steps the process number `stopping` is told to stop. `settings` may be a list: one a process.
+    `change`, if there is one, is called first.
     """
     team, seen = ProcessTeam(), []
-    if dropout:
-        backend.build_model = with_dropout
-    if streamed_side:
-        data.STREAMED_SIDE, data.STREAMED_RESIZE = streamed_side, streamed_side + 1
-    if unwritable:
-        CheckpointFolder.write = full_disk
+    if change:
+        change()
 
     def stop():
         seen.append(None)
@@ -52,10 +82,6 @@ def go(
     except (InputError, RunError, Interrupted) as error:
         return type(error).__name__, str(error), error.told_elsewhere, len(seen)
     return report.to_dict()
-
-
-def full_disk(folder, checkpoint):
-    raise WriteError("the disk is full")
 
 
 def drawn(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from hyperflux import fingerprint, spec
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
+from hyperflux.backends.numpy.finite import state_fault
 from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.backends.numpy.loss import LossGradient
 from hyperflux.backends.numpy.mlp import MLP
@@ -20,6 +22,7 @@ from hyperflux.backends.numpy.probe import NumpyProbe
 from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
+from hyperflux.guards import Guard, NotFiniteError
 from hyperflux.models import layer_sizes
 from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
@@ -48,6 +51,7 @@ class NumpyBackend:
         self._gate = self._fresh_gate(weights, spec.INITIAL_PRESENCE)
         self._fresh_optimizers()
         self._losses: list[tuple[float, int]] = []
+        self.guard = Guard(config.on_nonfinite)
         self._resumed = False
 
     @property
@@ -97,6 +101,7 @@ class NumpyBackend:
         """Train one epoch of Hyperflux: every step is `spec.step`."""
         return self._train(batches, learning_rate, label_smoothing, self._gate.step, after_step)
 
+    @np.errstate(over="ignore", invalid="ignore")  # large weights, of a run that diverges
     def evaluate(self) -> Evaluation:
         """Loss and accuracy on the whole test part."""
         weights, count = self._effective_weights(), len(self._test_labels)
@@ -107,7 +112,7 @@ class NumpyBackend:
             logits = self._mlp.forward(weights, self._biases, inputs)[-1]
             loss += spec.smoothed_cross_entropy(logits, labels, 0.0)[0] * len(labels)
             correct += int((logits.argmax(axis=1) == labels).sum())
-        return Evaluation(loss / count, correct / count)
+        return Evaluation(loss / count, correct / count, count)
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
         """Mean of g over the whole training part."""
@@ -143,7 +148,8 @@ class NumpyBackend:
         """All that the next step depends on, and the loss and size of each batch of the epoch so far."""
         losses = np.array(self._losses, np.float64).reshape(-1, 2)
         optimizers = {"weights": self._weight_optimizer.state(), "biases": self._bias_optimizer.state()}
-        own = {"biases": self._biases, "losses": losses}
+        counts = {name: np.array(count) for name, count in self.guard.counts().items()}
+        own = {"biases": self._biases, "losses": losses, **counts}
         parts = {"own": own, "gate": self._gate.to_arrays(), "optimizer": joined(optimizers)}
         return {name: array.copy() for name, array in joined(parts).items()}
 
@@ -155,7 +161,22 @@ class NumpyBackend:
             optimizer.restore(part(state, f"optimizer/{owner}"))
         self._biases = state["own/biases"]
         self._losses = [(float(loss), int(size)) for loss, size in state["own/losses"]]
+        self.guard.restore(part(state, "own"))
         self._resumed = True
+
+    def require_finite(self) -> None:
+        """Look at everything: parameters, t, moments and momentum."""
+        state, none = self._gate.state, np.empty(0)
+        weights, biases = self._weight_optimizer.state(), self._bias_optimizer.state()
+        pairs = {
+            "the parameter": (state.weights, self._biases),
+            "a presence parameter of": (state.presence, none),
+            "a moment of": (state.moments.first, none),
+            "a squared moment of": (state.moments.second, none),
+            **{f"the optimizer's {key} of": (weights[key], biases[key]) for key in weights if weights[key].ndim},
+        }
+        if fault := state_fault(self._mlp, pairs):
+            raise NotFiniteError(fault, len(self._losses) or None)
 
     def fingerprint(self) -> str:
         """A hash of the data."""
@@ -196,7 +217,10 @@ class NumpyBackend:
         step: Step,
         after_step: Callable[[], None],
     ) -> float:
-        """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and the update of w."""
+        """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and the update of w.
+
+        Where that function finds the batch unsound, nothing has been updated yet.
+        """
         if not self._resumed:
             self._losses = []
         self._resumed = False
@@ -204,13 +228,19 @@ class NumpyBackend:
             network = LossGradient(
                 self._mlp, self._biases, self._train_inputs[batch], self._train_labels[batch], label_smoothing
             )
-            step(network, lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate))
-            self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
-            self._losses.append((network.loss, len(batch)))
+            try:
+                step(network, lambda w, gradient: self._weight_optimizer.update(w, gradient, learning_rate))
+            except NotFiniteError as error:
+                self.guard.skip(error.fault, len(self._losses) + 1)
+                self._losses.append((0.0, 0))
+            else:
+                self.guard.passed()
+                self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
+                self._losses.append((network.loss, len(batch)))
             after_step()
         losses, sizes = zip(*self._losses, strict=True)
         self._losses = []
-        return float(np.average(losses, weights=sizes))
+        return float(np.average(losses, weights=sizes)) if any(sizes) else math.nan
 
     def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:
         """Latent weights with newly drawn presence parameters, all present."""

@@ -63,6 +63,10 @@ class NumpyGate:
         """Present weights now."""
         return int(np.count_nonzero(self.mask()))
 
+    def above(self, level: float) -> int:
+        """Weights whose t is at `level` or above."""
+        return int(np.count_nonzero(self.state.presence >= level))
+
     def meet_capacity(self, kept: int) -> float:
         """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
         presence, shift = spec.meet_capacity(self.state.presence, kept)

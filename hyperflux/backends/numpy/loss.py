@@ -8,12 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux import spec
+from hyperflux.backends.numpy.finite import step_fault
 from hyperflux.backends.numpy.mlp import MLP
+from hyperflux.guards import NotFiniteError
 from hyperflux.spec import Array
 
 
 class LossGradient:
-    """θ -> ∂L/∂θ on one batch; afterwards it also holds the batch's loss and the gradient of the biases."""
+    """θ -> ∂L/∂θ on one batch; afterwards it also holds the batch's loss and the gradient of the biases.
+
+    Raises NotFiniteError where one of these, θ or the biases is not finite.
+    """
 
     def __init__(
         self, mlp: MLP, biases: Array, inputs: Array, labels: NDArray[np.integer[Any]], label_smoothing: float
@@ -28,4 +33,6 @@ class LossGradient:
         values = self._mlp.forward(theta, self._biases, self._inputs)
         self.loss, logits_gradient = spec.smoothed_cross_entropy(values[-1], self._labels, self._label_smoothing)
         gradient, self.bias_gradient = self._mlp.backward(theta, values, logits_gradient)
+        if fault := step_fault(self._mlp, (theta, self._biases), self.loss, (gradient, self.bias_gradient)):
+            raise NotFiniteError(fault)
         return gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -17,6 +18,7 @@ from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.torch import checkpoint, state
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
+from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch, require_finite_state
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.probe import TorchProbe
@@ -24,9 +26,10 @@ from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.training import Precision, Progress, Share, Tally, choose_device, tally, train_epoch
 from hyperflux.config import OptimizerSettings, RunConfig
 from hyperflux.errors import InputError
+from hyperflux.guards import Guard
 from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
-from hyperflux.team import ALONE, Team
+from hyperflux.team import ALONE, Team, together
 
 
 class TorchBackend:
@@ -53,6 +56,10 @@ class TorchBackend:
         self._gated: GatedParameters | None = None
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         self._epoch, self._progress = 0, Progress()
+        self.guard = Guard(config.on_nonfinite)
+        unseen = 1 if self._device.type == "cpu" else STEPS_UNSEEN
+        scaled = config.amp == "float16"
+        self._watch = StepWatch(self._model, self.guard, scaled=scaled, steps_unseen=unseen, several=team.size > 1)
         self._resumed: dict[str, NDArray[Any]] | None = None
 
     @property
@@ -165,7 +172,7 @@ class TorchBackend:
     def state(self) -> Tensors:
         """All that the next step depends on, generators included, and the sums of the epoch so far."""
         done, scaler = self._progress, self._precision.state()
-        counts = {"epoch": self._epoch, "batches": done.batches}
+        counts = {"epoch": self._epoch, "batches": done.batches, **self.guard.counts()}
         everyone = self._team.gather(self._own_state())
         parts = {
             "own": {name: np.array(count) for name, count in counts.items()},
@@ -208,8 +215,15 @@ class TorchBackend:
             state.restore_gate(self._gated, part(saved, "gate"))
         own = part(saved, "own")
         self._epoch = int(own["epoch"])
+        self.guard.restore(own)
         count = len({name.partition("/")[0] for name in saved if name.startswith("process ")})
         self._restore_own(int(own["batches"]), [part(saved, f"process {number}") for number in range(count)])
+
+    def require_finite(self) -> None:
+        """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
+        with together(self._team):
+            self._watch.look()
+            require_finite_state(self._model, self._optimizer, self._gated, self._progress.batches or None)
 
     def fingerprint(self) -> str:
         """A hash of the data."""
@@ -247,10 +261,21 @@ class TorchBackend:
             ready = self._on_device(loaded)
             if randomness:
                 ready = self._with_randomness(ready, randomness)
-            train_epoch(self._forward, ready, self._optimizer, loss, self._precision, after_step, progress, shares)
+            train_epoch(
+                self._forward,
+                ready,
+                self._optimizer,
+                loss,
+                self._precision,
+                after_step,
+                progress,
+                shares,
+                self._watch,
+            )
         self._progress = Progress()
         everyone = self._team.gather((progress.loss, progress.samples))
-        return sum(loss for loss, _ in everyone) / sum(samples for _, samples in everyone)
+        samples = sum(samples for _, samples in everyone)
+        return sum(loss for loss, _ in everyone) / samples if samples else math.nan
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:

@@ -115,6 +115,10 @@ class GatedParameters:
         """Number of present weights; waits for the device."""
         return sum(self.surviving_by_name().values())
 
+    def above(self, level: float) -> int:
+        """Weights whose t is at `level` or above; waits for the device."""
+        return sum(int(torch.count_nonzero(state.presence >= level)) for state in self.states.values())
+
     @torch.no_grad()
     def meet_capacity(self, kept: int) -> float:
         """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""

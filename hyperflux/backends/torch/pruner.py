@@ -15,11 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.base import LayerCount
 from hyperflux.backends.torch import replicas
+from hyperflux.backends.torch.finite import first_fault, gate_tensors
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import Patterns, select, unwrap
+from hyperflux.cautions import Cautions, out_of_reach, starved, starved_line
 from hyperflux.controller import PublishedController
-from hyperflux.errors import InputError
+from hyperflux.errors import InputError, RunError
 from hyperflux.feasibility import kept_weights, presence_distance
 from hyperflux.naming import unknown
 from hyperflux.programs.base import Program, Stage
@@ -32,8 +34,10 @@ from hyperflux.telemetry.recorder import Recorder
 
 CONTROL_INTERVALS = 100
 """How often the published controller acts in the pruning stage: as in the paper's CIFAR runs of 100 epochs."""
-CONTENT_CHECKS = 100
-"""How often in the pruning stage a step first compares every parameter with what the last one left."""
+CHECKS = 100
+"""How often in the pruning stage all parameters are looked at: whether a step finds them as the last one left them, are
+finite, and no layer is without a weight.
+"""
 STATE_FORMAT = 3
 
 CONTROLLERS = ("default", "published")
@@ -61,7 +65,8 @@ class Pruner:
     `include` and `exclude` choose parameters, see `hyperflux.backends.torch.selection.select`;
     `print(pruner.selection)` shows what they chose. `presence_lr` is t's learning rate, `controller` "default",
     "published" or a `PublishedController`. t is drawn by `seed` and the parameter's name. `telemetry` says how closely
-    pruning is watched, see `telemetry()`; it changes nothing else. w, t and two moments are kept in the parameter's
+    pruning is watched, see `telemetry()`; it changes nothing else. A layer that has no weight left and a target out of
+    reach are logged once, as warnings of the logger "hyperflux". w, t and two moments are kept in the parameter's
     dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off.
 
     Under DistributedDataParallel give it the wrapped model: all replicas then come to the same masks, which a hash
@@ -69,7 +74,8 @@ class Pruner:
     the wrapper is not at hand, or gradients are reduced in another way, name the replicas' `process_group`.
 
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
-    needs a closure or runs no step hooks, and for a model that is already under a Pruner.
+    needs a closure or runs no step hooks, and for a model that is already under a Pruner. A w or t that is not finite
+    makes the optimizer's step raise RunError: at control steps, and at every hundredth of the pruning stage.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Pruner:
         self._recorder: Recorder | None = None
         if watched is not None:
             self._recorder = self._pilot.watcher = Recorder(program, self._gated, TorchProbe(self._gated), watched)
+        self._cautions = Cautions(_log.warning)
         self._hook: RemovableHandle | None = optimizer.register_step_post_hook(lambda *_: self._after_step())
         for module in root.modules():
             _pruned_modules[module] = weakref.ref(self)
@@ -183,11 +190,12 @@ class Pruner:
 
         With the default controller exactly the wanted number of weights is left, even where the steps have not all
         taken place, which is logged as a warning. Training on after this moves pruned weights away from 0. Raises
-        InputError where the weights were changed from outside since the last step.
+        InputError where the weights were changed from outside since the last step, RunError where they are not finite.
         """
         if self._hook is None:
             return
         self._gated.verify()
+        self._require_finite()
         if self.stage != "done":
             planned = self.pruning_steps + self.regrowth_steps
             _log.warning("finalize() after %d of %d steps: the weights left had little time", self.step_count, planned)
@@ -209,9 +217,11 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a Pruner built with the same arguments needs to go on to the bit, beside the model's and the
-        optimizer's own state: plain numbers and copied tensors, which `torch.load(weights_only=True)` reads.
+        optimizer's own state: plain numbers and copied tensors, which `torch.load(weights_only=True)` reads. Raises
+        RunError where it is not finite.
         """
         self._gated.verify()
+        self._require_finite()
         return {
             "format": STATE_FORMAT,
             "settings": self._settings(),
@@ -261,8 +271,30 @@ class Pruner:
         return {"course": course, **{name: getattr(self, name) for name in names}}
 
     def _after_step(self) -> None:
+        every = max(1, self.pruning_steps // CHECKS)
+        checks = self.step_count % every == 0
+        if checks or self._pilot.is_due:
+            self._require_finite()
         self._pilot.after_step()
-        self._gated.check_contents = (self.step_count + 1) % max(1, self.pruning_steps // CONTENT_CHECKS) == 0
+        if checks and self.stage != "done":
+            self._warn()
+        self._gated.check_contents = (self.step_count + 1) % every == 0
+
+    def _require_finite(self) -> None:
+        """Raise RunError where a t or w is not finite; waits for the device."""
+        kept = {what: tensor for what, tensor in gate_tensors(self._gated).items() if "moment" not in what}
+        if fault := first_fault(kept):
+            raise RunError(
+                f"{fault} by step {self.step_count}; go back to the last good state, and take no step whose loss or "
+                "gradients are not finite"
+            )
+
+    def _warn(self) -> None:
+        """Log, once each, that a layer has no weight left or that the target is out of reach; waits for the device."""
+        where = f"after step {self.step_count}"
+        for name in starved(self.layers()):
+            self._cautions.tell(f"starved {name}", starved_line(name, where, f"exclude={name!r}"))
+        self._cautions.tell("density", out_of_reach(self._pilot.program, self._gated, where))
 
     def _program(self, total: int, controller: str | PublishedController) -> Program[Any]:
         """The default course, or the published one with a control interval where the paper has an epoch."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.base import Evaluation
+from hyperflux.backends.torch.finite import StepWatch
 from hyperflux.errors import InputError
 from hyperflux.naming import unknown
 
@@ -56,10 +57,13 @@ class Precision:
         """The context of a forward pass."""
         return torch.autocast(self._device, self._dtype, enabled=self._enabled)
 
-    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Backward and one optimizer step, which the scaler skips where gradients overflowed."""
+    def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Fresh gradients, scaled where there is a scaler."""
         optimizer.zero_grad()
         torch.autograd.backward(self._scaler.scale(loss))
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """One optimizer step, which the scaler skips where gradients overflowed."""
         self._scaler.step(optimizer)
         self._scaler.update()
 
@@ -109,6 +113,10 @@ class Progress:
         """The sum of the loss; waits for the device."""
         return 0.0 if self.total is None else float(self.total)
 
+    def leave_out(self) -> None:
+        """One more batch, which was skipped."""
+        self.batches += 1
+
     def add(self, loss: Tensor, samples: int) -> None:
         """One more batch and its mean loss; nothing waits for the device."""
         weighted = loss.detach() * samples
@@ -125,23 +133,33 @@ def train_epoch(
     after_step: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
     shares: Iterable[Share] | None = None,
+    watch: StepWatch | None = None,
 ) -> Progress:
     """One step a batch, `after_step` after each; gives the progress at the end.
 
     `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch. Where several processes
-    train together, `batches` are this one's `shares`.
+    train together, `batches` are this one's `shares`. `watch` looks for what is not finite. Raises NotFiniteError where
+    it stops the run.
     """
     progress = progress or Progress()
     own = None if shares is None else iter(shares)
     for inputs, targets in batches:
         share = Share(len(inputs), slice(None)) if own is None else next(own)
+        if watch is not None:
+            watch.before_forward()
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
-        precision.step(batch_loss if share.weight == 1 else batch_loss * share.weight, optimizer)
-        progress.add(batch_loss, share.samples)
+        precision.backward(batch_loss if share.weight == 1 else batch_loss * share.weight, optimizer)
+        if watch is None or watch.permits(batch_loss, progress.batches + 1):
+            precision.step(optimizer)
+            progress.add(batch_loss, share.samples)
+        else:
+            progress.leave_out()
         after_step()
     if not progress.batches:
         raise InputError("training data: no batch in an epoch")
+    if watch is not None:
+        watch.look()
     return progress
 
 
@@ -156,8 +174,8 @@ class Tally:
     @classmethod
     def evaluation(cls, parts: Sequence[Tally]) -> Evaluation:
         """The means over all parts."""
-        samples = sum(part.samples for part in parts)
-        return Evaluation(sum(part.loss for part in parts) / samples, sum(part.correct for part in parts) / samples)
+        loss, correct, samples = (sum(getattr(part, name) for part in parts) for name in ("loss", "correct", "samples"))
+        return Evaluation(loss / samples, correct / samples, samples)
 
 
 @torch.no_grad()

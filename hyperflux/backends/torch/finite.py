@@ -1,0 +1,125 @@
+"""Whether everything in a training step on torch is finite: one fused pass a step, looked at later on a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, distributed, nn
+
+from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.guards import Fault, Guard, NotFiniteError
+
+STEPS_UNSEEN = 20
+"""Steps whose figures stay on a GPU before they are looked at together; on the CPU every step is looked at."""
+
+
+class StepWatch:
+    """Sees every step of `model`: its parameters, the buffers after the forward pass, the loss and the gradients.
+
+    Of all but the loss it takes the 2-norm, so that squares that overflow count as not finite, as they would for Adam.
+    The first step in which one is not finite is found exactly, whenever it is looked at. Where `guard` skips steps,
+    each is looked at before it is taken. With `scaled` gradients a GradScaler skips steps by itself. Where `several`
+    processes train together, each sees the sums of what all have, and so all come to the same judgement.
+    """
+
+    def __init__(
+        self, model: nn.Module, guard: Guard, *, scaled: bool, steps_unseen: int, several: bool = False
+    ) -> None:
+        self._guard, self._scaled, self._steps_unseen, self._several = guard, scaled, steps_unseen, several
+        self._buffers = list(model.buffers())
+        self._kept = [buffer.clone() for buffer in self._buffers] if guard.skips else []
+        parameters = {name: p for name, p in model.named_parameters() if p.numel()}
+        statistics = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.numel()}
+        self._parameters = list(parameters.values())
+        self._fixed = [*self._parameters, *statistics.values()]
+        self._zero = torch.zeros((), dtype=self._fixed[0].dtype, device=self._fixed[0].device)
+        # In the order of blame. A gradient that is not finite spoils those of the layers before it: last ones first.
+        self._names = [f"the parameter {name}" for name in parameters] + [f"the buffer {name}" for name in statistics]
+        self._names += ["the loss", *(f"the gradient of {name}" for name in reversed(parameters))]
+        self._seen: list[tuple[int, Tensor]] = []
+
+    @torch.no_grad()
+    def before_forward(self) -> None:
+        """Keep what the forward pass changes, where the step may be skipped."""
+        if self._kept:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    @torch.no_grad()
+    def permits(self, loss: Tensor, step: int) -> bool:
+        """After the backward pass of a step of the epoch: whether to take it. Raises NotFiniteError."""
+        gradients = [self._zero if p.grad is None else p.grad for p in reversed(self._parameters)]
+        norms = list(torch._foreach_norm([*self._fixed, *gradients]))
+        norms.insert(len(self._fixed), loss.detach().abs().to(self._zero.dtype))
+        together = torch.stack(norms)
+        if self._several:
+            distributed.all_reduce(together)
+        self._seen.append((step, together))
+        if not self._guard.skips:
+            if len(self._seen) >= self._steps_unseen:
+                self.look()
+            return True
+        permitted = self.look()
+        if not permitted and self._kept:
+            torch._foreach_copy_(self._buffers, self._kept)
+        return permitted
+
+    def look(self) -> bool:
+        """Judge the steps that were not looked at; waits for the device. Gives whether the last of them is to be taken.
+
+        Raises NotFiniteError for the first that stops the run.
+        """
+        seen, self._seen = self._seen, []
+        if not seen:
+            return True
+        if math.isfinite(float(torch.stack([norms for _, norms in seen]).sum())):
+            self._guard.passed()
+            return True
+        return [self._judge(step, norms.tolist()) for step, norms in seen][-1]
+
+    def _judge(self, step: int, norms: Sequence[float]) -> bool:
+        index = next((index for index, norm in enumerate(norms) if not math.isfinite(norm)), None)
+        if index is None:
+            self._guard.passed()
+            return True
+        fault = Fault.of_norm(self._names[index], norms[index], curable=index >= len(self._parameters))
+        if self._scaled and index > len(self._fixed):
+            self._guard.leave_to_scaler(fault, step)
+            return True
+        self._guard.skip(fault, step)
+        return False
+
+
+def require_finite_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, gated: GatedParameters | None, step: int | None
+) -> None:
+    """Raise NotFiniteError where a parameter, a buffer, or a state of the optimizer or the gate is not finite."""
+    tensors: dict[str, Tensor] = {f"the parameter {name}": p for name, p in model.named_parameters()}
+    tensors |= {f"the buffer {name}": buffer for name, buffer in model.named_buffers()}
+    for name, parameter in model.named_parameters():
+        kept = optimizer.state.get(parameter, {}).items()
+        tensors |= {f"the optimizer's {key} of {name}": value for key, value in kept if isinstance(value, Tensor)}
+    if gated is not None:
+        tensors |= gate_tensors(gated)
+    if fault := first_fault(tensors):
+        raise NotFiniteError(fault, step)
+
+
+def gate_tensors(gated: GatedParameters) -> dict[str, Tensor]:
+    """What a gate keeps, by what it is: t, w and both moments of t."""
+    words = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
+    kept = {name: state.tensors() for name, state in gated.states.items()}
+    return {f"a {word} of {name}": tensors[key] for key, word in words.items() for name, tensors in kept.items()}
+
+
+@torch.no_grad()
+def first_fault(tensors: Mapping[str, Tensor]) -> Fault | None:
+    """The first tensor with a value that is not finite; waits for the device once where there is none."""
+    floating = {what: t for what, t in tensors.items() if t.is_floating_point() and t.numel()}
+    norms = torch._foreach_norm(list(floating.values()))
+    together = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms]).tolist()
+    for (what, tensor), norm in zip(floating.items(), together, strict=True):
+        if not math.isfinite(norm) and not bool(torch.isfinite(tensor).all()):
+            return Fault(what, norm, curable=False)
+    return None
