@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -21,10 +21,11 @@ from hyperflux.backends.torch.data import load_data
 from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch, require_finite_state
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
+from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.training import Precision, Progress, Share, Tally, choose_device, tally, train_epoch
-from hyperflux.config import OptimizerSettings, RunConfig
+from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.guards import Guard
 from hyperflux.nesting import joined, part
@@ -45,6 +46,8 @@ class TorchBackend:
         self._device = choose_device(config.device, team.local_rank)
         if self._device.type == "mps" and config.dtype == "float64":
             raise InputError("dtype float64: not available on mps; use --device cpu")
+        if self._device.type == "cuda" and team.size > 1:
+            torch.cuda.set_device(self._device)  # also for what names no device: pinned memory, messages
         if self._device.type == "mps" and team.size > 1:
             raise InputError("device mps: trains in one process; start it without torchrun or use --device cpu")
         self._data: Data = load_data(config, self._device)
@@ -173,7 +176,8 @@ class TorchBackend:
         """All that the next step depends on, generators included, and the sums of the epoch so far."""
         done, scaler = self._progress, self._precision.state()
         counts = {"epoch": self._epoch, "batches": done.batches, **self.guard.counts()}
-        everyone = self._team.gather(self._own_state())
+        randomness = state.randomness(self._device) if done.batches else {}
+        everyone = self._team.gather(joined({"sums": state.sums(done), "randomness": randomness}))
         parts = {
             "own": {name: np.array(count) for name, count in counts.items()},
             "model": state.model_state(self._model),
@@ -183,27 +187,6 @@ class TorchBackend:
             **{f"process {rank}": own for rank, own in enumerate(everyone)},
         }
         return joined(parts)
-
-    def _own_state(self) -> Tensors:
-        """What is this process's own: its part of the epoch's sums, and within an epoch its generators."""
-        done = self._progress
-        sums = {"samples": np.array(done.samples)} | (
-            {} if done.total is None else {"loss": state.to_array(done.total)}
-        )
-        return joined({"sums": sums, "randomness": state.randomness(self._device) if done.batches else {}})
-
-    def _restore_own(self, batches: int, every: Sequence[Tensors]) -> None:
-        """Go on from the own states of as many processes; where they were more or fewer, the first takes all sums.
-
-        Then the generators of each process start anew.
-        """
-        rank, alike = self._team.rank, len(every) == self._team.size
-        mine = [every[rank]] if alike else [] if rank else every
-        samples = sum(int(own["sums/samples"]) for own in mine)
-        losses = [torch.from_numpy(own["sums/loss"]) for own in mine if "sums/loss" in own]
-        total = torch.stack(losses).sum(0).to(self._device) if losses else None
-        self._progress = Progress(batches, samples, total)
-        self._resumed = None if not batches else part(every[rank], "randomness") if alike else {}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a state."""
@@ -216,8 +199,19 @@ class TorchBackend:
         own = part(saved, "own")
         self._epoch = int(own["epoch"])
         self.guard.restore(own)
+        self._restore_epoch(int(own["batches"]), saved)
+
+    def _restore_epoch(self, batches: int, saved: Mapping[str, NDArray[Any]]) -> None:
+        """Go on amid an epoch, each process with its own sums and generators.
+
+        Where there were more of them, or fewer, the first takes all sums, and the generators of each start anew.
+        """
         count = len({name.partition("/")[0] for name in saved if name.startswith("process ")})
-        self._restore_own(int(own["batches"]), [part(saved, f"process {number}") for number in range(count)])
+        every = [part(saved, f"process {number}") for number in range(count)]
+        rank, alike = self._team.rank, count == self._team.size
+        mine = [every[rank]] if alike else [] if rank else every
+        self._progress = state.restored_progress(batches, [part(own, "sums") for own in mine], self._device)
+        self._resumed = None if not batches else part(every[rank], "randomness") if alike else {}
 
     def require_finite(self) -> None:
         """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
@@ -316,15 +310,3 @@ class TorchBackend:
             drawn = generator(self._config.seed, name)
             torch.manual_seed(int(drawn.integers(2**62)))
             yield
-
-
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """A fresh optimizer of all parameters; without `decay_all` only those of two or more dimensions decay."""
-    decaying = [p for p in model.parameters() if settings.decay_all or p.ndim > 1]
-    others = [p for p in model.parameters() if not settings.decay_all and p.ndim <= 1]
-    groups: Any = [{"params": decaying}, {"params": others, "weight_decay": 0.0}] if others else decaying
-    if settings.name == "adam":
-        return torch.optim.Adam(groups, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.training import Progress
 from hyperflux.nesting import joined, part
 
 Arrays = dict[str, NDArray[Any]]
@@ -73,6 +74,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDAr
             strides = tuple(saved[f"{number}/stride/{key}"].tolist())
             kept = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=device)
             optimizer.state[parameter][key] = kept.copy_(value)
+
+
+def sums(progress: Progress) -> Arrays:
+    """Of an epoch under way: the samples so far, and the sum of their loss where there are any."""
+    samples = {"samples": np.array(progress.samples)}
+    return samples if progress.total is None else {**samples, "loss": to_array(progress.total)}
+
+
+def restored_progress(batches: int, every: Sequence[Mapping[str, NDArray[Any]]], device: torch.device) -> Progress:
+    """Progress after so many batches, whose sums are those of one process or, added up, of several, or of none."""
+    samples = sum(int(own["samples"]) for own in every)
+    losses = [torch.from_numpy(own["loss"]) for own in every if "loss" in own]
+    return Progress(batches, samples, torch.stack(losses).sum(0).to(device) if losses else None)
 
 
 def randomness(device: torch.device) -> Arrays:
