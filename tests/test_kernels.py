@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperflux import InputError, Pruner
 from hyperflux.backends.torch import fused, kernel_choice
+from hyperflux.backends.torch.bench import measure_steps
 from hyperflux.backends.torch.fused import Fused, gate
 from hyperflux.backends.torch.kernel import Plain, Share
 from hyperflux.backends.torch.kernel_choice import AGREEMENT, choose_kernel, require_agreement
@@ -20,6 +21,14 @@ from hyperflux.backends.torch.update import WeightState
 
 CPU = torch.device("cpu")
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.fixture
+def undecided():
+    """The choice of kernels is made anew, and forgotten."""
+    kernel_choice._fused_agrees.cache_clear()
+    yield
+    kernel_choice._fused_agrees.cache_clear()
 
 
 @st.composite
@@ -123,6 +132,7 @@ def test_bits_do_not_depend_on_threads_nor_on_the_other_parameters(threads):
     assert all(torch.equal(outcomes[0][name], outcomes[1][name]) for name in outcomes[0])
 
 
+@pytest.mark.usefixtures("undecided")
 def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(monkeypatch, caplog):
     assert choose_kernel(CPU, torch.float32).name == "fused"
     kernel_choice._fused_agrees.cache_clear()
@@ -130,7 +140,6 @@ def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(mo
     with caplog.at_level(logging.WARNING, "hyperflux"):
         assert choose_kernel(CPU, torch.float32).name == "plain"
         assert choose_kernel(CPU, torch.float32).name == "plain"
-    kernel_choice._fused_agrees.cache_clear()
     assert caplog.text.count("the plain kernel is taken for torch.float32 on cpu") == 1
     assert choose_kernel(torch.device("meta"), torch.float32).name == "plain"
 
@@ -150,6 +159,14 @@ def test_a_wrong_kernel_is_refused(mutant, dtype, monkeypatch):
     monkeypatch.setattr(fused, *MUTANTS[mutant])
     with pytest.raises(InputError, match="kernel fused: does not agree with the plain one"):
         require_agreement(Fused(CPU, dtype), CPU, dtype)
+
+
+@pytest.mark.usefixtures("undecided")
+def test_nothing_is_reported_of_a_kernel_that_does_not_agree(monkeypatch):
+    monkeypatch.setattr(fused, "KAPPA", 0.2501)
+    monkeypatch.setattr("hyperflux.backends.torch.bench_update.choose_kernel", Fused)
+    with pytest.raises(InputError, match="does not agree"):
+        measure_steps("mlp:784-4-10", 4, 1, "cpu")
 
 
 def settled_training(model, inputs, labels, **settings):

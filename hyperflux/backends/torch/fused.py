@@ -44,6 +44,7 @@ class Fused:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
         self._slopes = torch.empty(self._block, device=device, dtype=dtype)
+        self.buffers: tuple[Tensor, ...] = (self._slopes,)
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
         """See `hyperflux.backends.torch.kernel.Kernel`."""
@@ -51,7 +52,8 @@ class Fused:
             for share in shares:
                 gate(share.gradient, share.state.presence, out=share.gradient)
             return
-        pressure = self._slopes.new_full((), pressure_gradient)
+        device, dtype = self._slopes.device, self._slopes.dtype
+        pressure = torch.full((), pressure_gradient, device=device, dtype=dtype)
         for share in shares:
             share.state.count_step(pressure_gradient)
         for batch in _batches(shares, self._block):
@@ -104,9 +106,8 @@ def _below_zero(dtype: torch.dtype, subnormal: bool) -> float:
 def _adam(batch: list[_Piece], slopes: list[Tensor], learning_rate: float) -> None:
     """One step of Adam on t."""
     beta1, beta2 = ADAM_BETAS
-    counts = {
-        steps: slopes[0].new_full((), float(steps), dtype=torch.float32) for steps in {piece.steps for piece in batch}
-    }
+    device = slopes[0].device
+    counts = {steps: torch.full((), float(steps), device=device) for steps in {piece.steps for piece in batch}}
     _, _, presence, first, second = map(list, zip(*(piece.tensors for piece in batch), strict=True))
     torch._fused_adam_(
         presence,

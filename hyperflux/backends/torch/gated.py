@@ -102,6 +102,11 @@ class GatedParameters:
         """The state of every parameter by name; the tensors are those in use, not copies."""
         return {name: entry.state for name, entry in self._entries.items()}
 
+    def kept_tensors(self) -> list[Tensor]:
+        """All that is held in memory beside the parameters."""
+        tensors = chain.from_iterable(state.tensors().values() for state in self.states.values())
+        return [*tensors, *self._kernels.buffers()]
+
     def masks(self) -> dict[str, Tensor]:
         """M of every parameter, bool."""
         return {name: state.mask() for name, state in self.states.items()}

@@ -24,11 +24,15 @@ class Share:
 
 
 class Kernel(Protocol):
-    """A way to compute a step. `name` is what `hyperflux bench` calls it."""
+    """A way to compute a step. `name` is what `hyperflux bench` calls it, `buffers` what it holds between steps."""
 
     @property
     def name(self) -> str:
         """One word."""
+
+    @property
+    def buffers(self) -> tuple[Tensor, ...]:
+        """Room for temporaries."""
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
         """Mask the gradients by the present t, then move t, see E3, E5 and E6; with a rate of None t stays."""
@@ -41,6 +45,7 @@ class Plain:
     """One tensor operation after the other, each over a whole parameter: for any device and dtype."""
 
     name = "plain"
+    buffers: tuple[Tensor, ...] = ()
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
         """See `Kernel`."""

@@ -37,6 +37,10 @@ class Kernels:
             self._chosen[kind] = choose_kernel(*kind)
         return self._chosen[kind]
 
+    def buffers(self) -> list[Tensor]:
+        """What the kernels hold between steps."""
+        return [buffer for kernel in self._chosen.values() for buffer in kernel.buffers]
+
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
         """One step of all shares: see `Kernel`."""
         by_kernel: dict[int, tuple[Kernel, list[Share]]] = {}
