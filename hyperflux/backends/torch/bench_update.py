@@ -27,7 +27,7 @@ TRIED_DENSITY = 0.05
 
 @dataclass(frozen=True)
 class UpdateCost:
-    """`times` are those of one update by `kernel` and by the plain kernel, the latter's ratio being to the former.
+    """`times` are those of one update by `kernel` and by the plain one, the latter's ratio being to the former.
 
     `moved_bytes` counts what the kernel's operations read and write, `needed_bytes` what any has to. `copy_share` is
     the time that the device takes to copy as many bytes as are needed, as a share of the update's.
@@ -67,8 +67,8 @@ def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[],
     copied = torch.empty(min(needed // 2, MOST_COPIED_BYTES), device=like.device, dtype=torch.uint8).random_()
     target = torch.empty_like(copied)
     variants = {
-        kernel.name: Turn.of(_waiting(wait, lambda: _update(kernel, shares, parameters))),
-        "plain, in full": Turn.of(_waiting(wait, lambda: _update(Plain(), shares, parameters))),
+        f"{kernel.name} kernel": Turn.of(_waiting(wait, lambda: _update(kernel, shares, parameters))),
+        "plain way": Turn.of(_waiting(wait, lambda: _update(Plain(), shares, parameters))),
         "copy": Turn.of(_waiting(wait, lambda: target.copy_(copied))),
     }
     update, plain, copy = rotate(variants, rotations, wait)

@@ -106,8 +106,8 @@ def _below_zero(dtype: torch.dtype, subnormal: bool) -> float:
 def _adam(batch: list[_Piece], slopes: list[Tensor], learning_rate: float) -> None:
     """One step of Adam on t."""
     beta1, beta2 = ADAM_BETAS
-    device = slopes[0].device
-    counts = {steps: torch.full((), float(steps), device=device) for steps in {piece.steps for piece in batch}}
+    count = torch.empty((), dtype=torch.float32, device=slopes[0].device)  # whatever the dtype of the rest
+    counts = {steps: torch.full_like(count, steps) for steps in {piece.steps for piece in batch}}
     _, _, presence, first, second = map(list, zip(*(piece.tensors for piece in batch), strict=True))
     torch._fused_adam_(
         presence,
