@@ -105,13 +105,25 @@ def test_compare_prints_one_table_and_goes_on_where_it_was(here):
     assert json.loads(again.stdout) == json.loads((here / "out" / "comparison.json").read_text())
 
 
-def test_bench_step_times_three_variants_side_by_side(here):
-    done = run(here, "bench", "step", "--model", "mlp:784-8-10", "--batch-size", "4", "--rotations", "3", "--json")
+def test_bench_step_measures_three_variants_side_by_side(here):
+    arguments = ("bench", "step", "--model", "mlp:784-8-10", "--batch-size", "4", "--rotations", "3")
+    done = run(here, *arguments, "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    rows = json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    rows = found["times"]
     assert [row["variant"] for row in rows] == ["dense", "gate", "gate and default course"]
     assert rows[0]["ratio"] == 1
     assert all(0 < row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"] for row in rows)
+    dense, gate, course = (row["held_bytes"] for row in found["memory"])
+    weights, block = 784 * 8 + 8 * 10, 4 * 2**18
+    assert dense == 2 * 4 * (weights + 18)  # the network and SGD's momentum
+    assert gate == course == dense + 16 * weights + block
+    update = found["update"]
+    assert (update["kernel"], update["weights"], update["needed_bytes"]) == ("fused", weights, 48 * weights)
+    assert 48 <= update["moved_bytes"] / weights < 70
+    assert "agrees with the plain one; 6,352 weights; it moves 68 bytes a weight, any must move 48" in " ".join(
+        run(here, *arguments).stdout.split()
+    )
 
 
 def test_from_scratch_says_that_there_was_no_dense_network(here):

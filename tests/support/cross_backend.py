@@ -9,9 +9,9 @@ from tolerances import ROUNDING
 from hyperflux import spec
 from hyperflux.backends.numpy.mlp import MLP as NumpyMLP
 from hyperflux.backends.numpy.optimizers import build_optimizer as numpy_optimizer
-from hyperflux.backends.torch.optimizers import build_optimizer as torch_optimizer
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import MLP as TorchMLP
+from hyperflux.backends.torch.optimizers import build_optimizer as torch_optimizer
 from hyperflux.config import OptimizerSettings
 
 

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hyperflux.backends.torch.bench_memory import StepMemory, measure_memory
+from hyperflux.backends.torch.bench_update import UpdateCost, time_update
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.pruner import Pruner
+from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.training import choose_device
 from hyperflux.models import check_model, is_mlp
 from hyperflux.rotation import MOST_BATCH, MOST_ROTATIONS, Timing, Turn, check_count, rotate
@@ -45,18 +48,45 @@ class TelemetryCost:
         return {**self.time.to_dict(), "file_bytes": self.file_bytes}
 
 
-def time_steps(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[Timing]:
-    """Time a dense step, one under the gate alone, and one under the default course, without telemetry.
+@dataclass(frozen=True)
+class StepCost:
+    """What a step costs dense and pruned: time and memory of the variants, and of the pruning update alone."""
 
-    Raises InputError for a model or device that can't be had.
+    times: list[Timing]
+    memory: list[StepMemory]
+    update: UpdateCost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        times, memory = ([row.to_dict() for row in rows] for rows in (self.times, self.memory))
+        return {"times": times, "memory": memory, "update": self.update.to_dict()}
+
+
+def measure_steps(model: str, batch_size: int, rotations: int, device: str = "auto") -> StepCost:
+    """Measure a dense step, one under the gate alone, and one under the default course, without telemetry.
+
+    Raises InputError for a model or device that can't be had, and where the kernel that is chosen for this device does
+    not agree with the plain one.
     """
     workload = _Workload.of(model, batch_size, rotations, device)
-    variants = {
-        "dense": workload.turn(None, STEPS_A_TURN),
-        "gate": workload.turn(workload.pruner(PLANNED_STEPS, "published", "off"), STEPS_A_TURN),
-        "gate and default course": workload.turn(workload.pruner(PLANNED_STEPS, "default", "off"), STEPS_A_TURN),
+    pruned = select(workload.network, _optimizer(workload.network), None, None).prunable
+    update = time_update(
+        [parameter.detach().clone() for parameter in pruned.values()],
+        rotations,
+        functools.partial(_wait, workload.inputs.device),
+    )
+    trained = {
+        "dense": workload.dense(),
+        "gate": workload.pruner(PLANNED_STEPS, "published", "off"),
+        "gate and default course": workload.pruner(PLANNED_STEPS, "default", "off"),
     }
-    return workload.rotate(variants, rotations)
+    turns = {name: workload.turn(parts, STEPS_A_TURN) for name, parts in trained.items()}
+    times = workload.rotate(turns, rotations)
+    memory = [
+        measure_memory(name, parts.model, parts.optimizer, parts.kept(), workload.turn(parts, 1).run)
+        for name, parts in trained.items()
+    ]
+    return StepCost(times, memory, update)
 
 
 def time_telemetry(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[TelemetryCost]:
@@ -70,7 +100,7 @@ def time_telemetry(model: str, batch_size: int, rotations: int, device: str = "a
     assert light is not None
     steps = math.ceil(WATCHED_STEPS / light.intervals)
     times = workload.rotate({name: workload.turn(p, steps) for name, p in pruners.items()}, rotations)
-    sizes = [_file_bytes(pruners[name][1].telemetry(), level) for name, level in LEVELS.items()]
+    sizes = [_file_bytes(pruners[name].tables(), level) for name, level in LEVELS.items()]
     return [TelemetryCost(time, size) for time, size in zip(times, sizes, strict=True)]
 
 
@@ -80,7 +110,20 @@ def _file_bytes(tables: Tables, level: Level | None) -> int:
     return round(len(file_content(tables)) * level.intervals / len(tables["network"]))
 
 
-Trained = tuple[nn.Module, Pruner, torch.optim.Optimizer]
+@dataclass(frozen=True)
+class _Trained:
+    """A network, its optimizer, and the Pruner that it is under; none where it is dense."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    pruner: Pruner | None = None
+
+    def kept(self) -> list[torch.Tensor]:
+        """What pruning holds."""
+        return [] if self.pruner is None else self.pruner._gated.kept_tensors()
+
+    def tables(self) -> Tables:
+        return {} if self.pruner is None else self.pruner.telemetry()
 
 
 @dataclass(frozen=True)
@@ -102,28 +145,28 @@ class _Workload:
         inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(place)
         return cls(network, inputs, (torch.arange(batch_size) % CLASSES).to(place))
 
-    def pruner(self, steps: int, controller: Any, telemetry: Any) -> Trained:
-        """A copy of the network under a Pruner whose pruning stage has so many steps."""
+    def dense(self) -> _Trained:
+        """A copy of the network."""
         model = copy.deepcopy(self.network)
-        optimizer = _optimizer(model)
+        return _Trained(model, _optimizer(model))
+
+    def pruner(self, steps: int, controller: Any, telemetry: Any) -> _Trained:
+        """A copy under a Pruner whose pruning stage has so many steps."""
+        dense = self.dense()
         pruner = Pruner(
-            model,
-            optimizer,
+            dense.model,
+            dense.optimizer,
             target_sparsity=0.95,
             pruning_steps=steps,
             regrowth_steps=0,
             controller=controller,
             telemetry=telemetry,
         )
-        return model, pruner, optimizer
+        return _Trained(dense.model, dense.optimizer, pruner)
 
-    def turn(self, pruned: Trained | None, steps: int) -> Turn:
-        """Training steps of a pruned network, or of a dense copy."""
-        if pruned is None:
-            model = copy.deepcopy(self.network)
-            optimizer = _optimizer(model)
-        else:
-            model, _, optimizer = pruned
+    def turn(self, trained: _Trained, steps: int) -> Turn:
+        """Training steps."""
+        model, optimizer = trained.model, trained.optimizer
 
         def take() -> None:
             for _ in range(steps):

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.capacity import meet_capacity
+from hyperflux.backends.torch.kernel import Share
+from hyperflux.backends.torch.kernel_choice import Kernels
 from hyperflux.backends.torch.replicas import require_same_masks
-from hyperflux.backends.torch.update import WeightState
+from hyperflux.backends.torch.update import WeightState, same_layout
 from hyperflux.errors import InputError
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -83,6 +85,7 @@ class GatedParameters:
             name: _Entry(name, parameter, WeightState.of(parameter, seed, name, initial))
             for name, parameter in parameters.items()
         }
+        self._kernels = Kernels()
         self._active: list[tuple[_Entry, Tensor, Tensor]] = []
         self.last_capacity = 0
         self._stepping = False
@@ -100,6 +103,11 @@ class GatedParameters:
     def states(self) -> dict[str, WeightState]:
         """The state of every parameter by name; the tensors are those in use, not copies."""
         return {name: entry.state for name, entry in self._entries.items()}
+
+    def kept_tensors(self) -> list[Tensor]:
+        """All that is held in memory beside the parameters."""
+        tensors = chain.from_iterable(state.tensors().values() for state in self.states.values())
+        return [*tensors, *self._kernels.buffers()]
 
     def masks(self) -> dict[str, Tensor]:
         """M of every parameter, bool."""
@@ -149,7 +157,7 @@ class GatedParameters:
         with torch.no_grad():
             for entry in self._entries.values():
                 entry.state.like(entry.parameter)
-                entry.state.write_effective(entry.parameter.data)
+                self._kernels.write_effective(entry.state, entry.parameter.data)
                 entry.remember()
 
     def verify(self) -> None:
@@ -196,21 +204,15 @@ class GatedParameters:
         for entry in self._entries.values():
             if self.check_contents or entry.was_touched():
                 self._require_untouched(entry)
-        for entry in entries:
-            gradient = _dense_gradient(entry)
-            entry.state.like(entry.parameter)
-            mask = entry.state.mask()
-            if self.presence_lr is not None:
-                flux_gradient = gradient.to(entry.state.latent.dtype)
-                if scale is not None:  # a fused optimizer unscales inside its step
-                    flux_gradient = flux_gradient / scale.to(flux_gradient)
-                entry.state.update_presence(flux_gradient, self.pressure / self.total, self.presence_lr)
+        shares = [_share(entry, scale) for entry in entries]
+        self._kernels.take_step(shares, self.pressure / self.total, self.presence_lr)
+        for entry, share in zip(entries, shares, strict=True):
+            gradient = entry.parameter.grad
+            assert gradient is not None
             self._active.append((entry, entry.parameter.data, gradient))
             entry.parameter.data = entry.state.latent
-            if gradient.dtype == entry.state.latent.dtype:
-                gradient.masked_fill_(~mask, 0)
-            else:
-                entry.parameter.grad = gradient.to(entry.state.latent.dtype).masked_fill_(~mask, 0)
+            if share.gradient is not gradient:
+                entry.parameter.grad = share.gradient
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -225,7 +227,7 @@ class GatedParameters:
         for entry, storage, gradient in self._active:
             entry.parameter.data = storage
             entry.parameter.grad = gradient
-            entry.state.write_effective(storage)
+            self._kernels.write_effective(entry.state, storage)
             entry.remember()
         self._active = []
         self._stepping = False
@@ -256,12 +258,17 @@ class GatedParameters:
                         optimizer.state[entry.parameter][key] = value.to(latent.device, copy=True)
 
 
-def _dense_gradient(entry: _Entry) -> Tensor:
+def _share(entry: _Entry, scale: Tensor | None) -> Share:
+    """The entry's share of the step: its own gradient, or a copy where that has another dtype or memory layout."""
     gradient = entry.parameter.grad
     assert gradient is not None
     if gradient.layout != torch.strided:
         raise InputError(f"{entry.name}: its gradient is sparse, which can't be pruned; exclude this parameter")
-    return gradient
+    entry.state.like(entry.parameter)
+    latent = entry.state.latent
+    if gradient.dtype != latent.dtype or not same_layout(gradient, latent):
+        gradient = torch.empty_like(latent).copy_(gradient)
+    return Share(entry.state, gradient, scale)
 
 
 def _require_hooks(optimizer: torch.optim.Optimizer) -> None:

@@ -34,14 +34,29 @@ class _Counters:
         )
 
     def count(self, state: WeightState, interval: int) -> None:
+        if state.presence.device.type == "cpu":
+            self._count_on_host(_host(state.presence) >= 0, interval)
+            return
         mask = state.mask()
-        if self.mask.device != mask.device:  # the parameter has moved
-            for name in ("flips", "changed_in", "mask"):
-                setattr(self, name, getattr(self, name).to(mask.device))
+        self._move_to(mask.device)
         changed = self.mask.bitwise_xor_(mask)
         self.flips.add_(changed)
         self.changed_in.masked_fill_(changed, interval)
         self.mask = mask
+
+    def _move_to(self, device: torch.device) -> None:
+        """Follow the parameter, where it has moved."""
+        if self.mask.device != device:
+            for name in ("flips", "changed_in", "mask"):
+                setattr(self, name, getattr(self, name).to(device))
+
+    def _count_on_host(self, mask: NDArray[np.bool_], interval: int) -> None:
+        """The same by NumPy, on the tensors' own memory: it finds the few changes several times faster than torch."""
+        self._move_to(torch.device("cpu"))
+        changed = np.flatnonzero(mask != _host(self.mask))
+        _host(self.flips).flat[changed] += 1
+        _host(self.changed_in).flat[changed] = interval
+        self.mask = torch.from_numpy(mask)
 
 
 class TorchProbe:

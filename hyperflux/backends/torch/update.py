@@ -1,4 +1,4 @@
-"""One parameter's share of a training step: the equations of `hyperflux.spec`, in place on tensors."""
+"""What is kept beside one parameter, and the equations of `hyperflux.spec` on it, plainly, in place on tensors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WeightState:
 
     def like(self, parameter: Tensor) -> None:
         """Follow the parameter to its device and memory layout, where either has changed."""
-        if self.latent.device != parameter.device or self.latent.stride() != parameter.stride():
+        if self.latent.device != parameter.device or not same_layout(self.latent, parameter):
             for name, tensor in self.tensors().items():
                 setattr(self, name, torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor))
 
@@ -57,13 +57,18 @@ class WeightState:
     def update_presence(self, gradient: Tensor, pressure_gradient: float, learning_rate: float) -> None:
         """Move t by one Adam step on κ g w + γ/N: see E3, E5 and E6. `gradient` is g, in the state's dtype."""
         beta1, beta2 = ADAM_BETAS
-        self.steps += 1
-        self.pressure_mean = beta1 * self.pressure_mean + (1 - beta1) * pressure_gradient
+        self.count_step(pressure_gradient)
         slope = (KAPPA * gradient).mul_(self.latent).add_(pressure_gradient)
         self.first.mul_(beta1).add_(slope, alpha=1 - beta1)
         self.second.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
         root = torch.div(self.second, 1 - beta2**self.steps, out=slope).sqrt_().add_(ADAM_EPSILON)
         self.presence.addcdiv_(self.first, root, value=-learning_rate / (1 - beta1**self.steps))
+
+    def count_step(self, pressure_gradient: float) -> None:
+        """One more step behind the moments, under this pressure."""
+        beta1, _ = ADAM_BETAS
+        self.steps += 1
+        self.pressure_mean = beta1 * self.pressure_mean + (1 - beta1) * pressure_gradient
 
     def root_of_second_moment(self) -> Tensor:
         """√v̂ of t's gradient, bias corrected; 0 before the first step."""
@@ -77,3 +82,13 @@ class WeightState:
         beta1, _ = ADAM_BETAS
         weight = 1 - beta1**self.steps if self.steps else 1.0
         return (self.pressure_mean - self.first) / weight
+
+
+def same_layout(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape order their elements alike in memory, with gaps, if any, in the same places."""
+    if one.stride() == other.stride():
+        return True
+    return all(
+        length == 1 or mine == theirs
+        for length, mine, theirs in zip(one.shape, one.stride(), other.stride(), strict=True)
+    )

@@ -1,0 +1,132 @@
+"""The pruning update alone: its time, the bytes it moves, and how near it comes to what the device can copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hyperflux.backends.torch.kernel import Kernel, Plain, Share
+from hyperflux.backends.torch.kernel_choice import choose_kernel, require_agreement
+from hyperflux.backends.torch.update import WeightState
+from hyperflux.rotation import Timing, Turn, rotate
+
+NEEDED_VALUES = 12
+"""Values a weight that any implementation reads or writes: g, w, t and two moments in, g·m, t and the moments out,
+then, once the optimizer has moved w, w and t in and θ out."""
+MOST_COPIED_BYTES = 1 << 29
+"""Largest buffer copied to measure the device's bandwidth."""
+TRIED_DENSITY = 0.05
+"""Share of the weights that are present, at random places."""
+
+
+@dataclass(frozen=True)
+class UpdateCost:
+    """`times` are those of one update by `kernel` and by the plain one, the latter's ratio being to the former.
+
+    `moved_bytes` counts what the kernel's operations read and write, `needed_bytes` what any has to. `copy_share` is
+    the time that the device takes to copy as many bytes as are needed, as a share of the update's.
+    """
+
+    kernel: str
+    dtype: str
+    weights: int
+    times: list[Timing]
+    moved_bytes: int
+    needed_bytes: int
+    copy_seconds: float
+    copy_share: float
+
+    @property
+    def copy_bytes_a_second(self) -> float:
+        """Bytes read and written a second by a copy."""
+        return self.needed_bytes / self.copy_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[], None]) -> UpdateCost:
+    """Time the update of the state beside `parameters`, all of one device and dtype, in rotation with copies.
+
+    Raises InputError where the kernel that is chosen for them does not agree with the plain one.
+    """
+    states = [_state(parameter) for parameter in parameters]
+    shares = [Share(state, 1e-3 * torch.randn_like(state.latent)) for state in states]
+    like = states[0].latent
+    kernel = choose_kernel(like.device, like.dtype)
+    require_agreement(kernel, like.device, like.dtype)
+    weights = sum(state.latent.numel() for state in states)
+    needed = NEEDED_VALUES * weights * like.element_size()
+    copied = torch.empty(min(needed // 2, MOST_COPIED_BYTES), device=like.device, dtype=torch.uint8).random_()
+    target = torch.empty_like(copied)
+    variants = {
+        f"{kernel.name} kernel": Turn.of(_waiting(wait, lambda: _update(kernel, shares, parameters))),
+        "plain way": Turn.of(_waiting(wait, lambda: _update(Plain(), shares, parameters))),
+        "copy": Turn.of(_waiting(wait, lambda: target.copy_(copied))),
+    }
+    update, plain, copy = rotate(variants, rotations, wait)
+    scale = needed / (2 * copied.numel())
+    with BytesMoved() as counted:
+        _update(kernel, shares, parameters)
+    return UpdateCost(
+        kernel.name, str(like.dtype).removeprefix("torch."), weights, [update, plain], counted.total, needed,
+        copy.seconds * scale, copy.ratio * scale,
+    )  # fmt: skip
+
+
+class BytesMoved(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of all tensors that operations read or write; views of tensors move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func` and count."""
+        result = func(*args, **(kwargs or {}))
+        schema = func._schema
+        if any(back.alias_info is not None and not back.alias_info.is_write for back in schema.returns):
+            return result
+        for number, argument in enumerate(schema.arguments):
+            given = args[number] if number < len(args) else (kwargs or {}).get(argument.name)
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            self.total += _bytes(given) * ((not argument.is_out) + written)
+        if all(back.alias_info is None for back in schema.returns):
+            self.total += _bytes(result)
+        return result
+
+
+def _bytes(value: Any) -> int:
+    return sum(leaf.nbytes for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+
+
+def _state(parameter: Tensor) -> WeightState:
+    state = WeightState.of(parameter, 0, "timed", (TRIED_DENSITY - 1, TRIED_DENSITY))
+    state.first.normal_(std=1e-4)
+    state.second.fill_(1e-7)
+    return state
+
+
+def _update(kernel: Kernel, shares: Sequence[Share], parameters: Sequence[Tensor]) -> None:
+    """All that pruning adds to a step between two control steps; t hardly moves."""
+    with torch.no_grad():
+        kernel.take_step(shares, 1e-9, 1e-9)
+        for share, parameter in zip(shares, parameters, strict=True):
+            kernel.write_effective(share.state, parameter)
+
+
+def _waiting(wait: Callable[[], None], call: Callable[[], object]) -> Callable[[], None]:
+    def waiting() -> None:
+        call()
+        wait()
+
+    return waiting

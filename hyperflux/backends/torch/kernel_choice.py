@@ -1,0 +1,115 @@
+"""Which kernel computes the steps: the fused one where it proves itself against the plain one, else the plain one."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hyperflux.backends.torch.fused import Fused
+from hyperflux.backends.torch.kernel import Kernel, Plain, Share
+from hyperflux.backends.torch.update import WeightState
+from hyperflux.errors import InputError
+
+FUSED_DEVICES = ("cpu", "cuda")
+"""Devices whose arithmetic knows subnormal numbers, which the fused gate compares with."""
+AGREEMENT = 16
+"""Most roundings by which t and its moments may differ from the plain way's after a step, as a share of their scale."""
+TRIED_WEIGHTS = 1000
+TRIED_STEPS = 3
+
+_log = logging.getLogger("hyperflux")
+
+
+class Kernels:
+    """The kernel of every device and dtype at hand, chosen when the first parameter of its kind is met."""
+
+    def __init__(self) -> None:
+        self._chosen: dict[tuple[torch.device, torch.dtype], Kernel] = {}
+
+    def of(self, tensor: Tensor) -> Kernel:
+        """The kernel for states like `tensor`."""
+        kind = tensor.device, tensor.dtype
+        if kind not in self._chosen:
+            self._chosen[kind] = choose_kernel(*kind)
+        return self._chosen[kind]
+
+    def buffers(self) -> list[Tensor]:
+        """What the kernels hold between steps."""
+        return [buffer for kernel in self._chosen.values() for buffer in kernel.buffers]
+
+    def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
+        """One step of all shares: see `Kernel`."""
+        by_kernel: dict[int, tuple[Kernel, list[Share]]] = {}
+        for share in shares:
+            kernel = self.of(share.state.latent)
+            by_kernel.setdefault(id(kernel), (kernel, []))[1].append(share)
+        for kernel, own in by_kernel.values():
+            kernel.take_step(own, pressure_gradient, learning_rate)
+
+    def write_effective(self, state: WeightState, out: Tensor) -> None:
+        """θ = w·m into `out`: see `Kernel`."""
+        self.of(state.latent).write_effective(state, out)
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
+    """The fused kernel where it is at hand and agrees with the plain one, which is taken otherwise; the log says so."""
+    if device.type in FUSED_DEVICES and _fused_agrees(device, dtype):
+        return Fused(device, dtype)
+    return Plain()
+
+
+def require_agreement(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise InputError where `kernel` differs from the plain one in a few steps from states at and beside the gate.
+
+    Masks, θ and g·m have to be equal; t and its moments to `AGREEMENT` roundings.
+    """
+    ours, theirs = _tried(device, dtype), _tried(device, dtype)
+    for number in range(TRIED_STEPS):
+        outcomes = []
+        for way, state in ((kernel, ours), (Plain(), theirs)):
+            gradient = _noise(number, state.latent)
+            way.take_step([Share(state, gradient)], 1e-3, 1e-2)
+            effective = torch.empty_like(state.latent)
+            way.write_effective(state, effective)
+            outcomes.append((gradient, effective))
+        (gradient, effective), (plain_gradient, plain_effective) = outcomes
+        near = state.presence.abs() <= _allowed(state.presence)
+        exact = torch.equal(gradient, plain_gradient) and torch.equal(effective[~near], plain_effective[~near])
+        pairs = zip(ours.tensors().values(), theirs.tensors().values(), strict=True)
+        if not exact or any(bool(((one - other).abs() > _allowed(other)).any()) for one, other in pairs):
+            raise InputError(f"kernel {kernel.name}: does not agree with the plain one for {dtype} on {device}")
+        for name, tensor in theirs.tensors().items():
+            getattr(ours, name).copy_(tensor)
+
+
+@functools.cache
+def _fused_agrees(device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        require_agreement(Fused(device, dtype), device, dtype)
+    except (AttributeError, TypeError, RuntimeError, InputError) as error:
+        _log.warning("the plain kernel is taken for %s on %s, which is slower: %s", dtype, device, error)
+        return False
+    return True
+
+
+def _tried(device: torch.device, dtype: torch.dtype) -> WeightState:
+    """A state whose first t lie at and beside the gate."""
+    like = torch.empty(TRIED_WEIGHTS, device=device, dtype=dtype)
+    latent, presence, first, second = (_noise(seed, like) for seed in range(-4, 0))
+    tiny = torch.finfo(dtype).tiny
+    presence[:4] = torch.tensor([0.0, -0.0, tiny, -tiny], dtype=dtype)
+    return WeightState(latent, presence, first, second.square(), steps=5)
+
+
+def _noise(seed: int, like: Tensor) -> Tensor:
+    """Normal numbers by `seed`, made on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def _allowed(tensor: Tensor) -> Tensor:
+    return AGREEMENT * torch.finfo(tensor.dtype).eps * tensor.abs().max()
