@@ -1,17 +1,14 @@
-"""The command line as a person meets it: run in processes of its own, through the installed entry point."""
+"""The command line as a person meets it: run in processes of its own."""
 
 import json
-import os
-import subprocess
-import sys
 import tomllib
 
 import pytest
+from commands import run
 from idx_files import write_mnist
 
 from hyperflux import recipes
 
-HYPERFLUX = [sys.executable, "-c", "from hyperflux_cli.main import main; main()"]
 QUICK_RECIPE = """
 dataset = "synthetic"
 model = "mlp:16-24-4"
@@ -31,13 +28,6 @@ def here(tmp_path):
     """A working folder with a quick recipe in it."""
     (tmp_path / "quick.toml").write_text(QUICK_RECIPE)
     return tmp_path
-
-
-def run(here, *arguments):
-    environment = {key: value for key, value in os.environ.items() if key != "HYPERFLUX_DATA"}
-    return subprocess.run(
-        [*HYPERFLUX, *arguments], cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
 
 
 def files_in(folder):

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
+import commands
 import onnx_extra
 import pytest
 from finished_runs import finished_run
@@ -12,8 +11,6 @@ from safetensors.torch import load_file
 
 from hyperflux.deploy.sparse_file import read_sparse
 from hyperflux.deploy.targets import EXTENSIONS
-
-EXPORT = [sys.executable, "-c", "from hyperflux_cli.main import main; main()", "export"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +26,7 @@ def here(finished, tmp_path):
 
 
 def run(here, *arguments):
-    return subprocess.run([*EXPORT, *arguments], cwd=here, capture_output=True, text=True, check=False, timeout=120)
+    return commands.run(here, "export", *arguments)
 
 
 def files_in(folder):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import numpy as np
 import pytest
 
@@ -55,9 +56,7 @@ def start(here, *arguments):
 
 
 def run(here, *arguments):
-    process = start(here, *arguments)
-    out, err = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return commands.run(here, "law", *arguments)
 
 
 def files_in(folder):

@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
+import commands
 import pytest
 
 from hyperflux import RunConfig
 from hyperflux.run import execute
-
-REPORT = [sys.executable, "-c", "from hyperflux_cli.main import main; main()", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +28,7 @@ def here(finished, tmp_path):
 
 
 def run(here, *arguments):
-    return subprocess.run([*REPORT, *arguments], cwd=here, capture_output=True, text=True, check=False, timeout=60)
+    return commands.run(here, "report", *arguments)
 
 
 def files_in(folder):

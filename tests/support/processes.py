@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-PRELOADED = ["torch._dynamo", "torch.distributed.fsdp", "hyperflux.run", "hyperflux.backends.torch.backend"]
-"""What each process has from the start: DistributedDataParallel imports the first of them, which takes seconds."""
+from forked import context
+
 LONGEST = 120
 """Seconds after which processes that wait for each other for ever are ended."""
 
@@ -16,13 +16,11 @@ LONGEST = 120
 def run_together(function, size, *arguments, **options):
     """What the call gives in each of `size` processes; an exception counts as what it gives."""
     call = functools.partial(function, *arguments, **options)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(size):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_run, args=(theirs, f"{folder}/meeting", rank, size, call))
+            ours, theirs = context().Pipe(duplex=False)
+            process = context().Process(target=_run, args=(theirs, f"{folder}/meeting", rank, size, call))
             process.start()
             theirs.close()
             pipes.append(ours)
