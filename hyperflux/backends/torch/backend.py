@@ -217,7 +217,8 @@ class TorchBackend:
         self._epoch = int(own["epoch"])
         self.guard.restore(own)
         count = len({name.partition("/")[0] for name in saved if name.startswith("process ")})
-        self._restore_own(int(own["batches"]), [part(saved, f"process {number}") for number in range(count)])
+        every = [part(saved, f"process {number}") for number in range(count)]
+        self._restore_own(int(own["batches"]), every or [_own_state_before_teams(saved)])
 
     def require_finite(self) -> None:
         """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
@@ -316,6 +317,12 @@ class TorchBackend:
             drawn = generator(self._config.seed, name)
             torch.manual_seed(int(drawn.integers(2**62)))
             yield
+
+
+def _own_state_before_teams(saved: Mapping[str, NDArray[Any]]) -> Tensors:
+    """What is a process's own in a checkpoint from before several processes could train together."""
+    sums = {name: array for name, array in part(saved, "own").items() if name in ("samples", "loss")}
+    return joined({"sums": sums, "randomness": part(saved, "randomness")})
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
