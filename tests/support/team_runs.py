@@ -26,6 +26,19 @@ def with_dropout(name, shape, classes, seed):
         return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(36, classes))
 
 
+def with_batch_norm(name, shape, classes, seed):
+    """A small network whose batch statistics need more than one sample."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Flatten(), nn.Linear(math.prod(shape), 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, classes)]
+        return nn.Sequential(*layers)
+
+
+def use_batch_norm():
+    """Any model is the small one of `with_batch_norm`."""
+    backend.build_model = with_batch_norm
+
+
 def use_dropout():
     """Any model is the small one of `with_dropout`."""
     backend.build_model = with_dropout

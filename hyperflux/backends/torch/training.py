@@ -80,8 +80,9 @@ class Precision:
 class Share:
     """A process's part of a batch: so many samples, its rows, and the weight of their mean loss.
 
-    The mean of the weighted losses over all processes is the mean loss of the batch. A process that has no sample of a
-    small batch gets its first row, with weight 0: it has to take part in the step.
+    The mean of the weighted losses over all processes is the mean loss of the batch. Of a lone sample a batch norm
+    could make nothing: of a small batch the first processes get two or more samples each. Those that get none take its
+    first two rows with weight 0, because they have to take part in the step.
     """
 
     samples: int
@@ -91,9 +92,10 @@ class Share:
     @classmethod
     def of(cls, batch: int, rank: int, size: int) -> Share:
         """That of process `rank` of `size` in a batch of so many samples."""
-        first, end = (number * batch // size for number in (rank, rank + 1))
-        if first == end:
-            return cls(0, slice(1), 0.0)
+        sharing = min(size, max(1, batch // 2))
+        if rank >= sharing:
+            return cls(0, slice(2), 0.0)
+        first, end = (number * batch // sharing for number in (rank, rank + 1))
         return cls(end - first, slice(first, end), size * (end - first) / batch)
 
 
