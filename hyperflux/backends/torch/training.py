@@ -38,7 +38,13 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device {name!r}: not a device; give one such as cuda or cuda:1") from error
-    if not available[kind] or (device.index or 0) >= (torch.cuda.device_count() if kind == "cuda" else 1):
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if available[kind] and local_rank and device.index == local_rank >= count:
+        raise InputError(
+            f"device {name}: process {local_rank} of this machine has none of its own, it sees {count}; start no more "
+            "processes than that, or use --device cpu"
+        )
+    if not available[kind] or (device.index or 0) >= count:
         raise InputError(f"device {name}: not available on this machine; use --device auto")
     return device
 
