@@ -147,7 +147,9 @@ def _prepared(config: RunConfig, team: Team) -> tuple[Backend, Program[Any], Ori
         if config.checkpoint:
             backend.load_checkpoint(config.checkpoint)
         origin = Origin.of(config, backend)
-    origin.require_alike(team.gather(origin))
+    every = team.gather(origin)
+    with together(team):
+        origin.require_alike(every)
     return backend, program, origin
 
 
