@@ -62,8 +62,8 @@ def process_team() -> Iterator[ProcessTeam]:
         if isinstance(error, RunError) or not is_lost(error):
             raise
         raise RunError(
-            f"process {team.rank}: another process of this run has ended ({_reason(error)}); go on from the last "
-            "checkpoint with hyperflux prune --resume"
+            f"process {team.rank}: another process of this run has ended ({_reason(error)}); a run that had "
+            "begun goes on with hyperflux prune --resume --out FOLDER"
         ) from error
     distributed.destroy_process_group()
 
