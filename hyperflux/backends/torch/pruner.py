@@ -189,8 +189,10 @@ class Pruner:
         """Remove every hook and leave a plain module with exact zeros under its stock names; safe to call twice.
 
         With the default controller exactly the wanted number of weights is left, even where the steps have not all
-        taken place, which is logged as a warning. Training on after this moves pruned weights away from 0. Raises
-        InputError where the weights were changed from outside since the last step, RunError where they are not finite.
+        taken place, which is logged as a warning. Training on after this moves pruned weights away from 0. Of several
+        processes all have to call it, because it compares their masks: one alone would wait for the others for ever.
+        Raises InputError where the weights were changed from outside since the last step, RunError where they are not
+        finite.
         """
         if self._hook is None:
             return
