@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from same_run import QUICK, require_the_same
 from tomli_w import dumps
+from torch import distributed
 
 from hyperflux import RunConfig
+from hyperflux.backends.torch.distributed import process_team
+from hyperflux.errors import Interrupted
 from hyperflux.run import execute, resume
 
 WITHIN = 60
@@ -117,3 +120,13 @@ def test_other_commands_are_refused(here):
     code, _, said = finished(start(here, "compare"))
     assert code == 1
     assert set(said) == {"hyperflux: compare: works in one process; start it without torchrun"}
+
+
+def test_one_that_is_told_to_stop_leaves_the_others_in_order(monkeypatch):
+    """Without that, some processes ended by SIGABRT, in torch's own threads."""
+    where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Interrupted), process_team():
+        raise Interrupted("stopped", signal.SIGTERM)
+    assert not distributed.is_initialized()

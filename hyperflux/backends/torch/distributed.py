@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, Interrupted, RunError
 
 T = TypeVar("T")
 
@@ -58,6 +58,9 @@ def process_team() -> Iterator[ProcessTeam]:
     team = ProcessTeam()
     try:
         yield team
+    except Interrupted:  # of all processes together
+        distributed.destroy_process_group()
+        raise
     except RuntimeError as error:
         if isinstance(error, RunError) or not is_lost(error):
             raise
