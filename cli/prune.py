@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from .options import PlainPath, merged, require_agreement, settings_options
 
 if TYPE_CHECKING:
     from hyperflux.config import RunConfig
+    from hyperflux.training import Observer
 
 
 @click.command()
@@ -58,8 +60,10 @@ def prune(
     with launched_team() as team:
         every = from_first(team, lambda: Pace.parse(checkpoint_every))
         config, folder = from_first(team, lambda: _settled(recipe, out, resumed, given))
-        silent = as_json or team.rank > 0
-        with progress(total_epochs(config), plain_console(stderr=silent), silent) as observe, wish_to_stop() as stop:
+        shown: AbstractContextManager[Observer] = nullcontext(lambda row: None)
+        if team.rank == 0:
+            shown = progress(total_epochs(config), plain_console(stderr=as_json), as_json)
+        with shown as observe, wish_to_stop() as stop:
             if resumed:
                 go = partial(resume, folder, on_nonfinite=config.on_nonfinite)
             else:

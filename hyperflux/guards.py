@@ -65,8 +65,8 @@ class Guard:
         return {"skipped": self.skipped, "skipped_in_a_row": self.in_a_row}
 
     def restore(self, counts: Mapping[str, Any]) -> None:
-        """Go on from these counts; checkpoints from before there were any have none."""
-        self.skipped, self.in_a_row = int(counts.get("skipped", 0)), int(counts.get("skipped_in_a_row", 0))
+        """Go on from these counts."""
+        self.skipped, self.in_a_row = int(counts["skipped"]), int(counts["skipped_in_a_row"])
 
     def passed(self) -> None:
         """A step was sound."""

@@ -147,7 +147,9 @@ def _prepared(config: RunConfig, team: Team) -> tuple[Backend, Program[Any], Ori
         if config.checkpoint:
             backend.load_checkpoint(config.checkpoint)
         origin = Origin.of(config, backend)
-    origin.require_alike(team.gather(origin))
+    every = team.gather(origin)
+    with together(team):
+        origin.require_alike(every)
     return backend, program, origin
 
 
@@ -202,8 +204,7 @@ def _restore(
     """Bring a fresh training to where a checkpoint was written. Raises InputError where it is not of this run."""
     try:
         origin.require(typed(Origin, saved.facts["origin"]), announce)
-        position = typed(Position, {"told": {}, **saved.facts["position"]})  # older checkpoints have none
-        training.restore(position, saved.arrays, program)
+        training.restore(typed(Position, saved.facts["position"]), saved.arrays, program)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):
             raise
@@ -246,12 +247,12 @@ def _carry_out(
 
 
 def _way_on(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
-    """How a run goes on that was stopped by something that is not finite."""
+    """How a run goes on that was stopped by something that is not finite; nothing where it would only stop again."""
+    if not error.fault.curable:
+        return ""
     start = "go on from the last good checkpoint" if checkpoints.has_good else "begin anew"
     command = resume_command(checkpoints.path.parent)
-    if error.fault.curable:
-        return f", or leave such steps out and {start} with {command} --on-nonfinite skip"
-    return f", or {start} with {command}"
+    return f", or leave such steps out and {start} with {command} --on-nonfinite skip"
 
 
 def _train_dense(training: Training) -> None:

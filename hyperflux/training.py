@@ -149,6 +149,7 @@ class Training:
                 if epoch.last:
                     self.end_stage()
             self._pruning.pilot.finish()  # what is missing where a GradScaler skipped steps
+            self._pruning.gate.confirm_masks()
         except BaseException:
             with suppress(WriteError):  # what was seen of a run that failed tells why, but the failure itself counts
                 self._add_telemetry(self._pruning.recorder)

@@ -162,12 +162,19 @@ def test_where_every_one_is_damaged_the_user_decides(folder):
     assert names(folder) == before
 
 
-def test_a_newer_format_is_refused_and_the_older_file_not_taken_instead(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("apart", "message"),
+    [
+        (1, "which a newer hyperflux has written; this one reads format 2: upgrade it to go on"),
+        (-1, "which an older hyperflux has written; this one reads format 2: go on with that one"),
+    ],
+)
+def test_another_format_is_refused_and_the_file_before_not_taken_instead(folder, monkeypatch, apart, message):
     folder.write(checkpoint(1))
-    with monkeypatch.context() as newer:
-        newer.setattr(file, "FORMAT", file.FORMAT + 1)
+    with monkeypatch.context() as other:
+        other.setattr(file, "FORMAT", file.FORMAT + apart)
         folder.write(checkpoint(2))
-    with pytest.raises(InputError, match=r"000002-.* is of format 2, which a newer hyperflux has written"):
+    with pytest.raises(InputError, match=rf"000002-.* is of format {file.FORMAT + apart}, {message}"):
         CheckpointFolder(folder.path).last(print)
 
 

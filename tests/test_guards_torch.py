@@ -238,3 +238,16 @@ def test_a_published_pruner_tells_that_its_target_is_out_of_reach(caplog):
     model, optimizer, _ = pruned()
     train(model, optimizer, 80)
     assert not caplog.records
+
+
+def test_a_buffer_that_is_meant_to_be_infinite_is_left_alone():
+    model = network()
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    _, watch = watched(model, steps_unseen=1)
+    sound_gradients(model)
+    assert watch.permits(torch.tensor(1.0), 1)
+    watch.require_finite(optimizer, None, 1)
+    model[1].running_mean[0] = math.inf
+    with pytest.raises(NotFiniteError, match=r"the buffer 1\.running_mean became inf"):
+        watch.require_finite(optimizer, None, 1)

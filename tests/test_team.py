@@ -12,7 +12,16 @@ from image_files import write_folder
 from interrupted import left
 from processes import run_together
 from same_run import QUICK, require_close, require_the_same
-from team_runs import drawn, fill_the_disk, go, spoil, stream_small_images, use_dropout
+from team_runs import (
+    drawn,
+    fill_the_disk,
+    go,
+    leave_a_layer_unused,
+    spoil,
+    stream_small_images,
+    use_batch_norm,
+    use_dropout,
+)
 
 from hyperflux import RunConfig, data
 from hyperflux.backends.torch import data as torch_data
@@ -60,6 +69,13 @@ def test_as_one_process(tmp_path, alone, size, changed):
     reports = run_together(go, size, settings, str(tmp_path / "run"))
     assert all(report["layers"] == reports[0]["layers"] for report in reports)
     require_the_same(tmp_path / "run", alone(settings))
+
+
+@pytest.mark.parametrize("changed", [{"batch_size": 58, "train_samples": 237}, {"batch_size": 3, "train_samples": 40}])
+def test_batch_norm_gets_no_lone_sample(tmp_path, changed):
+    """Of a last batch of 5, or of batches of 3 and 4, four processes would have one each."""
+    reports = run_together(go, 4, {**QUICK, **changed}, str(tmp_path / "run"), change=use_batch_norm)
+    assert [report["surviving_weights"] for report in reports] == [48] * 4
 
 
 @pytest.mark.parametrize("side", [8, 70])
@@ -125,6 +141,7 @@ def test_what_one_can_not_do_none_begins(tmp_path):
 def test_processes_with_other_data_are_refused(tmp_path):
     ends = run_together(go, 2, [QUICK, {**QUICK, "train_samples": 249}], str(tmp_path / "run"))
     assert ends[0][:2] == ends[1][:2]
+    assert [end[2] for end in ends] == [False, True]
     assert ends[0][1].startswith("config: process 1 does not have those of process 0")
     for name in "ab":
         write_folder(tmp_path / name, train=12, test=4)
@@ -141,6 +158,12 @@ def test_a_folder_in_use_is_refused_in_all(tmp_path):
         ends = run_together(go, 2, QUICK, str(tmp_path / "run"))
     assert [end[0] for end in ends] == ["InputError", "InputError"]
     assert "in use by process" in ends[1][1]
+
+
+def test_a_model_with_unused_parameters_is_refused(tmp_path):
+    ends = run_together(go, 2, QUICK, str(tmp_path / "run"), change=leave_a_layer_unused)
+    line = "model: has parameters without a part in its output; train it in one process alone"
+    assert [end[:3] for end in ends] == [("InputError", line, False), ("InputError", line, True)]
 
 
 def test_a_full_disk_ends_all(tmp_path):
@@ -174,6 +197,6 @@ def test_shares_of_a_batch(batch, size, seed):
     losses = np.random.default_rng(seed).normal(size=batch)
     owned = [range(batch)[share.rows] for share in shares if share.samples]
     assert [index for part in owned for index in part] == list(range(batch))
-    assert all(len(range(batch)[share.rows]) >= 1 for share in shares)
+    assert all(len(range(batch)[share.rows]) >= min(2, batch) for share in shares)
     mean = sum(share.weight * losses[share.rows].mean() for share in shares) / size
     assert mean == pytest.approx(losses.mean(), abs=1e-12)

@@ -9,6 +9,7 @@ from image_files import write_folder
 from safetensors.numpy import load_file
 
 from hyperflux import InputError, RunConfig
+from hyperflux.backends.torch.training import choose_device
 from hyperflux.run import execute
 
 # 8 steps an epoch; t falls by about 0.08 an epoch from 0.2 to 0.5: the first weights go in the third epoch.
@@ -138,3 +139,13 @@ def test_what_cannot_be_had_is_refused_before_anything_is_written(go, tmp_path, 
         go(**settings)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [choose_device("cuda", rank) for rank in range(2)] == [torch.device("cuda"), torch.device("cuda:1")]
+    with pytest.raises(InputError, match=r"^device cuda:2: process 2 of this machine has none of its own, it sees 2"):
+        choose_device("auto", 2)
+    with pytest.raises(InputError, match=r"^device cuda:2: not available on this machine"):
+        choose_device("cuda:2", 1)

@@ -5,17 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from same_run import QUICK, require_the_same
 from tomli_w import dumps
+from torch import distributed
 
 from hyperflux import RunConfig
+from hyperflux.backends.torch.distributed import process_team
+from hyperflux.errors import Interrupted
 from hyperflux.run import execute, resume
 
 WITHIN = 60
 """Seconds in which all have to end after one has died."""
+HIDE_CURSOR = b"\x1b[?25l"
+"""What a live progress sends to a terminal as it begins."""
 LONG = {**QUICK, "pruning": {**QUICK["pruning"], "epochs": 60}, "regrowth": {"epochs": 20}}
 
 
@@ -26,10 +32,11 @@ def here(tmp_path):
     return tmp_path
 
 
-def start(here, *arguments, size=2):
+def start(here, *arguments, size=2, at=None):
+    """At the terminal `at`, if one is given."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    pipes = {"stdout": at or subprocess.PIPE, "stderr": at or subprocess.PIPE, "text": True}
     return subprocess.Popen([*launcher, "hyperflux", *arguments], cwd=here, env=environment, **pipes)
 
 
@@ -73,7 +80,7 @@ def test_one_dies_all_end_and_the_run_goes_on(here):
     assert time.monotonic() - died < WITHIN
     assert len(said) == 1
     assert said[0].startswith("hyperflux: process 0: another process of this run has ended (")
-    assert said[0].endswith("; go on from the last checkpoint with hyperflux prune --resume")
+    assert said[0].endswith("; a run that had begun goes on with hyperflux prune --resume --out FOLDER")
 
     process = start(here, "prune", "--resume", "--out", "run", "--checkpoint-every", "20")
     wait_for_checkpoints(process, here / "run", 8)
@@ -93,7 +100,33 @@ def test_what_is_wrong_is_told_once(here):
     assert said[0].startswith("hyperflux: long.toml: cannot be used as a run's folder")
 
 
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
+def test_a_terminal_sees_the_progress_of_one_process(here):
+    ours, theirs = os.openpty()
+    short = ["--pruning-epochs", "2", "--regrowth-epochs", "1"]
+    process = start(here, "prune", "--recipe", "long.toml", *short, at=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the terminal's other end is closed
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    assert process.wait(WITHIN) == 0, shown
+    assert shown.count(HIDE_CURSOR) == 1
+    assert b"weights left" in shown
+
+
 def test_other_commands_are_refused(here):
     code, _, said = finished(start(here, "compare"))
     assert code == 1
     assert set(said) == {"hyperflux: compare: works in one process; start it without torchrun"}
+
+
+def test_one_that_is_told_to_stop_leaves_the_others_in_order(monkeypatch):
+    """Without that, some processes ended by SIGABRT, in torch's own threads."""
+    where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Interrupted), process_team():
+        raise Interrupted("stopped", signal.SIGTERM)
+    assert not distributed.is_initialized()

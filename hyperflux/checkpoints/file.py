@@ -19,8 +19,8 @@ from safetensors.numpy import load, save
 
 from hyperflux.errors import InputError
 
-FORMAT = 1
-"""Version of the format; a file of a newer one is refused."""
+FORMAT = 2
+"""Version of the format; a file of another one is refused."""
 HEADER_SIZE = 8
 """Bytes of a safetensors file that give the length of its header, where the metadata stand."""
 
@@ -41,15 +41,17 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
-        """Arrays of its own, and the facts. Raises InputError for another format, also for a newer version of it."""
+        """Arrays of its own, and the facts. Raises InputError for another format, also for another version of it."""
         try:
             size = int.from_bytes(content[:HEADER_SIZE], "little")
             metadata: Mapping[str, str] = json.loads(content[HEADER_SIZE : HEADER_SIZE + size])["__metadata__"]
             version = int(metadata["format"])
-            if version > FORMAT:
+            if version != FORMAT:
+                age, way = (
+                    ("a newer", "upgrade it to go on") if version > FORMAT else ("an older", "go on with that one")
+                )
                 raise InputError(
-                    f"is of format {version}, which a newer hyperflux has written; this one reads format {FORMAT}: "
-                    "upgrade it to go on"
+                    f"is of format {version}, which {age} hyperflux has written; this one reads format {FORMAT}: {way}"
                 )
             arrays = {name: np.array(array) for name, array in load(content).items()}
             return cls(json.loads(metadata["facts"]), arrays)

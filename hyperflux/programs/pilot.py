@@ -55,7 +55,6 @@ class Pilot(Generic[S]):
     def finish(self) -> None:
         """Bring the gate to the program's last capacity, wherever in its course the run ended."""
         self._meet(self.program.kept(self._end))
-        self._gate.confirm_masks()
         if self.watcher is not None:
             self.watcher.finish()
 

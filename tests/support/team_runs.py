@@ -12,7 +12,7 @@ from hyperflux import RunConfig, data, run
 from hyperflux.backends.torch import backend
 from hyperflux.backends.torch import data as torch_data
 from hyperflux.backends.torch.backend import TorchBackend
-from hyperflux.backends.torch.distributed import ProcessTeam
+from hyperflux.backends.torch.distributed import ProcessTeam, explained
 from hyperflux.checkpoints.folder import CheckpointFolder
 from hyperflux.checkpoints.pace import Pace
 from hyperflux.errors import InputError, Interrupted, RunError, WriteError
@@ -26,9 +26,37 @@ def with_dropout(name, shape, classes, seed):
         return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(36, classes))
 
 
+def with_batch_norm(name, shape, classes, seed):
+    """A small network whose batch statistics need more than one sample."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Flatten(), nn.Linear(math.prod(shape), 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, classes)]
+        return nn.Sequential(*layers)
+
+
+def use_batch_norm():
+    """Any model is the small one of `with_batch_norm`."""
+    backend.build_model = with_batch_norm
+
+
 def use_dropout():
     """Any model is the small one of `with_dropout`."""
     backend.build_model = with_dropout
+
+
+class PartlyUsed(nn.Module):
+    """A network one layer of which takes no part."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(16, 4), nn.Linear(3, 3)
+
+    def forward(self, inputs):
+        return self.used(inputs)
+
+
+def leave_a_layer_unused():
+    backend.build_model = lambda name, shape, classes, seed: PartlyUsed()
 
 
 def stream_small_images():
@@ -81,6 +109,9 @@ def go(settings, folder, resumed=False, stop_after=None, stopping=0, change=None
             report = run.execute(RunConfig.from_dict(own), Path(folder), **how)
     except (InputError, RunError, Interrupted) as error:
         return type(error).__name__, str(error), error.told_elsewhere, len(seen)
+    except RuntimeError as error:
+        meant = explained(error, team.rank)
+        return type(meant).__name__, str(meant), meant.told_elsewhere, len(seen)
     return report.to_dict()
 
 

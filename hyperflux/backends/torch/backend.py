@@ -18,7 +18,7 @@ from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.torch import checkpoint, state
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
-from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch, require_finite_state
+from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
@@ -216,8 +216,7 @@ class TorchBackend:
     def require_finite(self) -> None:
         """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
         with together(self._team):
-            self._watch.look()
-            require_finite_state(self._model, self._optimizer, self._gated, self._progress.batches or None)
+            self._watch.require_finite(self._optimizer, self._gated, self._progress.batches or None)
 
     def fingerprint(self) -> str:
         """A hash of the data."""

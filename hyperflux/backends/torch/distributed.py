@@ -11,12 +11,15 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from hyperflux.errors import InputError, RunError
+from hyperflux.errors import InputError, Interrupted, RunError
 
 T = TypeVar("T")
 
 LOST = ("gloo", "Connection closed", "Connection reset", "NCCL", "Broken pipe")
 """What torch says where another process is gone, in a RuntimeError of no class of its own."""
+
+UNUSED = "Expected to have finished reduction in the prior iteration"
+"""What DistributedDataParallel says where a parameter got no gradient."""
 
 
 class ProcessTeam:
@@ -49,7 +52,8 @@ class ProcessTeam:
 def process_team() -> Iterator[ProcessTeam]:
     """Join the group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and leave it.
 
-    Raises InputError where it can't be joined, RunError where another process ended before this one was done with it.
+    Raises InputError where it can't be joined and for models that it can't train, RunError where another process ended
+    before this one was done with it.
     """
     try:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -58,19 +62,31 @@ def process_team() -> Iterator[ProcessTeam]:
     team = ProcessTeam()
     try:
         yield team
+    except Interrupted:  # of all processes together
+        distributed.destroy_process_group()
+        raise
     except RuntimeError as error:
-        if isinstance(error, RunError) or not is_lost(error):
+        meant = explained(error, team.rank)
+        if meant is None:
             raise
-        raise RunError(
-            f"process {team.rank}: another process of this run has ended ({_reason(error)}); go on from the last "
-            "checkpoint with hyperflux prune --resume"
-        ) from error
+        raise meant from error
     distributed.destroy_process_group()
 
 
-def is_lost(error: RuntimeError) -> bool:
-    """Whether an error says that another process is gone."""
-    return isinstance(error, distributed.DistError) or any(words in str(error) for words in LOST)
+def explained(error: RuntimeError, rank: int) -> InputError | RunError | None:
+    """What torch's own error means where processes train together; None where it means nothing special."""
+    if isinstance(error, RunError):
+        return None
+    if UNUSED in str(error):
+        refusal = InputError("model: has parameters without a part in its output; train it in one process alone")
+        refusal.told_elsewhere = rank > 0
+        return refusal
+    if isinstance(error, distributed.DistError) or any(words in str(error) for words in LOST):
+        return RunError(
+            f"process {rank}: another process of this run has ended ({_reason(error)}); a run that had begun goes on "
+            "with hyperflux prune --resume --out FOLDER"
+        )
+    return None
 
 
 def _reason(error: RuntimeError) -> str:

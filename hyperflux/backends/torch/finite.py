@@ -18,8 +18,9 @@ STEPS_UNSEEN = 20
 class StepWatch:
     """Sees every step of `model`: its parameters, the buffers after the forward pass, the loss and the gradients.
 
-    Of all but the loss it takes the 2-norm, so that squares that overflow count as not finite, as they would for Adam.
-    The first step in which one is not finite is found exactly, whenever it is looked at. Where `guard` skips steps,
+    Buffers that are not finite from the start, such as a mask of -inf, are meant so and left out. Of all but the loss
+    it takes the 2-norm, so that squares that overflow count as not finite, as they would for Adam. The first step in
+    which one is not finite is found exactly, whenever it is looked at. Where `guard` skips steps,
     each is looked at before it is taken. With `scaled` gradients a GradScaler skips steps by itself. Where `several`
     processes train together, each sees the sums of what all have, and so all come to the same judgement.
     """
@@ -31,7 +32,8 @@ class StepWatch:
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers] if guard.skips else []
         parameters = {name: p for name, p in model.named_parameters() if p.numel()}
-        statistics = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.numel()}
+        buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.numel()}
+        statistics = {name: b for name, b in buffers.items() if bool(torch.isfinite(b).all())}
         self._parameters = list(parameters.values())
         self._fixed = [*self._parameters, *statistics.values()]
         self._zero = torch.zeros((), dtype=self._fixed[0].dtype, device=self._fixed[0].device)
@@ -78,6 +80,19 @@ class StepWatch:
             return True
         return [self._judge(step, norms.tolist()) for step, norms in seen][-1]
 
+    def require_finite(self, optimizer: torch.optim.Optimizer, gated: GatedParameters | None, step: int | None) -> None:
+        """Look at all that was not looked at, at the optimizer's state and the gate's. Raises NotFiniteError."""
+        self.look()
+        tensors = dict(zip(self._names, self._fixed, strict=False))
+        for name, parameter in zip(self._names, self._parameters, strict=False):
+            kept = optimizer.state.get(parameter, {}).items()
+            of = name.removeprefix("the parameter ")
+            tensors |= {f"the optimizer's {key} of {of}": value for key, value in kept if isinstance(value, Tensor)}
+        if gated is not None:
+            tensors |= gate_tensors(gated)
+        if fault := first_fault(tensors):
+            raise NotFiniteError(fault, step)
+
     def _judge(self, step: int, norms: Sequence[float]) -> bool:
         index = next((index for index, norm in enumerate(norms) if not math.isfinite(norm)), None)
         if index is None:
@@ -89,21 +104,6 @@ class StepWatch:
             return True
         self._guard.skip(fault, step)
         return False
-
-
-def require_finite_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, gated: GatedParameters | None, step: int | None
-) -> None:
-    """Raise NotFiniteError where a parameter, a buffer, or a state of the optimizer or the gate is not finite."""
-    tensors: dict[str, Tensor] = {f"the parameter {name}": p for name, p in model.named_parameters()}
-    tensors |= {f"the buffer {name}": buffer for name, buffer in model.named_buffers()}
-    for name, parameter in model.named_parameters():
-        kept = optimizer.state.get(parameter, {}).items()
-        tensors |= {f"the optimizer's {key} of {name}": value for key, value in kept if isinstance(value, Tensor)}
-    if gated is not None:
-        tensors |= gate_tensors(gated)
-    if fault := first_fault(tensors):
-        raise NotFiniteError(fault, step)
 
 
 def gate_tensors(gated: GatedParameters) -> dict[str, Tensor]:

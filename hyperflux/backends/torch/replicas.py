@@ -27,7 +27,8 @@ def require_same_masks(masks: Mapping[str, Tensor], group: Any, step: int) -> No
 
     Raises RunError in each of them, with the parameter's name, where they are not the same.
     """
-    own = torch.stack([digest(mask) for mask in masks.values()])
+    digests = [digest(mask) for mask in masks.values()]
+    own = torch.stack([each.to(digests[0].device) for each in digests])
     every = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(every, own, group=group)
     differs = (torch.stack(every) != every[0]).cpu()
@@ -35,16 +36,18 @@ def require_same_masks(masks: Mapping[str, Tensor], group: Any, step: int) -> No
         return
     name = list(masks)[int(differs.any(0).nonzero()[0])]
     others = differs.any(1).nonzero().flatten().tolist()
-    raise RunError(
+    parted = RunError(
         f"{name}: after step {step} its mask in process {others[0]} is not that of process 0; all processes must start "
         "with the same weights and seed, and reduce their gradients before each step (DistributedDataParallel)"
     )
+    parted.told_elsewhere = distributed.get_rank(group) > 0
+    raise parted
 
 
 def digest(mask: Tensor) -> Tensor:
     """A hash of 64 bits of a bool tensor's elements in row-major order, () int64, on its device: the same on any.
 
-    Words of eight elements are mixed with their place as SplitMix64 does (Steele, Lea, Flood 2014), and added up.
+    Words of eight elements are mixed with their place, much as SplitMix64 does (Steele, Lea, Flood 2014), and added up.
     """
     flat = mask.flatten().view(torch.uint8)
     words = nn.functional.pad(flat, (0, -len(flat) % 8)).view(torch.int64)

@@ -38,7 +38,13 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device {name!r}: not a device; give one such as cuda or cuda:1") from error
-    if not available[kind] or (device.index or 0) >= (torch.cuda.device_count() if kind == "cuda" else 1):
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if available[kind] and local_rank and device.index == local_rank >= count:
+        raise InputError(
+            f"device {name}: process {local_rank} of this machine has none of its own, it sees {count}; start no more "
+            "processes than that, or use --device cpu"
+        )
+    if not available[kind] or (device.index or 0) >= count:
         raise InputError(f"device {name}: not available on this machine; use --device auto")
     return device
 
@@ -80,8 +86,9 @@ class Precision:
 class Share:
     """A process's part of a batch: so many samples, its rows, and the weight of their mean loss.
 
-    The mean of the weighted losses over all processes is the mean loss of the batch. A process that has no sample of a
-    small batch gets its first row, with weight 0: it has to take part in the step.
+    The mean of the weighted losses over all processes is the mean loss of the batch. Of a lone sample a batch norm
+    could make nothing: of a small batch the first processes get two or more samples each. Those that get none take its
+    first two rows with weight 0, because they have to take part in the step.
     """
 
     samples: int
@@ -91,9 +98,10 @@ class Share:
     @classmethod
     def of(cls, batch: int, rank: int, size: int) -> Share:
         """That of process `rank` of `size` in a batch of so many samples."""
-        first, end = (number * batch // size for number in (rank, rank + 1))
-        if first == end:
-            return cls(0, slice(1), 0.0)
+        sharing = min(size, max(1, batch // 2))
+        if rank >= sharing:
+            return cls(0, slice(2), 0.0)
+        first, end = (number * batch // sharing for number in (rank, rank + 1))
         return cls(end - first, slice(first, end), size * (end - first) / batch)
 
 
