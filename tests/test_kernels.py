@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperflux import InputError, Pruner
-from hyperflux.backends.torch import fused, kernel_choice
+from hyperflux.backends.torch import blocks, fused, kernel_choice
 from hyperflux.backends.torch.bench import measure_steps
 from hyperflux.backends.torch.fused import Fused, gate
 from hyperflux.backends.torch.kernel import Plain, Share
@@ -66,7 +66,7 @@ def shares(draw):
 def test_the_fused_kernel_agrees_with_the_plain_one(drawn, block):
     """E1 to E6: θ and g·m to the bit; Adam to `AGREEMENT` roundings of the terms that it adds up."""
     ours, theirs, pressure, rate = drawn
-    with mock.patch.object(fused, "CPU_BLOCK", block):
+    with mock.patch.object(blocks, "CPU_BLOCK", block):
         kernel = Fused(CPU, ours[0].gradient.dtype)
     before = [share.state.first.abs().max() for share in theirs]
     slopes = [(0.25 * s.gradient / (s.scale or 1) * s.state.latent + pressure).abs().max() for s in theirs]
@@ -253,7 +253,7 @@ def test_only_control_steps_wait_for_a_gpu():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_step_allocates_nothing_of_a_layers_size(dtype, monkeypatch):
     """Beside w, t and two moments, 16 bytes a weight in float32, there is one block, taken at the start."""
-    monkeypatch.setattr(fused, "CPU_BLOCK", 64)
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 64)
     model = build("mlp", dtype=dtype)
     inputs, labels = next(batches(1, dtype=dtype))
     _, optimizer = settled_training(model, inputs, labels, telemetry="off", controller="published")
