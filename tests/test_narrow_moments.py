@@ -173,6 +173,14 @@ def test_a_second_moment_without_gradient_falls_as_it_would_not_if_rounded_to_th
         assert bool((ratio == 1).all())
 
 
+def test_a_gradient_that_is_not_finite_reaches_t_whatever_becomes_of_its_moments():
+    """There it is found: see `hyperflux.backends.torch.finite`."""
+    (_, share), narrow = pair(steps=3), Narrow(Fused(CPU, torch.float32), CPU)
+    share.gradient[1:3] = torch.tensor([float("nan"), float("-inf")])
+    narrow.take_step([share], 1e-6, 1e-3)
+    assert share.state.presence.isfinite().tolist() == [True, False, False, True, True]
+
+
 def test_bits_depend_neither_on_the_process_nor_on_the_other_parameters():
     outcomes = []
     for others in (0, 3):
