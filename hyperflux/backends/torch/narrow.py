@@ -3,7 +3,7 @@
 bfloat16 has the range of float32, and its neighbours lie 0.4 to 0.8 % apart. A step takes at most 0.1 % off the second
 moment (β₂ = 0.999): rounded to the nearest it would never fall. Rounded by a `Dither` it falls as it should on
 average, and wanders about that: like gradients, roundings are forgotten slowly, and some 500 are in it at a time. That
-is 3 to 6 % of the second moment, and half as much of the length of a step of t. In the first moment it is below 1 %.
+is 3 to 6 % of the second moment, and half as much of the length of a step of t. In the first moment it is about 1 %.
 """
 
 from __future__ import annotations
