@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperflux import InputError, Pruner
-from hyperflux.backends.torch import fused, kernel_choice
+from hyperflux.backends.torch import blocks, fused, kernel_choice
 from hyperflux.backends.torch.bench import measure_steps
 from hyperflux.backends.torch.fused import Fused, gate
 from hyperflux.backends.torch.kernel import Plain, Share
@@ -66,7 +66,7 @@ def shares(draw):
 def test_the_fused_kernel_agrees_with_the_plain_one(drawn, block):
     """E1 to E6: θ and g·m to the bit; Adam to `AGREEMENT` roundings of the terms that it adds up."""
     ours, theirs, pressure, rate = drawn
-    with mock.patch.object(fused, "CPU_BLOCK", block):
+    with mock.patch.object(blocks, "CPU_BLOCK", block):
         kernel = Fused(CPU, ours[0].gradient.dtype)
     before = [share.state.first.abs().max() for share in theirs]
     slopes = [(0.25 * s.gradient / (s.scale or 1) * s.state.latent + pressure).abs().max() for s in theirs]
@@ -212,14 +212,17 @@ READING = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__")
 """Methods by which a tensor's numbers come to the host."""
 
 
-@pytest.mark.parametrize(("telemetry", "moving"), [("off", ("cpu", "numpy")), ("light", ())])
-def test_only_control_steps_wait_for_the_device(telemetry, moving, monkeypatch):
+@pytest.mark.parametrize(
+    ("telemetry", "moving", "moments"),
+    [("off", ("cpu", "numpy"), "full"), ("off", ("cpu", "numpy"), "bfloat16"), ("light", (), "full")],
+)
+def test_only_control_steps_wait_for_the_device(telemetry, moving, moments, monkeypatch):
     """E13, E14: 50 steps with a control step in five; between them nothing is read back.
 
     On a CPU telemetry counts by NumPy, on the tensors' own memory, which waits for nothing.
     """
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 160), nn.ReLU(), nn.Linear(160, 4))
-    step, _ = settled_training(model, *next(batches(1, dtype=torch.float32)), telemetry=telemetry)
+    step, _ = settled_training(model, *next(batches(1, dtype=torch.float32)), telemetry=telemetry, moments=moments)
     waiting = []
     for method in (*READING, *moving):
         original = getattr(torch.Tensor, method)
@@ -250,13 +253,15 @@ def test_only_control_steps_wait_for_a_gpu():
         step()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_step_allocates_nothing_of_a_layers_size(dtype, monkeypatch):
-    """Beside w, t and two moments, 16 bytes a weight in float32, there is one block, taken at the start."""
-    monkeypatch.setattr(fused, "CPU_BLOCK", 64)
+@pytest.mark.parametrize(
+    ("dtype", "moments"), [(torch.float32, "full"), (torch.float64, "full"), (torch.float32, "bfloat16")]
+)
+def test_a_step_allocates_nothing_of_a_layers_size(dtype, moments, monkeypatch):
+    """Beside w, t and two moments, 16 bytes a weight in float32, there are blocks, taken at the start."""
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 64)
     model = build("mlp", dtype=dtype)
     inputs, labels = next(batches(1, dtype=dtype))
-    _, optimizer = settled_training(model, inputs, labels, telemetry="off", controller="published")
+    _, optimizer = settled_training(model, inputs, labels, telemetry="off", controller="published", moments=moments)
     nn.functional.cross_entropy(model(inputs), labels).backward()
     with Operations() as operations:
         optimizer.step()

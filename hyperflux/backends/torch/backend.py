@@ -97,8 +97,10 @@ class TorchBackend:
             self._gated.remove()
         self._optimizer = build_optimizer(self._model, self._config.optimizer)
         self._precision = Precision(self._config.amp, self._device)
-        group = None if self._team.size == 1 else distributed.group.WORLD
-        self._gated = GatedParameters(self._selected, self._optimizer, self._config.seed, initial, group)
+        config, group = self._config, None if self._team.size == 1 else distributed.group.WORLD
+        self._gated = GatedParameters(
+            self._selected, self._optimizer, config.seed, initial, group=group, moments=config.moments
+        )
         return self._gated
 
     def probe(self) -> TorchProbe:

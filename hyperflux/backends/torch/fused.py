@@ -12,37 +12,24 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hyperflux.backends.torch.blocks import batches, block_size, parts, places
 from hyperflux.backends.torch.kernel import Share
 from hyperflux.backends.torch.update import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
 
-CPU_BLOCK = 1 << 18
-"""Weights handled at once on a CPU: enough that calls cost little beside the work, few enough for its caches."""
-GPU_BLOCK = 1 << 22
-"""The same on a GPU, where a call costs more. A block of slopes is the one temporary of a step."""
-
-
-class _Piece(NamedTuple):
-    """A share, or as much of it as fits into a block: g, w, t and both moments, all of one shape and layout."""
-
-    tensors: tuple[Tensor, ...]
-    steps: int
-    scale: Tensor | None
-
 
 class Fused:
-    """Every step in blocks of the network, for one device and dtype."""
+    """Every step in blocks of the network, for one device and dtype. A block of slopes is its one temporary."""
 
     name = "fused"
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+        self._block = block_size(device)
         self._slopes = torch.empty(self._block, device=device, dtype=dtype)
         self.buffers: tuple[Tensor, ...] = (self._slopes,)
 
@@ -56,25 +43,16 @@ class Fused:
         pressure = torch.full((), pressure_gradient, device=device, dtype=dtype)
         for share in shares:
             share.state.count_step(pressure_gradient)
-        for batch in _batches(shares, self._block):
-            slopes = self._slopes_of(batch)
+        for batch in batches(shares, self._block):
+            slopes = places(self._slopes, batch)
             for piece, slope in zip(batch, slopes, strict=True):
-                gradient, latent, presence, *_ = piece.tensors
+                state, gradient, scale = piece.share.state, piece.share.gradient, piece.share.scale
                 unscaled = gradient
-                if piece.scale is not None:  # a fused optimizer unscales inside its step
-                    unscaled = torch.div(gradient, piece.scale.to(gradient), out=slope)
-                torch.addcmul(pressure, unscaled, latent, value=KAPPA, out=slope)
-                gate(gradient, presence, out=gradient)
-            _adam(batch, slopes, learning_rate)
-
-    def _slopes_of(self, batch: Sequence[_Piece]) -> list[Tensor]:
-        """Room for ∂(L + L_p)/∂t of every piece, in the piece's layout."""
-        places, start = [], 0
-        for piece in batch:
-            like = piece.tensors[0]
-            places.append(self._slopes.as_strided(like.shape, like.stride(), start))
-            start += like.numel()
-        return places
+                if scale is not None:  # a fused optimizer unscales inside its step
+                    unscaled = torch.div(gradient, scale.to(gradient), out=slope)
+                torch.addcmul(pressure, unscaled, state.latent, value=KAPPA, out=slope)
+                gate(gradient, state.presence, out=gradient)
+            _adam([piece.share.state for piece in batch], slopes, learning_rate)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """See `hyperflux.backends.torch.kernel.Kernel`."""
@@ -83,8 +61,8 @@ class Fused:
         elif out.dtype == state.latent.dtype:
             gate(state.latent, state.presence, out=out)
         else:
-            parts = (_parts(tensor, self._block) for tensor in (state.latent, state.presence, out))
-            for latent, presence, part in zip(*parts, strict=True):
+            cut = (parts(tensor, self._block) for tensor in (state.latent, state.presence, out))
+            for latent, presence, part in zip(*cut, strict=True):
                 effective = self._slopes[: latent.numel()]
                 gate(latent, presence, out=effective)
                 part.copy_(effective)
@@ -103,19 +81,18 @@ def _below_zero(dtype: torch.dtype, subnormal: bool) -> float:
     return -limits.tiny * (limits.eps if subnormal else 1.0)
 
 
-def _adam(batch: list[_Piece], slopes: list[Tensor], learning_rate: float) -> None:
+def _adam(states: Sequence[WeightState], slopes: list[Tensor], learning_rate: float) -> None:
     """One step of Adam on t."""
     beta1, beta2 = ADAM_BETAS
     count = torch.empty((), dtype=torch.float32, device=slopes[0].device)  # whatever the dtype of the rest
-    counts = {steps: torch.full_like(count, steps) for steps in {piece.steps for piece in batch}}
-    _, _, presence, first, second = map(list, zip(*(piece.tensors for piece in batch), strict=True))
+    counts = {steps: torch.full_like(count, steps) for steps in {state.steps for state in states}}
     torch._fused_adam_(
-        presence,
+        [state.presence for state in states],
         slopes,
-        first,
-        second,
+        [state.first for state in states],
+        [state.second for state in states],
         [],
-        [counts[piece.steps] for piece in batch],
+        [counts[state.steps] for state in states],
         lr=learning_rate,
         beta1=beta1,
         beta2=beta2,
@@ -124,36 +101,3 @@ def _adam(batch: list[_Piece], slopes: list[Tensor], learning_rate: float) -> No
         amsgrad=False,
         maximize=False,
     )
-
-
-def _batches(shares: Sequence[Share], block: int) -> Iterator[list[_Piece]]:
-    """All pieces, as many at a time as a block holds. Where a parameter is cut does not depend on the others."""
-    batch: list[_Piece] = []
-    room = block
-    for share in shares:
-        for piece in _pieces(share, block):
-            size = piece.tensors[0].numel()
-            if size > room:
-                yield batch
-                batch, room = [], block
-            batch.append(piece)
-            room -= size
-    if batch:
-        yield batch
-
-
-def _pieces(share: Share, block: int) -> Iterator[_Piece]:
-    """The share as it is where it fits into a block, else flat parts in the order of memory."""
-    state = share.state
-    tensors = (share.gradient, state.latent, state.presence, state.first, state.second)
-    if state.latent.numel() <= block and share.gradient.stride() == state.latent.stride():
-        yield _Piece(tensors, state.steps, share.scale)
-        return
-    for parts in zip(*(_parts(tensor, block) for tensor in tensors), strict=True):
-        yield _Piece(parts, state.steps, share.scale)
-
-
-def _parts(tensor: Tensor, block: int) -> list[Tensor]:
-    """All elements in the order of memory, a block at a time: of tensors without gaps."""
-    flat = tensor.as_strided((tensor.numel(),), (1,))
-    return [flat[start : start + block] for start in range(0, len(flat), block)]

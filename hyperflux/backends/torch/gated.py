@@ -63,7 +63,8 @@ class GatedParameters:
     optimizer steps that took place: one that a GradScaler skipped is none. A parameter without a gradient stays as it
     is for that step, its t included; capacity shifts its t with all others. With `check_contents` the next step first
     compares every parameter with what the last one left, which finds writes through `.data`; other writes are found
-    without it. `group` is the process group of the replicas that are trained together, if there are several.
+    without it. `group` is the process group of the replicas that are trained together, if there are several. `moments`
+    are "full", in t's own dtype, or "bfloat16".
     """
 
     def __init__(
@@ -73,8 +74,12 @@ class GatedParameters:
         seed: int,
         initial: tuple[float, float] = INITIAL_PRESENCE,
         group: Any = None,
+        moments: str = "full",
     ) -> None:
-        """Draw t for every parameter and register the hooks. Raises InputError for an optimizer without step hooks."""
+        """Draw t for every parameter and register the hooks.
+
+        Raises InputError for an optimizer without step hooks, and for moments in bfloat16 beside float64.
+        """
         _require_hooks(optimizer)
         self.pressure = 0.0
         self.presence_lr: float | None = 0.0
@@ -82,7 +87,7 @@ class GatedParameters:
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self._entries = {
-            name: _Entry(name, parameter, WeightState.of(parameter, seed, name, initial))
+            name: _Entry(name, parameter, WeightState.of(parameter, seed, name, initial, moments))
             for name, parameter in parameters.items()
         }
         self._kernels = Kernels()

@@ -1,4 +1,7 @@
-"""Which kernel computes the steps: the fused one where it proves itself against the plain one, else the plain one."""
+"""Which kernel computes the steps: the fused one where it proves itself against the plain one, else the plain one.
+
+Moments in bfloat16 are widened for either.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from hyperflux.backends.torch.fused import Fused
 from hyperflux.backends.torch.kernel import Kernel, Plain, Share
+from hyperflux.backends.torch.narrow import Narrow
 from hyperflux.backends.torch.update import WeightState
 from hyperflux.errors import InputError
 
@@ -25,16 +29,18 @@ _log = logging.getLogger("hyperflux")
 
 
 class Kernels:
-    """The kernel of every device and dtype at hand, chosen when the first parameter of its kind is met."""
+    """The kernel of every device and dtypes at hand, chosen when the first parameter of its kind is met."""
 
     def __init__(self) -> None:
-        self._chosen: dict[tuple[torch.device, torch.dtype], Kernel] = {}
+        self._chosen: dict[tuple[torch.device, torch.dtype, torch.dtype], Kernel] = {}
 
-    def of(self, tensor: Tensor) -> Kernel:
-        """The kernel for states like `tensor`."""
-        kind = tensor.device, tensor.dtype
+    def of(self, state: WeightState) -> Kernel:
+        """The kernel for states like `state`."""
+        device, dtype, of_moments = state.latent.device, state.latent.dtype, state.first.dtype
+        kind = device, dtype, of_moments
         if kind not in self._chosen:
-            self._chosen[kind] = choose_kernel(*kind)
+            kernel = choose_kernel(device, dtype)
+            self._chosen[kind] = kernel if of_moments == dtype else Narrow(kernel, device)
         return self._chosen[kind]
 
     def buffers(self) -> list[Tensor]:
@@ -45,14 +51,14 @@ class Kernels:
         """One step of all shares: see `Kernel`."""
         by_kernel: dict[int, tuple[Kernel, list[Share]]] = {}
         for share in shares:
-            kernel = self.of(share.state.latent)
+            kernel = self.of(share.state)
             by_kernel.setdefault(id(kernel), (kernel, []))[1].append(share)
         for kernel, own in by_kernel.values():
             kernel.take_step(own, pressure_gradient, learning_rate)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """θ = w·m into `out`: see `Kernel`."""
-        self.of(state.latent).write_effective(state, out)
+        self.of(state).write_effective(state, out)
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
