@@ -13,7 +13,7 @@ from .compare import listed
 from .options import PlainPath
 
 if TYPE_CHECKING:
-    from hyperflux.backends.torch.bench_update import UpdateCost
+    from hyperflux.backends.torch.bench.update import UpdateCost
     from hyperflux.deploy.latency import Latency
     from hyperflux.rotation import Timing
 
@@ -48,7 +48,7 @@ def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool
     Memory is what network, optimizer and pruning hold between steps, and its rise within one. The update alone follows:
     the bytes that it moves beside those that any must, and the time of a copy of so many bytes as a share of its own.
     """
-    from hyperflux.backends.torch.bench import measure_steps
+    from hyperflux.backends.torch.bench.steps import measure_steps
 
     found = measure_steps(model, batch_size, rotations, device)
     if as_json:
@@ -74,7 +74,7 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
     Each variant takes one interval of light telemetry of a course of ten epochs, then it is the next one's turn. The
     size of telemetry.npz is that of the timed intervals, scaled to the whole course.
     """
-    from hyperflux.backends.torch.bench import time_telemetry
+    from hyperflux.backends.torch.bench.steps import time_telemetry
 
     rows = time_telemetry(model, batch_size, rotations, device)
     cells = [(*_cells(row.time), f"{row.file_bytes / 1000:,.0f}") for row in rows]

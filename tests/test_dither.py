@@ -6,8 +6,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hyperflux.backends.torch import blocks
-from hyperflux.backends.torch.dither import Dither, keys
+from hyperflux.backends.torch.kernels import blocks
+from hyperflux.backends.torch.kernels.dither import Dither, keys
 
 CPU = torch.device("cpu")
 ALL = 1 << 16

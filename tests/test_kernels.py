@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperflux import InputError, Pruner
-from hyperflux.backends.torch import blocks, fused, kernel_choice
-from hyperflux.backends.torch.bench import measure_steps
-from hyperflux.backends.torch.fused import Fused, gate
-from hyperflux.backends.torch.kernel import Plain, Share
-from hyperflux.backends.torch.kernel_choice import AGREEMENT, choose_kernel, require_agreement
+from hyperflux.backends.torch.bench.steps import measure_steps
+from hyperflux.backends.torch.kernels import blocks, choice, fused
+from hyperflux.backends.torch.kernels.choice import AGREEMENT, choose_kernel, require_agreement
+from hyperflux.backends.torch.kernels.fused import Fused, gate
+from hyperflux.backends.torch.kernels.plain import Plain, Share
 from hyperflux.backends.torch.update import WeightState
 
 CPU = torch.device("cpu")
@@ -26,9 +26,9 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 @pytest.fixture
 def undecided():
     """The choice of kernels is made anew, and forgotten."""
-    kernel_choice._fused_agrees.cache_clear()
+    choice._fused_agrees.cache_clear()
     yield
-    kernel_choice._fused_agrees.cache_clear()
+    choice._fused_agrees.cache_clear()
 
 
 @st.composite
@@ -135,7 +135,7 @@ def test_bits_do_not_depend_on_threads_nor_on_the_other_parameters(threads):
 @pytest.mark.usefixtures("undecided")
 def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(monkeypatch, caplog):
     assert choose_kernel(CPU, torch.float32).name == "fused"
-    kernel_choice._fused_agrees.cache_clear()
+    choice._fused_agrees.cache_clear()
     monkeypatch.setattr(torch, "_fused_adam_", lambda *_, **__: None)
     with caplog.at_level(logging.WARNING, "hyperflux"):
         assert choose_kernel(CPU, torch.float32).name == "plain"
@@ -164,7 +164,7 @@ def test_a_wrong_kernel_is_refused(mutant, dtype, monkeypatch):
 @pytest.mark.usefixtures("undecided")
 def test_nothing_is_reported_of_a_kernel_that_does_not_agree(monkeypatch):
     monkeypatch.setattr(fused, "KAPPA", 0.2501)
-    monkeypatch.setattr("hyperflux.backends.torch.bench_update.choose_kernel", Fused)
+    monkeypatch.setattr("hyperflux.backends.torch.bench.update.choose_kernel", Fused)
     with pytest.raises(InputError, match="does not agree"):
         measure_steps("mlp:784-4-10", 4, 1, "cpu")
 

@@ -12,12 +12,12 @@ from tolerances import WAVER
 from torch import nn
 
 from hyperflux import InputError, Pruner, RunConfig
-from hyperflux.backends.torch import blocks
-from hyperflux.backends.torch.dither import Dither
-from hyperflux.backends.torch.fused import Fused
-from hyperflux.backends.torch.kernel import Plain, Share
-from hyperflux.backends.torch.kernel_choice import Kernels
-from hyperflux.backends.torch.narrow import Narrow
+from hyperflux.backends.torch.kernels import blocks
+from hyperflux.backends.torch.kernels.choice import Kernels
+from hyperflux.backends.torch.kernels.dither import Dither
+from hyperflux.backends.torch.kernels.fused import Fused
+from hyperflux.backends.torch.kernels.narrow import Narrow
+from hyperflux.backends.torch.kernels.plain import Plain, Share
 from hyperflux.backends.torch.update import WeightState
 
 CPU = torch.device("cpu")

@@ -275,10 +275,10 @@ def test_another_version_of_a_library_is_told(tmp_path, monkeypatch):
 
 def test_another_device_or_number_of_threads_is_told(tmp_path, monkeypatch):
     folder, said = cut(tmp_path / "run", backend="torch"), []
-    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    monkeypatch.setattr("hyperflux.backends.torch.backend.threads_for", lambda *_: 2)
     resume(folder, announce=said.append)
     assert said == [
-        "device is cpu with 64 threads, the run began with cpu with 1 threads: its end may differ in the last bits"
+        "device is cpu with 2 threads, the run began with cpu with 1 thread: its end may differ in the last bits"
     ]
 
 

@@ -25,7 +25,7 @@ from team_runs import (
 
 from hyperflux import RunConfig, data
 from hyperflux.backends.torch import data as torch_data
-from hyperflux.backends.torch.training import Share
+from hyperflux.backends.torch.training import BatchPart
 from hyperflux.lock import locked
 from hyperflux.run import execute
 
@@ -193,7 +193,7 @@ def test_what_is_not_finite_in_one_is_skipped_by_all(tmp_path, monkeypatch):
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 2**32))
 def test_shares_of_a_batch(batch, size, seed):
     """Each sample belongs to one process, and the mean of the weighted means is the mean."""
-    shares = [Share.of(batch, rank, size) for rank in range(size)]
+    shares = [BatchPart.of(batch, rank, size) for rank in range(size)]
     losses = np.random.default_rng(seed).normal(size=batch)
     owned = [range(batch)[share.rows] for share in shares if share.samples]
     assert [index for part in owned for index in part] == list(range(batch))

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from hyperflux.backends.torch.kernel import Share
-from hyperflux.backends.torch.kernel_choice import Kernels
+from hyperflux.backends.torch.kernels.choice import Kernels
+from hyperflux.backends.torch.kernels.plain import Share
 from hyperflux.backends.torch.update import WeightState
 from hyperflux.rotation import Turn, rotate
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from hyperflux.backends.torch.bench_update import time_update
+from hyperflux.backends.torch.bench.update import time_update
 from hyperflux.insight.style import COLOURS, figure
 
 HERE = Path(__file__).parent

@@ -24,7 +24,8 @@ from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import select
-from hyperflux.backends.torch.training import Precision, Progress, Share, Tally, choose_device, tally, train_epoch
+from hyperflux.backends.torch.threads import threads, threads_for
+from hyperflux.backends.torch.training import BatchPart, Precision, Progress, Tally, choose_device, tally, train_epoch
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.guards import Guard
@@ -58,6 +59,8 @@ class TorchBackend:
         self._optimizer = build_optimizer(self._model, config.optimizer)
         self._gated: GatedParameters | None = None
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
+        weights = sum(parameter.numel() for parameter in self._selected.values())
+        self._threads = threads_for(weights, config.batch_size, self._device)
         self._epoch, self._progress = 0, Progress()
         self.guard = Guard(config.on_nonfinite)
         unseen = 1 if self._device.type == "cpu" else STEPS_UNSEEN
@@ -127,7 +130,9 @@ class TorchBackend:
             for buffer in self._model.buffers():  # batch statistics: those of process 0 are the network's
                 distributed.broadcast(buffer, src=0)
         batches = self._data.test_batches(slice(team.rank, None, team.size))
-        return Tally.evaluation(team.gather(tally(self._model, batches, self._precision)))
+        with threads(self._threads):
+            own = tally(self._model, batches, self._precision)
+        return Tally.evaluation(team.gather(own))
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
         """Mean of g over the whole training part, without mixed precision; images are augmented by draws of its own."""
@@ -229,7 +234,7 @@ class TorchBackend:
         several = f", {self._team.size} processes" if self._team.size > 1 else ""
         if self._device.type == "cuda":
             return f"cuda ({torch.cuda.get_device_name(self._device)}){several}"
-        return f"{self._device.type} with {torch.get_num_threads()} threads{several}"
+        return f"{self._device.type} with {self._threads} thread{'s'[: self._threads > 1]}{several}"
 
     def versions(self) -> Mapping[str, str]:
         """The library that trains."""
@@ -250,7 +255,7 @@ class TorchBackend:
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         order = list(batches)
         shares = [self._share(len(batch)) for batch in order[progress.batches :]]
-        with self._own_randomness(progress.batches):
+        with self._own_randomness(progress.batches), threads(self._threads):
             self._model.train()
             loaded = self._data.train_batches(order, self._epoch, progress.batches, lambda size: self._share(size).rows)
             ready = self._on_device(loaded)
@@ -280,9 +285,9 @@ class TorchBackend:
             model = DistributedDataParallel(model, device_ids=[self._device] if self._device.type == "cuda" else None)
         return torch.compile(model) if self._config.compile else model
 
-    def _share(self, batch: int) -> Share:
+    def _share(self, batch: int) -> BatchPart:
         """What this process takes of a batch of so many samples."""
-        return Share.of(batch, self._team.rank, self._team.size)
+        return BatchPart.of(batch, self._team.rank, self._team.size)
 
     def _with_randomness(self, batches: Iterator[Any], saved: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
         """Batches, with the generators as they were saved once the first is there: loading may draw as it begins."""

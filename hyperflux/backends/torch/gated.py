@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.capacity import meet_capacity
-from hyperflux.backends.torch.kernel import Share
-from hyperflux.backends.torch.kernel_choice import Kernels
+from hyperflux.backends.torch.kernels.choice import Kernels
+from hyperflux.backends.torch.kernels.plain import Share
 from hyperflux.backends.torch.replicas import require_same_masks
 from hyperflux.backends.torch.update import WeightState, same_layout
 from hyperflux.errors import InputError

@@ -41,7 +41,7 @@ def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tupl
             low, reached = middle, at_least
         else:
             high, above = middle, beyond
-    within = [part[(part >= low) & (part <= high)] for part in values]
+    within = [_chosen(part, (part >= low) ^ (part > high)) for part in values]
     found = _smallest(within, sum(map(len, within)) - (k - above))
     return found, above + _total([_nonzero(part >= found) for part in within])
 
@@ -50,6 +50,10 @@ def _count(parts: Sequence[Values], low: float, high: float) -> tuple[int, int]:
     """How many elements are above `high`, and how many at or above `low`."""
     above = _total([_nonzero(part > high) for part in parts])
     return above, _total([_nonzero(part >= low) for part in parts])
+
+
+def _chosen(part: Any, mask: Any) -> Any:
+    return np.compress(mask, part) if isinstance(part, np.ndarray) else part[mask]
 
 
 def _nonzero(mask: Any) -> Any:

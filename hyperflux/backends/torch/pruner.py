@@ -69,7 +69,7 @@ class Pruner:
     pruning is watched, see `telemetry()`; it changes nothing else. A layer that has no weight left and a target out of
     reach are logged once, as warnings of the logger "hyperflux". w, t and two moments are kept in the parameter's
     dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off. "bfloat16" `moments` take 4 less,
-    and t then wavers a little, see `hyperflux.backends.torch.narrow`.
+    and t then wavers a little, see `hyperflux.backends.torch.kernels.narrow`.
 
     Under DistributedDataParallel give it the wrapped model: all replicas then come to the same masks, which a hash
     confirms whenever the program acts; where they don't, all of them raise RunError with the parameter's name. Where

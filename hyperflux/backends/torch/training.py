@@ -83,7 +83,7 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchPart:
     """A process's part of a batch: so many samples, its rows, and the weight of their mean loss.
 
     The mean of the weighted losses over all processes is the mean loss of the batch. Of a lone sample a batch norm
@@ -96,7 +96,7 @@ class Share:
     weight: float = 1.0
 
     @classmethod
-    def of(cls, batch: int, rank: int, size: int) -> Share:
+    def of(cls, batch: int, rank: int, size: int) -> BatchPart:
         """That of process `rank` of `size` in a batch of so many samples."""
         sharing = min(size, max(1, batch // 2))
         if rank >= sharing:
@@ -140,7 +140,7 @@ def train_epoch(
     precision: Precision,
     after_step: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
-    shares: Iterable[Share] | None = None,
+    shares: Iterable[BatchPart] | None = None,
     watch: StepWatch | None = None,
 ) -> Progress:
     """One step a batch, `after_step` after each; gives the progress at the end.
@@ -152,7 +152,7 @@ def train_epoch(
     progress = progress or Progress()
     own = None if shares is None else iter(shares)
     for inputs, targets in batches:
-        share = Share(len(inputs), slice(None)) if own is None else next(own)
+        share = BatchPart(len(inputs), slice(None)) if own is None else next(own)
         if watch is not None:
             watch.before_forward()
         with precision.autocast():

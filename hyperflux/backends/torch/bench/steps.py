@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyperflux.backends.torch.bench_memory import StepMemory, measure_memory
-from hyperflux.backends.torch.bench_update import UpdateCost, time_update
+from hyperflux.backends.torch.bench.memory import StepMemory, measure_memory
+from hyperflux.backends.torch.bench.update import UpdateCost, time_update
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hyperflux.backends.torch.kernel import Kernel, Plain, Share
-from hyperflux.backends.torch.kernel_choice import choose_kernel, require_agreement
+from hyperflux.backends.torch.kernels.choice import choose_kernel, require_agreement
+from hyperflux.backends.torch.kernels.plain import Kernel, Plain, Share
 from hyperflux.backends.torch.update import WeightState
 from hyperflux.rotation import Timing, Turn, rotate
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.fused import Fused
-from hyperflux.backends.torch.kernel import Kernel, Plain, Share
-from hyperflux.backends.torch.narrow import Narrow
+from hyperflux.backends.torch.kernels.fused import Fused
+from hyperflux.backends.torch.kernels.narrow import Narrow
+from hyperflux.backends.torch.kernels.plain import Kernel, Plain, Share
 from hyperflux.backends.torch.update import WeightState
 from hyperflux.errors import InputError
 

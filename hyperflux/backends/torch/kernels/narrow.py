@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.blocks import Piece, batches, block_size, in_memory, places
-from hyperflux.backends.torch.dither import Dither, keys
-from hyperflux.backends.torch.kernel import Kernel, Share
+from hyperflux.backends.torch.kernels.blocks import Piece, batches, block_size, in_memory, places
+from hyperflux.backends.torch.kernels.dither import Dither, keys
+from hyperflux.backends.torch.kernels.plain import Kernel, Share
 from hyperflux.backends.torch.update import WeightState
 
 
@@ -31,7 +31,7 @@ class Narrow:
         self.buffers = (*kernel.buffers, self._first, self._second, *self._dither.buffers)
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
-        """See `hyperflux.backends.torch.kernel.Kernel`."""
+        """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
         if learning_rate is None:
             self._kernel.take_step(shares, pressure_gradient, None)
             return
@@ -47,7 +47,7 @@ class Narrow:
             share.state.count_step(pressure_gradient)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
-        """See `hyperflux.backends.torch.kernel.Kernel`."""
+        """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
         self._kernel.write_effective(state, out)
 
     def _widened(self, batch: Sequence[Piece]) -> list[Share]:

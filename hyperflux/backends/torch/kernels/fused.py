@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.blocks import batches, block_size, parts, places
-from hyperflux.backends.torch.kernel import Share
+from hyperflux.backends.torch.kernels.blocks import batches, block_size, parts, places
+from hyperflux.backends.torch.kernels.plain import Share
 from hyperflux.backends.torch.update import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
 
@@ -34,7 +34,7 @@ class Fused:
         self.buffers: tuple[Tensor, ...] = (self._slopes,)
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
-        """See `hyperflux.backends.torch.kernel.Kernel`."""
+        """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
         if learning_rate is None:
             for share in shares:
                 gate(share.gradient, share.state.presence, out=share.gradient)
@@ -55,7 +55,7 @@ class Fused:
             _adam([piece.share.state for piece in batch], slopes, learning_rate)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
-        """See `hyperflux.backends.torch.kernel.Kernel`."""
+        """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
         if not same_layout(out, state.latent):
             state.write_effective(out)
         elif out.dtype == state.latent.dtype:

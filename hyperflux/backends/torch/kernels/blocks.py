@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.kernel import Share
+from hyperflux.backends.torch.kernels.plain import Share
 
-CPU_BLOCK = 1 << 18
+CPU_BLOCK = 5 << 16
 """Weights handled at once on a CPU: enough that calls cost little beside the work, few enough for its caches."""
 GPU_BLOCK = 1 << 22
 """The same on a GPU, where a call costs more."""

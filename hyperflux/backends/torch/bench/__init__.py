@@ -1,0 +1,1 @@
+"""What pruning costs on this machine: a training step's time and memory, and the update alone."""
