@@ -18,11 +18,16 @@ def test_the_step_decides_and_gpus_are_left_alone():
         assert threads_for(10, 1, torch.device("cuda")) == 2
 
 
-def test_threads_are_put_back_also_after_an_error():
-    before = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), threads(before + 1):
+def fail(before):
+    with threads(before + 1):
         assert torch.get_num_threads() == before + 1
         raise ZeroDivisionError
+
+
+def test_threads_are_put_back_also_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        fail(before)
     assert torch.get_num_threads() == before
 
 
