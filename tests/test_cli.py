@@ -8,6 +8,7 @@ from commands import run
 from idx_files import write_mnist
 
 from hyperflux import recipes
+from hyperflux.backends.torch.kernels.blocks import CPU_BLOCK
 
 QUICK_RECIPE = """
 dataset = "synthetic"
@@ -105,7 +106,7 @@ def test_bench_step_measures_three_variants_side_by_side(here):
     assert rows[0]["ratio"] == 1
     assert all(0 < row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"] for row in rows)
     dense, gate, course = (row["held_bytes"] for row in found["memory"])
-    weights, block = 784 * 8 + 8 * 10, 4 * 2**18
+    weights, block = 784 * 8 + 8 * 10, 4 * CPU_BLOCK
     assert dense == 2 * 4 * (weights + 18)  # the network and SGD's momentum
     assert gate == course == dense + 16 * weights + block
     update = found["update"]
