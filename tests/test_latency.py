@@ -12,7 +12,7 @@ from sparse_networks import assert_same, mlp, thinned
 from hyperflux import InputError, RunConfig, RunError
 from hyperflux.deploy.agreement import ROUNDING, require_agreement
 from hyperflux.deploy.flops import Cost
-from hyperflux.deploy.latency import BatchTimes, Latency, measure_run, time_batch, torch_threads
+from hyperflux.deploy.latency import BatchTimes, Latency, measure_run, time_batch
 from hyperflux.deploy.onnx_file import onnx_content, onnx_function
 from hyperflux.deploy.sparse import LayerChoice
 from hyperflux.rotation import Timing
@@ -62,13 +62,6 @@ def test_agreement_is_equality_to_rounding_of_the_largest_output(dtype, rounding
     for wrong in (reference + 51 * rounding, reference * torch.nan, reference[0], reference.half()):
         with pytest.raises(RunError, match="it: "):
             require_agreement("it", wrong, reference)
-
-
-def test_torchs_threads_are_put_back():
-    before = torch.get_num_threads()
-    with torch_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
 
 
 @onnx_extra.needed

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.threads import torch_threads
 from hyperflux.deploy.agreement import require_agreement
 from hyperflux.deploy.compact import compact
 from hyperflux.deploy.flops import Cost, count_cost
@@ -120,17 +120,6 @@ def file_sizes(folder: Path, masked: nn.Module, compacted: nn.Module) -> dict[st
         "sparse safetensors": len(sparse_content(masked.state_dict())),
         "compacted safetensors": len(save(whole)),
     }
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_counts(batch_sizes: Sequence[int], rotations: int, threads: int) -> None:

@@ -24,7 +24,7 @@ from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import select
-from hyperflux.backends.torch.threads import threads, threads_for
+from hyperflux.backends.torch.threads import threads_for, torch_threads
 from hyperflux.backends.torch.training import BatchPart, Precision, Progress, Tally, choose_device, tally, train_epoch
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
@@ -130,7 +130,7 @@ class TorchBackend:
             for buffer in self._model.buffers():  # batch statistics: those of process 0 are the network's
                 distributed.broadcast(buffer, src=0)
         batches = self._data.test_batches(slice(team.rank, None, team.size))
-        with threads(self._threads):
+        with torch_threads(self._threads):
             own = tally(self._model, batches, self._precision)
         return Tally.evaluation(team.gather(own))
 
@@ -255,7 +255,7 @@ class TorchBackend:
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         order = list(batches)
         shares = [self._share(len(batch)) for batch in order[progress.batches :]]
-        with self._own_randomness(progress.batches), threads(self._threads):
+        with self._own_randomness(progress.batches), torch_threads(self._threads):
             self._model.train()
             loaded = self._data.train_batches(order, self._epoch, progress.batches, lambda size: self._share(size).rows)
             ready = self._on_device(loaded)

@@ -18,10 +18,10 @@ def threads_for(weights: int, batch_size: int, device: torch.device) -> int:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Within it torch uses so many threads."""
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads for a while."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
