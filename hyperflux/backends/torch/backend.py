@@ -254,11 +254,11 @@ class TorchBackend:
         progress, randomness, self._resumed = self._progress, self._resumed, None
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         order = list(batches)
-        shares = [self._share(len(batch)) for batch in order[progress.batches :]]
+        parts = [self._own_part(len(batch)) for batch in order[progress.batches :]]
         with self._own_randomness(progress.batches), torch_threads(self._threads):
             self._model.train()
-            loaded = self._data.train_batches(order, self._epoch, progress.batches, lambda size: self._share(size).rows)
-            ready = self._on_device(loaded)
+            chosen = self._data.train_batches(order, self._epoch, progress.batches, self._own_rows)
+            ready = self._on_device(chosen)
             if randomness:
                 ready = self._with_randomness(ready, randomness)
             train_epoch(
@@ -269,7 +269,7 @@ class TorchBackend:
                 self._precision,
                 after_step,
                 progress,
-                shares,
+                parts,
                 self._watch,
             )
         self._progress = Progress()
@@ -285,9 +285,13 @@ class TorchBackend:
             model = DistributedDataParallel(model, device_ids=[self._device] if self._device.type == "cuda" else None)
         return torch.compile(model) if self._config.compile else model
 
-    def _share(self, batch: int) -> BatchPart:
+    def _own_part(self, batch: int) -> BatchPart:
         """What this process takes of a batch of so many samples."""
         return BatchPart.of(batch, self._team.rank, self._team.size)
+
+    def _own_rows(self, batch: int) -> slice:
+        """The rows of that."""
+        return self._own_part(batch).rows
 
     def _with_randomness(self, batches: Iterator[Any], saved: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
         """Batches, with the generators as they were saved once the first is there: loading may draw as it begins."""

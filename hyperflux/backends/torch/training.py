@@ -140,27 +140,27 @@ def train_epoch(
     precision: Precision,
     after_step: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
-    shares: Iterable[BatchPart] | None = None,
+    parts: Iterable[BatchPart] | None = None,
     watch: StepWatch | None = None,
 ) -> Progress:
     """One step a batch, `after_step` after each; gives the progress at the end.
 
     `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch. Where several processes
-    train together, `batches` are this one's `shares`. `watch` looks for what is not finite. Raises NotFiniteError where
-    it stops the run.
+    train together, `batches` are this one's `parts` of them. `watch` looks for what is not finite. Raises
+    NotFiniteError where it stops the run.
     """
     progress = progress or Progress()
-    own = None if shares is None else iter(shares)
+    own = None if parts is None else iter(parts)
     for inputs, targets in batches:
-        share = BatchPart(len(inputs), slice(None)) if own is None else next(own)
+        mine = BatchPart(len(inputs), slice(None)) if own is None else next(own)
         if watch is not None:
             watch.before_forward()
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
-        precision.backward(batch_loss if share.weight == 1 else batch_loss * share.weight, optimizer)
+        precision.backward(batch_loss if mine.weight == 1 else batch_loss * mine.weight, optimizer)
         if watch is None or watch.permits(batch_loss, progress.batches + 1):
             precision.step(optimizer)
-            progress.add(batch_loss, share.samples)
+            progress.add(batch_loss, mine.samples)
         else:
             progress.leave_out()
         after_step()
