@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -198,7 +198,7 @@ def test_in_a_long_course_it_is_found_at_the_next_look(controller, state, found)
     pruner = Pruner(model, optimizer, **settings)
     assert pruner.total > 10_000
     pruner._gated.steps = found - 3  # a course that long is not worth its time
-    pruner._pilot.state = replace(pruner._pilot.program.first(), **state)
+    pruner._pilot.restore({**asdict(pruner._pilot.program.first()), **state})
     train(model, optimizer, 1, math.nan)
     train(model, optimizer, 1)
     with pytest.raises(RunError, match=rf"a presence parameter of 1\.weight became nan by step {found};"):

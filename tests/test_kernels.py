@@ -93,6 +93,31 @@ def test_the_fused_kernel_agrees_with_the_plain_one(drawn, block):
             assert torch.equal(*(out.signbit() for out in outs))
 
 
+@given(
+    shares(), st.lists(st.tuples(st.integers(1, 15), st.sampled_from(LAYOUTS)), min_size=2), st.sampled_from([3, 64])
+)
+def test_what_is_kept_of_the_blocks_changes_no_bit(drawn, steps, block):
+    """Other parameters take part from step to step, and they change their layout in memory: as with a fresh kernel."""
+    ours, theirs, pressure, _ = drawn
+    dtype = ours[0].gradient.dtype
+    with mock.patch.object(blocks, "CPU_BLOCK", block):
+        kept = Fused(CPU, dtype)
+        for chosen, layout in steps:
+            for sharing, kernel in ((ours, kept), (theirs, Fused(CPU, dtype))):
+                for share in sharing:
+                    share.state.like(share.state.latent.contiguous(memory_format=layout))
+                laid = [
+                    share._replace(gradient=torch.empty_like(s.latent).copy_(g))
+                    for share in sharing
+                    for s, g, _ in [share]
+                ]
+                kernel.take_step([share for n, share in enumerate(laid) if chosen >> n & 1] or laid, pressure, 1e-3)
+            for one, other in zip(ours, theirs, strict=True):
+                assert all(
+                    torch.equal(tensor, other.state.tensors()[name]) for name, tensor in one.state.tensors().items()
+                )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("flushed", [False, True])
 def test_the_gate_is_at_0_whatever_the_processor_does_with_subnormal_numbers(dtype, flushed):

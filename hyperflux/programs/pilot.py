@@ -39,13 +39,12 @@ class Pilot(Generic[S]):
     @property
     def is_due(self) -> bool:
         """Whether the program acts in the next `after_step`."""
-        return self.program.next_control(self.state) <= min(self._gate.steps, self._end)
+        return self._next <= min(self._gate.steps, self._end)
 
     def after_step(self) -> None:
         """Let the program act where a control step is due."""
         while self.is_due:
-            step = self.program.next_control(self.state)
-            shift = self._meet(self.program.kept(step))
+            shift = self._meet(self.program.kept(self._next))
             self.state = self.program.advance(self.state, Seen(shift, self._density, self._gate.typical_flux))
             self._give_orders()
             self._gate.confirm_masks()
@@ -78,5 +77,6 @@ class Pilot(Generic[S]):
         return self._gate.meet_capacity(kept)
 
     def _give_orders(self) -> None:
+        self._next = self.program.next_control(self.state)
         orders = self.program.orders(self.state)
         self._gate.pressure, self._gate.presence_lr = orders.pressure, orders.presence_lr

@@ -18,8 +18,7 @@ def meet_capacity(presence: Sequence[Tensor], kept: int, near: float = math.inf)
     within `near` of 0 first, which saves time where it is there.
     """
     tau, reached = kth_largest(presence, kept, near)
-    for t in presence:
-        t.sub_(tau)
+    torch._foreach_sub_(list(presence), tau)
     surplus = reached - kept
     for t in reversed(presence):
         if surplus == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,6 +13,7 @@ from hyperflux.guards import Fault, Guard, NotFiniteError
 
 STEPS_UNSEEN = 20
 """Steps whose figures stay on a GPU before they are looked at together; on the CPU every step is looked at."""
+WORDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
 
 
 class StepWatch:
@@ -106,11 +107,10 @@ class StepWatch:
         return False
 
 
-def gate_tensors(gated: GatedParameters) -> dict[str, Tensor]:
-    """What a gate keeps, by what it is: t, w and both moments of t."""
-    words = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
+def gate_tensors(gated: GatedParameters, kinds: Iterable[str] = WORDS) -> dict[str, Tensor]:
+    """What a gate keeps, by what it is: t, w and both moments of t, or some `kinds` of them."""
     kept = {name: state.tensors() for name, state in gated.states.items()}
-    return {f"a {word} of {name}": tensors[key] for key, word in words.items() for name, tensors in kept.items()}
+    return {f"a {WORDS[kind]} of {name}": tensors[kind] for kind in kinds for name, tensors in kept.items()}
 
 
 @torch.no_grad()

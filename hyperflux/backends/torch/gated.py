@@ -13,9 +13,11 @@ This is the autograd of E1 to E5 with separate w and t, to the bit, without its 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +30,9 @@ from hyperflux.backends.torch.replicas import require_same_masks
 from hyperflux.backends.torch.update import WeightState, same_layout
 from hyperflux.errors import InputError
 from hyperflux.spec import INITIAL_PRESENCE
+
+NEAR = 0.5
+"""Where the k-th largest t is looked for first: this share of how far t goes between control steps, around the gate."""
 
 
 @dataclass
@@ -60,11 +65,12 @@ class GatedParameters:
 
     `pressure` (γ) and `presence_lr` (η_t) are what the next step applies; with a rate of None, t and its moments stay
     as they are. N is the number of all weights of `parameters`. The first t are drawn from `initial`. `steps` counts
-    optimizer steps that took place: one that a GradScaler skipped is none. A parameter without a gradient stays as it
-    is for that step, its t included; capacity shifts its t with all others. With `check_contents` the next step first
-    compares every parameter with what the last one left, which finds writes through `.data`; other writes are found
-    without it. `group` is the process group of the replicas that are trained together, if there are several. `moments`
-    are "full", in t's own dtype, or "bfloat16".
+    optimizer steps that took place: one that a GradScaler skipped is none. After each of them `after_step` is called,
+    which may move t; θ is written after that, and so the parameters are not to be read in it. A parameter without a
+    gradient stays as it is for that step, its t included; capacity shifts its t with all others. With `check_contents`
+    the next step first compares every parameter with what the last one left, which finds writes through `.data`; other
+    writes are found without it. `group` is the process group of the replicas that are trained together, if there are
+    several. `moments` are "full", in t's own dtype, or "bfloat16".
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class GatedParameters:
         self.pressure = 0.0
         self.presence_lr: float | None = 0.0
         self.check_contents = False
+        self.after_step: Callable[[], None] = lambda: None
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self._entries = {
@@ -92,8 +99,9 @@ class GatedParameters:
         }
         self._kernels = Kernels()
         self._active: list[tuple[_Entry, Tensor, Tensor]] = []
+        self._unwritten: list[_Entry] = []
+        self._call: FrameType | None = None
         self.last_capacity = 0
-        self._stepping = False
         self._loading: dict[str, Any] = {}
         self._group = group
         self._hooks = [
@@ -135,7 +143,7 @@ class GatedParameters:
     @torch.no_grad()
     def meet_capacity(self, kept: int) -> float:
         """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
-        near = 2 * (self.presence_lr or math.inf) * max(1, self.steps - self.last_capacity)
+        near = NEAR * (self.presence_lr or math.inf) * max(1, self.steps - self.last_capacity)
         shift = meet_capacity([state.presence for state in self.states.values()], kept, near)
         self.last_capacity = self.steps
         self.write_effective()
@@ -157,13 +165,12 @@ class GatedParameters:
         """Mean over weights of the root of Adam's second moment of t; waits for the device."""
         return sum(float(state.root_of_second_moment().sum()) for state in self.states.values()) / self.total
 
+    @torch.no_grad()
     def write_effective(self) -> None:
         """Write θ = w·m into every parameter."""
-        with torch.no_grad():
-            for entry in self._entries.values():
-                entry.state.like(entry.parameter)
-                self._kernels.write_effective(entry.state, entry.parameter.data)
-                entry.remember()
+        for entry in self._entries.values():
+            entry.state.like(entry.parameter)
+        self._write(self._entries.values())
 
     def verify(self) -> None:
         """Raise InputError where a parameter is not what the last step left; waits for the device."""
@@ -192,8 +199,10 @@ class GatedParameters:
             hook.remove()
         self._hooks = []
 
-    @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = sys._getframe(1)
+        if self._call is not None and _is_running(self._call):
+            return  # within the optimizer's step, which calls that of its base class
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is not None:
             raise InputError(
@@ -204,7 +213,12 @@ class GatedParameters:
         found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         if found_inf is not None and found_inf.item():
             return  # a GradScaler lets a fused optimizer skip this step by itself
-        self._stepping = True
+        self._call = call
+        with torch.no_grad():
+            self._begin(scale)
+
+    def _begin(self, scale: Tensor | None) -> None:
+        """Move t, mask the gradients and point the parameters at w."""
         entries = [entry for entry in self._entries.values() if entry.parameter.grad is not None]
         for entry in self._entries.values():
             if self.check_contents or entry.was_touched():
@@ -219,23 +233,39 @@ class GatedParameters:
             if share.gradient is not gradient:
                 entry.parameter.grad = share.gradient
 
-    @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._stepping:
+        if self._call is not sys._getframe(1):
             return
-        self._restore()
+        self._point_back()
         self.steps += 1
+        with torch.no_grad():
+            try:
+                self.after_step()
+            finally:
+                self._write(self._unwritten)
 
-    @torch.no_grad()
     def _restore(self) -> None:
-        """Point the parameters back at their storage and write θ: after a step, or after one that was broken off."""
+        """After a step that was broken off, point the parameters back at their storage and write θ."""
+        self._point_back()
+        if self._unwritten:
+            with torch.no_grad():
+                self._write(self._unwritten)
+
+    def _point_back(self) -> None:
+        """Point the parameters at their storage again, where θ is still to be written."""
         for entry, storage, gradient in self._active:
             entry.parameter.data = storage
             entry.parameter.grad = gradient
-            self._kernels.write_effective(entry.state, storage)
-            entry.remember()
+            self._unwritten.append(entry)
         self._active = []
-        self._stepping = False
+        self._call = None
+
+    def _write(self, entries: Iterable[_Entry]) -> None:
+        """Write θ = w·m into the parameters of `entries`, all that are unwritten among them."""
+        for entry in entries:
+            self._kernels.write_effective(entry.state, entry.parameter.data)
+            entry.remember()
+        self._unwritten = []
 
     @torch.no_grad()
     def _require_untouched(self, entry: _Entry) -> None:
@@ -274,6 +304,14 @@ def _share(entry: _Entry, scale: Tensor | None) -> Share:
     if gradient.dtype != latent.dtype or not same_layout(gradient, latent):
         gradient = torch.empty_like(latent).copy_(gradient)
     return Share(entry.state, gradient, scale)
+
+
+def _is_running(call: FrameType) -> bool:
+    """Whether a call has not returned yet: whether it is among those that led here."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame is not call:
+        frame = frame.f_back
+    return frame is call
 
 
 def _require_hooks(optimizer: torch.optim.Optimizer) -> None:

@@ -1,13 +1,15 @@
 """The k-th largest element of a whole network, which is neither sorted nor copied.
 
-Elements outside a bracket are only counted. On a CPU NumPy does the work on the tensors' own memory: it compares and
-picks out several times faster than torch.
+Elements outside a bracket are only counted, those within are ranked. On a CPU NumPy does the work on the tensors' own
+memory: it compares and picks out several times faster than torch.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+BLOCK = 1 << 17
+"""Elements compared at once, few enough for a processor's cache."""
 MOST_COPIED = 1 << 20
 """Elements within the bracket from which it is halved, before those that are left are copied and ranked."""
+WIDER = 4
+"""How much wider the second bracket is than the first."""
 
 Values = Tensor | NDArray[np.floating[Any]]
 
@@ -24,67 +30,102 @@ Values = Tensor | NDArray[np.floating[Any]]
 def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tuple[float, int]:
     """The `k`-th largest element of all `parts` and how many elements are not below it; waits for the device.
 
-    It is looked for within [−near, near] first.
+    It is looked for within [−near, near] first, then in a wider bracket, then everywhere.
     """
-    values = [_flat(part) for part in parts if part.numel()]
-    low, high = -near, near
-    above, reached = _count(values, low, high)
-    if math.isinf(near) or not above < k <= reached:
-        low, high = _extremes(values)
-        above, reached = _count(values, low, high)
-    while reached - above > MOST_COPIED:
-        middle = low + (high - low) / 2
-        if not low < middle < high:
-            break  # nearly all are equal
-        beyond, at_least = _count(values, middle, middle)
-        if beyond >= k:
-            low, reached = middle, at_least
+    blocks = [block for part in parts for block in _blocks(part)]
+    brackets = (_Bracket.of(blocks, -reach, reach) for reach in (near, WIDER * near) if math.isfinite(reach))
+    bracket = next((bracket for bracket in brackets if bracket.holds(k)), None)
+    bracket = bracket or _Bracket.of(blocks, *_extremes(blocks))
+    while bracket.count > MOST_COPIED:
+        middle = bracket.low + (bracket.high - bracket.low) / 2
+        if not bracket.low < middle < bracket.high:
+            return bracket.kth_of_equals(blocks, k)
+        upper = _Bracket.of(blocks, middle, bracket.high)
+        bracket = upper if upper.holds(k) else _Bracket.of(blocks, bracket.low, middle)
+    return bracket.kth(k)
+
+
+@dataclass(frozen=True)
+class _Bracket:
+    """The numbers from `low` to `high`: how many elements are `above` and how many within, and what these are.
+
+    Where more than `MOST_COPIED` are within, `elements` are some of them.
+    """
+
+    low: float
+    high: float
+    above: int
+    count: int
+    elements: list[Any]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Any], low: float, high: float) -> _Bracket:
+        above, count, elements = 0, 0, []
+        for block in blocks:
+            beyond = block > high
+            within = block >= low
+            within ^= beyond
+            above = above + _nonzero(beyond)
+            if count <= MOST_COPIED:
+                elements.append(_chosen(block, within))
+                count += len(elements[-1])
+            else:
+                count += int(_nonzero(within))
+        return cls(low, high, int(above), count, elements)
+
+    def holds(self, k: int) -> bool:
+        """Whether the k-th largest element lies within."""
+        return self.above < k <= self.above + self.count
+
+    def kth(self, k: int) -> tuple[float, int]:
+        """The k-th largest element, and how many are not below it, where all elements are at hand."""
+        device = next((part.device for part in self.elements if isinstance(part, Tensor)), None)
+        together: Any
+        if device is None:
+            together = np.concatenate(self.elements)
+            together.partition(self.count - (k - self.above))
         else:
-            high, above = middle, beyond
-    within = [_chosen(part, (part >= low) ^ (part > high)) for part in values]
-    found = _smallest(within, sum(map(len, within)) - (k - above))
-    return found, above + _total([_nonzero(part >= found) for part in within])
+            together = torch.cat([torch.as_tensor(part, device=device) for part in self.elements]).sort().values
+        found = float(together[self.count - (k - self.above)])
+        return found, self.above + int(_nonzero(together >= found))
+
+    def kth_of_equals(self, blocks: Sequence[Any], k: int) -> tuple[float, int]:
+        """The same where many elements are within and few of them differ, which no halving tells apart."""
+        times: Counter[float] = Counter()
+        for block in blocks:
+            times.update(_times(_chosen(block, (block >= self.low) & (block <= self.high))))
+        found, reached = math.inf, self.above
+        while reached < k:
+            found = max(value for value in times if value < found)
+            reached += times[found]
+        return found, reached
 
 
-def _count(parts: Sequence[Values], low: float, high: float) -> tuple[int, int]:
-    """How many elements are above `high`, and how many at or above `low`."""
-    above = _total([_nonzero(part > high) for part in parts])
-    return above, _total([_nonzero(part >= low) for part in parts])
+def _blocks(tensor: Tensor) -> list[Values]:
+    """All elements in some order, in parts of limited size, on a CPU as arrays that share the tensor's memory."""
+    flat = tensor.view(-1) if tensor.is_contiguous() else tensor.permute(*_from_slowest(tensor)).reshape(-1)
+    values = flat.detach().numpy() if flat.device.type == "cpu" else flat
+    return [values[start : start + BLOCK] for start in range(0, len(values), BLOCK)]
 
 
-def _chosen(part: Any, mask: Any) -> Any:
-    return np.compress(mask, part) if isinstance(part, np.ndarray) else part[mask]
+def _from_slowest(tensor: Tensor) -> list[int]:
+    """The dimensions in the order of memory, so that flattening copies nothing of a tensor without gaps."""
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+
+
+def _chosen(block: Any, mask: Any) -> Any:
+    return np.compress(mask, block) if isinstance(block, np.ndarray) else block[mask]
 
 
 def _nonzero(mask: Any) -> Any:
     return np.count_nonzero(mask) if isinstance(mask, np.ndarray) else torch.count_nonzero(mask)
 
 
-def _total(counts: Sequence[Any]) -> int:
-    """The sum of counts; waits for every device once."""
-    device = next((count.device for count in counts if isinstance(count, Tensor)), None)
-    return int(sum(count.to(device) if isinstance(count, Tensor) else count for count in counts))
+def _times(block: Any) -> dict[float, int]:
+    """How often each value is there."""
+    values, times = (np if isinstance(block, np.ndarray) else torch).unique(block, return_counts=True)
+    return dict(zip(values.tolist(), times.tolist(), strict=True))
 
 
-def _extremes(parts: Sequence[Values]) -> tuple[float, float]:
-    return min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
-
-
-def _smallest(parts: Sequence[Values], index: int) -> float:
-    """The element at `index` of the sorted elements of all parts."""
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    if not tensors:
-        return float(np.partition(np.concatenate(parts), index)[index])
-    device = tensors[0].device
-    return float(torch.cat([torch.as_tensor(part, device=device) for part in parts]).sort().values[index])
-
-
-def _flat(tensor: Tensor) -> Values:
-    """All elements in some order, on a CPU as an array that shares the tensor's memory."""
-    flat = tensor.detach().permute(*_from_slowest(tensor)).reshape(-1)
-    return flat.numpy() if flat.device.type == "cpu" else flat
-
-
-def _from_slowest(tensor: Tensor) -> list[int]:
-    """The dimensions in the order of memory, so that flattening copies nothing of a tensor without gaps."""
-    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+def _extremes(blocks: Sequence[Any]) -> tuple[float, float]:
+    return min(float(block.min()) for block in blocks), max(float(block.max()) for block in blocks)

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.base import LayerCount
 from hyperflux.backends.torch import replicas
@@ -78,7 +77,7 @@ class Pruner:
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
     needs a closure or runs no step hooks, for moments in bfloat16 beside float64 parameters, and for a model that is
     already under a Pruner. A w or t that is not finite
-    makes the optimizer's step raise RunError: at control steps, and at every hundredth of the pruning stage.
+    makes the optimizer's step raise RunError: t at control steps, both at every hundredth of the pruning stage.
     """
 
     def __init__(
@@ -123,7 +122,8 @@ class Pruner:
         if watched is not None:
             self._recorder = self._pilot.watcher = Recorder(program, self._gated, TorchProbe(self._gated), watched)
         self._cautions = Cautions(_log.warning)
-        self._hook: RemovableHandle | None = optimizer.register_step_post_hook(lambda *_: self._after_step())
+        self._gated.after_step = self._after_step
+        self._released = False
         for module in root.modules():
             _pruned_modules[module] = weakref.ref(self)
 
@@ -200,10 +200,10 @@ class Pruner:
         taken place, which is logged as a warning. Training on after this moves pruned weights away from 0. Raises
         InputError where the weights were changed from outside since the last step, RunError where they are not finite.
         """
-        if self._hook is None:
+        if self._released:
             return
         self._gated.verify()
-        self._require_finite()
+        self._require_finite("presence", "latent")
         if self.stage != "done":
             planned = self.pruning_steps + self.regrowth_steps
             _log.warning("finalize() after %d of %d steps: the weights left had little time", self.step_count, planned)
@@ -215,11 +215,10 @@ class Pruner:
 
         `finalize` is for a course that has come to its end, this for one that was given up.
         """
-        if self._hook is None:
+        if self._released:
             return
         self._gated.remove()
-        self._hook.remove()
-        self._hook = None
+        self._released = True
         for module in [module for module, owner in _pruned_modules.items() if owner() is self]:
             del _pruned_modules[module]
 
@@ -229,7 +228,7 @@ class Pruner:
         RunError where it is not finite.
         """
         self._gated.verify()
-        self._require_finite()
+        self._require_finite("presence", "latent")
         return {
             "format": STATE_FORMAT,
             "settings": self._settings(),
@@ -282,17 +281,18 @@ class Pruner:
     def _after_step(self) -> None:
         every = max(1, self.pruning_steps // CHECKS)
         checks = self.step_count % every == 0
-        if checks or self._pilot.is_due:
-            self._require_finite()
+        if checks:
+            self._require_finite("presence", "latent")
+        elif self._pilot.is_due:
+            self._require_finite("presence")
         self._pilot.after_step()
         if checks and self.stage != "done":
             self._warn()
         self._gated.check_contents = (self.step_count + 1) % every == 0
 
-    def _require_finite(self) -> None:
-        """Raise RunError where a t or w is not finite; waits for the device."""
-        kept = {what: tensor for what, tensor in gate_tensors(self._gated).items() if "moment" not in what}
-        if fault := first_fault(kept):
+    def _require_finite(self, *kinds: str) -> None:
+        """Raise RunError where a t or w, if these are the `kinds`, is not finite; waits for the device."""
+        if fault := first_fault(gate_tensors(self._gated, kinds)):
             raise RunError(
                 f"{fault} by step {self.step_count}; go back to the last good state, and take no step whose loss or "
                 "gradients are not finite"

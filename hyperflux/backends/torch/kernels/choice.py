@@ -36,8 +36,7 @@ class Kernels:
 
     def of(self, state: WeightState) -> Kernel:
         """The kernel for states like `state`."""
-        device, dtype, of_moments = state.latent.device, state.latent.dtype, state.first.dtype
-        kind = device, dtype, of_moments
+        kind = device, dtype, of_moments = state.latent.device, state.latent.dtype, state.first.dtype
         if kind not in self._chosen:
             kernel = choose_kernel(device, dtype)
             self._chosen[kind] = kernel if of_moments == dtype else Narrow(kernel, device)
@@ -49,11 +48,10 @@ class Kernels:
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
         """One step of all shares: see `Kernel`."""
-        by_kernel: dict[int, tuple[Kernel, list[Share]]] = {}
+        by_kernel: dict[Kernel, list[Share]] = {}
         for share in shares:
-            kernel = self.of(share.state)
-            by_kernel.setdefault(id(kernel), (kernel, []))[1].append(share)
-        for kernel, own in by_kernel.values():
+            by_kernel.setdefault(self.of(share.state), []).append(share)
+        for kernel, own in by_kernel.items():
             kernel.take_step(own, pressure_gradient, learning_rate)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:

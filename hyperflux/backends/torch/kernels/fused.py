@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.kernels.blocks import batches, block_size, parts, places
+from hyperflux.backends.torch.kernels.blocks import Blocks, Piece, block_size, parts
 from hyperflux.backends.torch.kernels.plain import Share
 from hyperflux.backends.torch.update import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
@@ -29,8 +29,8 @@ class Fused:
     name = "fused"
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._block = block_size(device)
-        self._slopes = torch.empty(self._block, device=device, dtype=dtype)
+        self._slopes = torch.empty(block_size(device), device=device, dtype=dtype)
+        self._blocks = Blocks([self._slopes])
         self.buffers: tuple[Tensor, ...] = (self._slopes,)
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
@@ -40,19 +40,19 @@ class Fused:
                 gate(share.gradient, share.state.presence, out=share.gradient)
             return
         device, dtype = self._slopes.device, self._slopes.dtype
-        pressure = torch.full((), pressure_gradient, device=device, dtype=dtype)
+        pressure = torch.scalar_tensor(pressure_gradient, device=device, dtype=dtype)
         for share in shares:
             share.state.count_step(pressure_gradient)
-        for batch in batches(shares, self._block):
-            slopes = places(self._slopes, batch)
-            for piece, slope in zip(batch, slopes, strict=True):
-                state, gradient, scale = piece.share.state, piece.share.gradient, piece.share.scale
-                unscaled = gradient
+        for block in self._blocks.of(shares):
+            for piece in block:
+                _, gradient, scale = shares[piece.number]
+                gradient = unscaled = piece.of(gradient)
+                (slope,) = piece.rooms
                 if scale is not None:  # a fused optimizer unscales inside its step
                     unscaled = torch.div(gradient, scale.to(gradient), out=slope)
-                torch.addcmul(pressure, unscaled, state.latent, value=KAPPA, out=slope)
-                gate(gradient, state.presence, out=gradient)
-            _adam([piece.share.state for piece in batch], slopes, learning_rate)
+                torch.addcmul(pressure, unscaled, piece.state.latent, value=KAPPA, out=slope)
+                gate(gradient, piece.state.presence, out=gradient)
+            _adam(block, [shares[piece.number].state.steps for piece in block], learning_rate)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
@@ -61,7 +61,7 @@ class Fused:
         elif out.dtype == state.latent.dtype:
             gate(state.latent, state.presence, out=out)
         else:
-            cut = (parts(tensor, self._block) for tensor in (state.latent, state.presence, out))
+            cut = (parts(tensor, len(self._slopes)) for tensor in (state.latent, state.presence, out))
             for latent, presence, part in zip(*cut, strict=True):
                 effective = self._slopes[: latent.numel()]
                 gate(latent, presence, out=effective)
@@ -70,7 +70,7 @@ class Fused:
 
 def gate(values: Tensor, presence: Tensor, out: Tensor) -> None:
     """`values` where t >= 0, +0 elsewhere, see E1: all of one shape, dtype and layout. `out` may be `values`."""
-    below_zero = _below_zero(values.dtype, subnormal=-math.ulp(0.0) < 0)
+    below_zero = _below_zero(values.dtype, -math.ulp(0.0) < 0)
     torch.ops.aten.threshold_backward.grad_input(values, presence, below_zero, grad_input=out)
 
 
@@ -81,18 +81,19 @@ def _below_zero(dtype: torch.dtype, subnormal: bool) -> float:
     return -limits.tiny * (limits.eps if subnormal else 1.0)
 
 
-def _adam(states: Sequence[WeightState], slopes: list[Tensor], learning_rate: float) -> None:
-    """One step of Adam on t."""
+def _adam(block: Sequence[Piece], steps: Sequence[int], learning_rate: float) -> None:
+    """One step of Adam on t, the slopes being in the pieces' rooms, each the last of so many `steps`."""
     beta1, beta2 = ADAM_BETAS
-    count = torch.empty((), dtype=torch.float32, device=slopes[0].device)  # whatever the dtype of the rest
-    counts = {steps: torch.full_like(count, steps) for steps in {state.steps for state in states}}
+    device = block[0].state.presence.device
+    # counts are in float32 whatever the dtype of the rest
+    counts = {count: torch.scalar_tensor(count, dtype=torch.float32, device=device) for count in set(steps)}
     torch._fused_adam_(
-        [state.presence for state in states],
-        slopes,
-        [state.first for state in states],
-        [state.second for state in states],
+        [piece.state.presence for piece in block],
+        [piece.rooms[0] for piece in block],
+        [piece.state.first for piece in block],
+        [piece.state.second for piece in block],
         [],
-        [counts[state.steps] for state in states],
+        [counts[count] for count in steps],
         lr=learning_rate,
         beta1=beta1,
         beta2=beta2,

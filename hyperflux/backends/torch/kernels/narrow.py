@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.kernels.blocks import Piece, batches, block_size, in_memory, places
+from hyperflux.backends.torch.kernels.blocks import Blocks, Piece, block_size, in_memory
 from hyperflux.backends.torch.kernels.dither import Dither, keys
 from hyperflux.backends.torch.kernels.plain import Kernel, Share
 from hyperflux.backends.torch.update import WeightState
@@ -24,25 +24,26 @@ class Narrow:
     """Any kernel, with float32 moments for a block at a time: widened before its step, rounded after it."""
 
     def __init__(self, kernel: Kernel, device: torch.device) -> None:
-        self._kernel, self._block = kernel, block_size(device)
-        self._first, self._second = (torch.empty(self._block, device=device) for _ in range(2))
-        self._dither = Dither(self._block, device)
+        self._kernel, size = kernel, block_size(device)
+        moments = [torch.empty(size, device=device) for _ in range(2)]
+        self._blocks, self._dither = Blocks(moments), Dither(size, device)
         self.name = f"{kernel.name} with narrow moments"
-        self.buffers = (*kernel.buffers, self._first, self._second, *self._dither.buffers)
+        self.buffers = (*kernel.buffers, *moments, *self._dither.buffers)
 
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
         if learning_rate is None:
             self._kernel.take_step(shares, pressure_gradient, None)
             return
-        for batch in batches(shares, self._block):
-            wide = self._widened(batch)
+        for block in self._blocks.of(shares):
+            wide = [_widened(piece, shares[piece.number]) for piece in block]
             self._kernel.take_step(wide, pressure_gradient, learning_rate)
-            for piece, taken in zip(batch, wide, strict=True):
-                own = piece.share.state
-                first, second = keys(own.steps, piece.start)
-                self._dither.round(in_memory(taken.state.first), first, out=in_memory(own.first))
-                self._dither.round(in_memory(taken.state.second), second, out=in_memory(own.second))
+            for piece in block:
+                own = piece.state
+                wide_first, wide_second = map(in_memory, piece.rooms)
+                first, second = keys(shares[piece.number].state.steps, piece.start)
+                self._dither.round(wide_first, first, out=in_memory(own.first))
+                self._dither.round(wide_second, second, out=in_memory(own.second))
         for share in shares:
             share.state.count_step(pressure_gradient)
 
@@ -50,12 +51,11 @@ class Narrow:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
         self._kernel.write_effective(state, out)
 
-    def _widened(self, batch: Sequence[Piece]) -> list[Share]:
-        """The pieces, with a copy of their moments in float32."""
-        wide = []
-        rooms = zip(places(self._first, batch), places(self._second, batch), strict=True)
-        for piece, (first, second) in zip(batch, rooms, strict=True):
-            state = piece.share.state
-            state = replace(state, first=first.copy_(state.first), second=second.copy_(state.second))
-            wide.append(replace(piece.share, state=state))
-        return wide
+
+def _widened(piece: Piece, share: Share) -> Share:
+    """The piece of a share, with a copy of its moments in float32."""
+    first, second = (
+        room.copy_(kept) for room, kept in zip(piece.rooms, (piece.state.first, piece.state.second), strict=True)
+    )
+    state = replace(piece.state, first=first, second=second, steps=share.state.steps)
+    return Share(state, piece.of(share.gradient), share.scale)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from hyperflux.backends.torch.update import WeightState
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One parameter's share of a step: its state, and its gradient, in the dtype and memory layout of the state.
 
     `gradient` is g, `scale` times as large where a GradScaler has scaled it; the step makes g·m of it, in place.

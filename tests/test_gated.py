@@ -1,0 +1,106 @@
+"""The gate's hooks: what the parameters hold when a step, or what follows it, is broken off."""
+
+import pytest
+import torch
+from networks import batches, build
+from torch import nn
+
+from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.selection import select
+
+
+def gated(optimizer_type=torch.optim.SGD):
+    """A small network, its optimizer and a gate without a program."""
+    model = build("mlp")
+    optimizer = optimizer_type(model.parameters(), lr=0.05)
+    gate = GatedParameters(select(model, optimizer, None, None).prunable, optimizer, seed=0)
+    gate.presence_lr = 0.3
+    return model, optimizer, gate
+
+
+def step(model, optimizer):
+    ((inputs, labels),) = batches(1)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+
+
+def require_effective(model, gate):
+    """θ = w·m in every parameter, its mask that of t now."""
+    for name, state in gate.states.items():
+        assert torch.equal(model.get_parameter(name), torch.where(state.presence >= 0, state.latent, 0)), name
+    gate.verify()
+
+
+def test_what_comes_after_a_step_may_move_t():
+    model, optimizer, gate = gated()
+    kept = []
+    gate.after_step = lambda: kept.append(gate.meet_capacity(100))
+    step(model, optimizer)
+    assert len(kept) == 1
+    assert gate.surviving() == 100
+    require_effective(model, gate)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_error_after_a_step_leaves_the_effective_weights(moved):
+    """A program that gives up, as where replicas differ: the step itself took place."""
+    model, optimizer, gate = gated()
+
+    def fail():
+        if moved:
+            gate.states["1.weight"].presence.sub_(0.2)
+        raise RuntimeError("the program")
+
+    gate.after_step = fail
+    with pytest.raises(RuntimeError, match="the program"):
+        step(model, optimizer)
+    assert gate.steps == 1
+    assert 0 < gate.surviving() < gate.total
+    require_effective(model, gate)
+
+
+class Failing(torch.optim.SGD):
+    """Its first step fails once the weights have moved."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        if not self.state.get("failed"):
+            self.state["failed"] = True
+            raise RuntimeError("the optimizer")
+
+
+def test_a_step_that_fails_within_the_optimizer_is_no_step():
+    model, optimizer, gate = gated(Failing)
+    called = []
+    gate.after_step = lambda: called.append(gate.steps)
+    with pytest.raises(RuntimeError, match="the optimizer"):
+        step(model, optimizer)
+    assert (gate.steps, called) == (0, [])
+    gate.verify()  # until the gate is asked the parameters point at the latent weights
+    require_effective(model, gate)
+    step(model, optimizer)
+    assert (gate.steps, called) == (1, [1])
+    require_effective(model, gate)
+
+
+class Nested(torch.optim.SGD):
+    """Its step is that of SGD, whose hooks run as well, once SGD itself has been used."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        assert any(parameter.data_ptr() in self.latent for parameter in self.param_groups[0]["params"])
+
+
+def test_a_step_that_calls_that_of_its_base_class_is_one_step():
+    outcomes = []
+    for optimizer_type in (torch.optim.SGD, Nested):
+        model, optimizer, gate = gated(optimizer_type)
+        optimizer.latent = {state.latent.data_ptr() for state in gate.states.values()}
+        for _ in range(3):
+            step(model, optimizer)
+        assert gate.steps == 3
+        require_effective(model, gate)
+        outcomes.append(gate.states)
+    for one, other in zip(outcomes[0].values(), outcomes[1].values(), strict=True):
+        assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
