@@ -1,5 +1,6 @@
 """The torch backend held to the specification: one step, ten steps, whole runs; and the comparison held to account."""
 
+import math
 from unittest import mock
 
 import numpy as np
@@ -107,20 +108,27 @@ def test_capacity_is_the_same_on_every_backend(presence, data, dtype):
 
 @given(
     st.lists(
-        st.lists(st.sampled_from([*AROUND_THE_GATE, 0.25, -0.25]) | st.floats(-2, 2), max_size=12),
+        st.lists(st.sampled_from([*AROUND_THE_GATE, 0.25, -0.25, math.inf, -math.inf]) | st.floats(-2, 2), max_size=12),
         min_size=2,
         max_size=4,
     ).filter(lambda parts: sum(map(len, parts)) > 0),
     st.sampled_from([1e-300, 1e-3, 0.25, 0.5, 3.0]),
     st.sampled_from([1, 2, 5, 1 << 20]),
+    st.sampled_from([1, 3, 1 << 17]),
+    st.booleans(),
     st.data(),
 )
-def test_looking_near_the_gate_first_finds_the_same_threshold(parts, near, copied, data):
-    """E12: the short cuts against sorting everything, with elements on the edges of what is near."""
+def test_looking_near_the_gate_first_finds_the_same_threshold(parts, near, copied, block, by_torch, data):
+    """E12: the short cuts against sorting everything, with elements on the edges of what is near.
+
+    `by_torch` compares as where tensors are on a GPU.
+    """
     tensors = [torch.tensor(part, dtype=torch.float64) for part in parts]
     everything = sorted((value for part in parts for value in part), reverse=True)
     k = data.draw(st.integers(1, len(everything)))
-    with mock.patch("hyperflux.backends.torch.kth_largest.MOST_COPIED", copied):
+    limits = {"MOST_COPIED": copied, "BLOCK": block}
+    limits |= {"_blocks": lambda tensor: list(tensor.split(copied)) if len(tensor) else []} if by_torch else {}
+    with mock.patch.multiple("hyperflux.backends.torch.kth_largest", **limits):
         found = kth_largest(tensors, k, near)
     assert found == kth_largest(tensors, k) == (everything[k - 1], sum(x >= everything[k - 1] for x in everything))
 

@@ -1,10 +1,13 @@
 """The gate's hooks: what the parameters hold when a step, or what follows it, is broken off."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from networks import batches, build
 from torch import nn
 
+from hyperflux import Pruner
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.selection import select
 
@@ -104,3 +107,64 @@ def test_a_step_that_calls_that_of_its_base_class_is_one_step():
         outcomes.append(gate.states)
     for one, other in zip(outcomes[0].values(), outcomes[1].values(), strict=True):
         assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def course(model, optimizer):
+    return Pruner(model, optimizer, target_sparsity=0.9, pruning_steps=30, regrowth_steps=10)
+
+
+def test_the_last_good_state_can_be_loaded_after_a_step_that_failed():
+    """The parameters still point at w then, into which θ must not be written."""
+    outcomes = []
+    for fails in (False, True):
+        model = build("mlp")
+        optimizer = Failing(model.parameters(), lr=0.05)
+        optimizer.state["failed"] = True
+        pruner = course(model, optimizer)
+        for _ in range(10):
+            step(model, optimizer)
+        saved = deepcopy([model.state_dict(), pruner.state_dict()])
+        if fails:
+            optimizer.state["failed"] = False
+            with pytest.raises(RuntimeError, match="the optimizer"):
+                step(model, optimizer)
+            model.load_state_dict(saved[0])
+            pruner.load_state_dict(saved[1])
+        for _ in range(10):
+            step(model, optimizer)
+        outcomes.append(pruner.latent())
+    assert all(torch.equal(latent, outcomes[1][name]) for name, latent in outcomes[0].items())
+    assert all(bool((latent != 0).all()) for latent in outcomes[0].values())
+
+
+def test_a_compiled_step_goes_the_same_way():
+    outcomes = []
+    for compiles in (False, True):
+        model = build("mlp")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        pruner = course(model, optimizer)
+        if compiles:
+            optimizer.step = torch.compile(optimizer.step, backend="eager")
+        for _ in range(20):
+            step(model, optimizer)
+        outcomes.append((pruner.step_count, pruner.presence()))
+    (steps, presence), (compiled_steps, compiled) = outcomes
+    assert steps == compiled_steps == 20
+    assert all(torch.equal(t, compiled[name]) for name, t in presence.items())
+
+
+def test_parameters_of_two_dtypes_are_ranked_as_one():
+    """E12: float32 t beside float64 t would be compared after rounding, and a weight too many or too few be left."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 4).double())
+    model[2].register_forward_hook(lambda module, inputs, output: output.double())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    pruner = course(model, optimizer)
+    for inputs, labels in batches(12, dtype=torch.float32):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    assert {t.dtype for t in pruner.presence().values()} == {torch.float64}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32, torch.float64}
+    assert pruner.surviving == pruner._pilot.program.kept(12)
+    pruner.finalize()
+    assert sum(int(model.get_parameter(name).count_nonzero()) for name in pruner.masks()) == pruner.surviving == 163

@@ -1,6 +1,7 @@
 """The fused kernel against the plain one, what happens where it fails, what a step waits for and allocates."""
 
 import logging
+from collections import defaultdict
 from unittest import mock
 
 import pytest
@@ -170,7 +171,7 @@ def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(mo
 
 
 MUTANTS = {
-    "a gate at > instead of >=": ("_below_zero", lambda dtype, subnormal: 0.0),
+    "a gate at > instead of >=": ("_BELOW_ZERO", defaultdict(float)),
     "another kappa": ("KAPPA", 0.2501),
     "another epsilon": ("ADAM_EPSILON", 1e-3),
     "another beta": ("ADAM_BETAS", (0.9, 0.9999)),

@@ -19,7 +19,8 @@ PRESENCE = (-0.95, 0.05)
 def held(weights: int, moments: str) -> tuple[Callable[[], None], int]:
     """An update of so many weights in ten layers, a twentieth of them present, and the bytes that it holds."""
     states = [
-        WeightState.of(torch.randn(weights // LAYERS), number, "timed", PRESENCE, moments) for number in range(LAYERS)
+        WeightState.of(torch.randn(weights // LAYERS), torch.float32, number, "timed", PRESENCE, moments)
+        for number in range(LAYERS)
     ]
     shares = [Share(state, 1e-3 * torch.randn_like(state.latent)) for state in states]
     outs = [torch.empty_like(state.latent) for state in states]

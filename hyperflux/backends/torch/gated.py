@@ -12,12 +12,12 @@ This is the autograd of E1 to E5 with separate w and t, to the bit, without its 
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from types import FrameType
 from typing import Any
 
 import torch
@@ -54,7 +54,6 @@ class _Entry:
 
     def holds_effective(self) -> bool:
         """Whether the parameter still is θ = w·m, bit for bit; NaN equals NaN."""
-        self.state.like(self.parameter)
         expected = torch.empty_like(self.parameter)
         self.state.write_effective(expected)
         return bool(((expected == self.parameter) | (expected.isnan() & self.parameter.isnan())).all())
@@ -66,11 +65,12 @@ class GatedParameters:
     `pressure` (γ) and `presence_lr` (η_t) are what the next step applies; with a rate of None, t and its moments stay
     as they are. N is the number of all weights of `parameters`. The first t are drawn from `initial`. `steps` counts
     optimizer steps that took place: one that a GradScaler skipped is none. After each of them `after_step` is called,
-    which may move t; θ is written after that, and so the parameters are not to be read in it. A parameter without a
-    gradient stays as it is for that step, its t included; capacity shifts its t with all others. With `check_contents`
-    the next step first compares every parameter with what the last one left, which finds writes through `.data`; other
-    writes are found without it. `group` is the process group of the replicas that are trained together, if there are
-    several. `moments` are "full", in t's own dtype, or "bfloat16".
+    which may meet a capacity; θ is written after that, and so the parameters are not to be read in it. A parameter
+    without a gradient stays as it is for that step, its t included; capacity shifts its t with all others. With
+    `check_contents` the next step first compares every parameter with what the last one left, which finds writes
+    through `.data`; other writes are found without it. `group` is the process group of the replicas that are trained
+    together, if there are several. w and t are in the widest dtype of all parameters, at least float32. `moments` are
+    "full", in t's own dtype, or "bfloat16".
     """
 
     def __init__(
@@ -93,14 +93,15 @@ class GatedParameters:
         self.after_step: Callable[[], None] = lambda: None
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
+        dtype = functools.reduce(torch.promote_types, (p.dtype for p in parameters.values()), torch.float32)
         self._entries = {
-            name: _Entry(name, parameter, WeightState.of(parameter, seed, name, initial, moments))
+            name: _Entry(name, parameter, WeightState.of(parameter, dtype, seed, name, initial, moments))
             for name, parameter in parameters.items()
         }
         self._kernels = Kernels()
         self._active: list[tuple[_Entry, Tensor, Tensor]] = []
         self._unwritten: list[_Entry] = []
-        self._call: FrameType | None = None
+        self._stepping = self._nested = False
         self.last_capacity = 0
         self._loading: dict[str, Any] = {}
         self._group = group
@@ -167,9 +168,10 @@ class GatedParameters:
 
     @torch.no_grad()
     def write_effective(self) -> None:
-        """Write θ = w·m into every parameter."""
+        """Write θ = w·m into every parameter, into its own storage also after a step that was broken off."""
+        self._point_back()
         for entry in self._entries.values():
-            entry.state.like(entry.parameter)
+            self._follow(entry)
         self._write(self._entries.values())
 
     def verify(self) -> None:
@@ -186,7 +188,7 @@ class GatedParameters:
         self._restore()
         with torch.no_grad():
             for entry in self._entries.values():
-                entry.state.like(entry.parameter)
+                self._follow(entry)
                 values = entry.parameter.to(entry.state.latent.dtype)
                 unknown = (values == 0) & (entry.state.presence < 0)
                 entry.state.latent.copy_(torch.where(unknown, entry.state.latent, values))
@@ -195,14 +197,15 @@ class GatedParameters:
     def remove(self) -> None:
         """Remove the hooks and leave θ in the parameters; safe to call twice."""
         self._restore()
+        self._kernels.forget()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = sys._getframe(1)
-        if self._call is not None and _is_running(self._call):
-            return  # within the optimizer's step, which calls that of its base class
+        if self._stepping and _calls_itself(optimizer):
+            self._nested = True
+            return
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is not None:
             raise InputError(
@@ -213,7 +216,7 @@ class GatedParameters:
         found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         if found_inf is not None and found_inf.item():
             return  # a GradScaler lets a fused optimizer skip this step by itself
-        self._call = call
+        self._stepping = True
         with torch.no_grad():
             self._begin(scale)
 
@@ -223,6 +226,8 @@ class GatedParameters:
         for entry in self._entries.values():
             if self.check_contents or entry.was_touched():
                 self._require_untouched(entry)
+        for entry in entries:
+            self._follow(entry)
         shares = [_share(entry, scale) for entry in entries]
         self._kernels.take_step(shares, self.pressure / self.total, self.presence_lr)
         for entry, share in zip(entries, shares, strict=True):
@@ -234,7 +239,7 @@ class GatedParameters:
                 entry.parameter.grad = share.gradient
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._call is not sys._getframe(1):
+        if not self._stepping or (self._nested and _calls_itself(optimizer)):
             return
         self._point_back()
         self.steps += 1
@@ -258,7 +263,12 @@ class GatedParameters:
             entry.parameter.grad = gradient
             self._unwritten.append(entry)
         self._active = []
-        self._call = None
+        self._stepping = self._nested = False
+
+    def _follow(self, entry: _Entry) -> None:
+        """Follow the parameter to where it has moved, and forget what was kept for the place where it was."""
+        if entry.state.like(entry.parameter):
+            self._kernels.forget()
 
     def _write(self, entries: Iterable[_Entry]) -> None:
         """Write θ = w·m into the parameters of `entries`, all that are unwritten among them."""
@@ -269,6 +279,7 @@ class GatedParameters:
 
     @torch.no_grad()
     def _require_untouched(self, entry: _Entry) -> None:
+        self._follow(entry)
         if not entry.holds_effective():
             raise InputError(
                 f"{entry.name}: its weights were changed outside the optimizer's step (a checkpoint loaded, values "
@@ -299,19 +310,24 @@ def _share(entry: _Entry, scale: Tensor | None) -> Share:
     assert gradient is not None
     if gradient.layout != torch.strided:
         raise InputError(f"{entry.name}: its gradient is sparse, which can't be pruned; exclude this parameter")
-    entry.state.like(entry.parameter)
     latent = entry.state.latent
     if gradient.dtype != latent.dtype or not same_layout(gradient, latent):
         gradient = torch.empty_like(latent).copy_(gradient)
     return Share(entry.state, gradient, scale)
 
 
-def _is_running(call: FrameType) -> bool:
-    """Whether a call has not returned yet: whether it is among those that led here."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame is not call:
-        frame = frame.f_back
-    return frame is call
+def _calls_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step whose hook asks was called by a step of the same optimizer: of a class by one that extends it.
+
+    Both run the hooks. A step that was broken off has left none of its calls behind.
+    """
+    step = sys._getframe(2)
+    outer = step.f_back
+    while outer is not None:
+        if outer.f_code is step.f_code and outer.f_locals.get("args", ())[:1] == (optimizer,):
+            return True
+        outer = outer.f_back
+    return False
 
 
 def _require_hooks(optimizer: torch.optim.Optimizer) -> None:

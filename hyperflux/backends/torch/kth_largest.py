@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 1 << 17
-"""Elements compared at once, few enough for a processor's cache."""
+"""Elements compared at once on a CPU, few enough for its caches."""
 MOST_COPIED = 1 << 20
-"""Elements within the bracket from which it is halved, before those that are left are copied and ranked."""
+"""Elements within the bracket from which it is halved, before those that are left are copied and ranked; compared at
+once elsewhere.
+"""
 WIDER = 4
 """How much wider the second bracket is than the first."""
 
@@ -28,7 +30,7 @@ Values = Tensor | NDArray[np.floating[Any]]
 
 
 def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tuple[float, int]:
-    """The `k`-th largest element of all `parts` and how many elements are not below it; waits for the device.
+    """The `k`-th largest element of all `parts`, of one dtype, and how many are not below it; waits for the device.
 
     It is looked for within [−near, near] first, then in a wider bracket, then everywhere.
     """
@@ -60,18 +62,18 @@ class _Bracket:
 
     @classmethod
     def of(cls, blocks: Sequence[Any], low: float, high: float) -> _Bracket:
-        above, count, elements = 0, 0, []
+        above, count, elements = [], 0, []
         for block in blocks:
             beyond = block > high
             within = block >= low
             within ^= beyond
-            above = above + _nonzero(beyond)
+            above.append(_nonzero(beyond))
             if count <= MOST_COPIED:
                 elements.append(_chosen(block, within))
                 count += len(elements[-1])
             else:
                 count += int(_nonzero(within))
-        return cls(low, high, int(above), count, elements)
+        return cls(low, high, _total(above), count, elements)
 
     def holds(self, k: int) -> bool:
         """Whether the k-th largest element lies within."""
@@ -82,8 +84,7 @@ class _Bracket:
         device = next((part.device for part in self.elements if isinstance(part, Tensor)), None)
         together: Any
         if device is None:
-            together = np.concatenate(self.elements)
-            together.partition(self.count - (k - self.above))
+            together = np.partition(np.concatenate(self.elements), self.count - (k - self.above))
         else:
             together = torch.cat([torch.as_tensor(part, device=device) for part in self.elements]).sort().values
         found = float(together[self.count - (k - self.above)])
@@ -94,18 +95,19 @@ class _Bracket:
         times: Counter[float] = Counter()
         for block in blocks:
             times.update(_times(_chosen(block, (block >= self.low) & (block <= self.high))))
-        found, reached = math.inf, self.above
-        while reached < k:
-            found = max(value for value in times if value < found)
-            reached += times[found]
+        found, reached = math.nan, self.above
+        for value in sorted(times, reverse=True):
+            if reached >= k:
+                break
+            found, reached = value, reached + times[value]
         return found, reached
 
 
 def _blocks(tensor: Tensor) -> list[Values]:
-    """All elements in some order, in parts of limited size, on a CPU as arrays that share the tensor's memory."""
+    """All elements in some order, in blocks, on a CPU as arrays that share the tensor's memory."""
     flat = tensor.view(-1) if tensor.is_contiguous() else tensor.permute(*_from_slowest(tensor)).reshape(-1)
-    values = flat.detach().numpy() if flat.device.type == "cpu" else flat
-    return [values[start : start + BLOCK] for start in range(0, len(values), BLOCK)]
+    values, size = (flat.detach().numpy(), BLOCK) if flat.device.type == "cpu" else (flat, MOST_COPIED)
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _from_slowest(tensor: Tensor) -> list[int]:
@@ -119,6 +121,12 @@ def _chosen(block: Any, mask: Any) -> Any:
 
 def _nonzero(mask: Any) -> Any:
     return np.count_nonzero(mask) if isinstance(mask, np.ndarray) else torch.count_nonzero(mask)
+
+
+def _total(counts: Sequence[Any]) -> int:
+    """The sum of counts; waits for every device once."""
+    device = next((count.device for count in counts if isinstance(count, Tensor)), None)
+    return int(sum(count.to(device) if isinstance(count, Tensor) else count for count in counts))
 
 
 def _times(block: Any) -> dict[float, int]:

@@ -29,18 +29,23 @@ class WeightState:
 
     @classmethod
     def of(
-        cls, parameter: Tensor, seed: int, name: str, initial: tuple[float, float], moments: str = "full"
+        cls,
+        parameter: Tensor,
+        dtype: torch.dtype,
+        seed: int,
+        name: str,
+        initial: tuple[float, float],
+        moments: str = "full",
     ) -> WeightState:
         """Before the first step: w is a copy of the parameter, t drawn from `initial` by `seed` and `name`.
 
-        Raises InputError for "bfloat16" `moments` beside float64.
+        `dtype` is that of w and t. Raises InputError for "bfloat16" `moments` beside float64.
         """
-        dtype = torch.promote_types(parameter.dtype, torch.float32)
         latent = parameter.detach().to(dtype, copy=True)
         drawn = initial_presence(parameter.numel(), generator(seed, f"{name} presence"), initial)
         presence = torch.empty_like(latent).copy_(torch.from_numpy(drawn.reshape(tuple(parameter.shape))))
         if moments == "bfloat16" and dtype != torch.float32:
-            raise InputError(f"{name}: moments in bfloat16 are for parameters of at most float32, and it is {dtype}")
+            raise InputError(f"{name}: moments in bfloat16 are for parameters of at most float32, and w is {dtype}")
         kept = torch.bfloat16 if moments == "bfloat16" else dtype
         return cls(latent, presence, torch.zeros_like(latent, dtype=kept), torch.zeros_like(latent, dtype=kept))
 
@@ -48,11 +53,13 @@ class WeightState:
         """The four tensors by name."""
         return {"latent": self.latent, "presence": self.presence, "first": self.first, "second": self.second}
 
-    def like(self, parameter: Tensor) -> None:
-        """Follow the parameter to its device and memory layout, where either has changed."""
-        if self.latent.device != parameter.device or not same_layout(self.latent, parameter):
-            for name, tensor in self.tensors().items():
-                setattr(self, name, torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor))
+    def like(self, parameter: Tensor) -> bool:
+        """Follow the parameter to its device and memory layout, where either has changed; gives whether one had."""
+        if self.latent.device == parameter.device and same_layout(self.latent, parameter):
+            return False
+        for name, tensor in self.tensors().items():
+            setattr(self, name, torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor))
+        return True
 
     def mask(self) -> Tensor:
         """m, bool: see E1."""

@@ -110,7 +110,8 @@ def _bytes(value: Any) -> int:
 
 
 def _state(parameter: Tensor) -> WeightState:
-    state = WeightState.of(parameter, 0, "timed", (TRIED_DENSITY - 1, TRIED_DENSITY))
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    state = WeightState.of(parameter, dtype, 0, "timed", (TRIED_DENSITY - 1, TRIED_DENSITY))
     state.first.normal_(std=1e-4)
     state.second.fill_(1e-7)
     return state

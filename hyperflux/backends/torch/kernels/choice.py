@@ -46,6 +46,10 @@ class Kernels:
         """What the kernels hold between steps."""
         return [buffer for kernel in self._chosen.values() for buffer in kernel.buffers]
 
+    def forget(self) -> None:
+        """Let go of all kernels, with their buffers and what they keep of the states that they have seen."""
+        self._chosen.clear()
+
     def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
         """One step of all shares: see `Kernel`."""
         by_kernel: dict[Kernel, list[Share]] = {}

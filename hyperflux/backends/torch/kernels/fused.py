@@ -10,7 +10,6 @@ What is not a sum is that of the plain way to the bit: masks, θ = w·m and g·m
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -21,6 +20,13 @@ from hyperflux.backends.torch.kernels.blocks import Blocks, Piece, block_size, p
 from hyperflux.backends.torch.kernels.plain import Share
 from hyperflux.backends.torch.update import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
+
+_BELOW_ZERO = {
+    (dtype, subnormal): -torch.finfo(dtype).tiny * (torch.finfo(dtype).eps if subnormal else 1.0)
+    for dtype in (torch.float32, torch.float64)
+    for subnormal in (True, False)
+}
+"""The largest number below 0, by dtype; the largest normal one where the processor takes the others for 0."""
 
 
 class Fused:
@@ -70,15 +76,8 @@ class Fused:
 
 def gate(values: Tensor, presence: Tensor, out: Tensor) -> None:
     """`values` where t >= 0, +0 elsewhere, see E1: all of one shape, dtype and layout. `out` may be `values`."""
-    below_zero = _below_zero(values.dtype, -math.ulp(0.0) < 0)
+    below_zero = _BELOW_ZERO[values.dtype, -math.ulp(0.0) < 0]
     torch.ops.aten.threshold_backward.grad_input(values, presence, below_zero, grad_input=out)
-
-
-@functools.cache
-def _below_zero(dtype: torch.dtype, subnormal: bool) -> float:
-    """The largest number below 0; the largest normal one where the processor takes the others for 0."""
-    limits = torch.finfo(dtype)
-    return -limits.tiny * (limits.eps if subnormal else 1.0)
 
 
 def _adam(block: Sequence[Piece], steps: Sequence[int], learning_rate: float) -> None:
