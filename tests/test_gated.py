@@ -7,7 +7,7 @@ import torch
 from networks import batches, build
 from torch import nn
 
-from hyperflux import Pruner
+from hyperflux import InputError, Pruner
 from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.selection import select
 
@@ -151,6 +151,40 @@ def test_a_compiled_step_goes_the_same_way():
     (steps, presence), (compiled_steps, compiled) = outcomes
     assert steps == compiled_steps == 20
     assert all(torch.equal(t, compiled[name]) for name, t in presence.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_in_a_cuda_graph_goes_the_same_way():
+    outcomes = []
+    for captures in (False, True):
+        model = build("mlp", dtype=torch.float32).cuda()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        pruner = course(model, optimizer)
+        samples = [(inputs.cuda(), labels.cuda()) for inputs, labels in batches(20, dtype=torch.float32)]
+        forward = torch.cuda.make_graphed_callables(model, (samples[0][0],)) if captures else model
+        for inputs, labels in samples:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(forward(inputs), labels).backward()
+            optimizer.step()
+        outcomes.append((pruner.step_count, pruner.surviving, pruner.presence()))
+    (steps, surviving, presence), (graphed_steps, graphed_surviving, graphed) = outcomes
+    assert (steps, surviving) == (graphed_steps, graphed_surviving)
+    for name, t in presence.items():
+        torch.testing.assert_close(graphed[name], t, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_is_not_captured_in_a_cuda_graph(monkeypatch):
+    model = build("mlp", dtype=torch.float32).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    pruner = course(model, optimizer)
+    inputs, labels = next(batches(1, dtype=torch.float32))
+    nn.functional.cross_entropy(model(inputs.cuda()), labels.cuda()).backward()
+    before = pruner.presence()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(InputError, match="captured in a CUDA graph"):
+        optimizer.step()
+    assert all(torch.equal(t, before[name]) for name, t in pruner.presence().items())
 
 
 def test_parameters_of_two_dtypes_are_ranked_as_one():

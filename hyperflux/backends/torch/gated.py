@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.capacity import meet_capacity
+from hyperflux.backends.torch.hooks import calls_itself, keep_wide_state, require_hooks
 from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import Share
 from hyperflux.backends.torch.replicas import require_same_masks
@@ -86,7 +86,7 @@ class GatedParameters:
 
         Raises InputError for an optimizer without step hooks, and for moments in bfloat16 beside float64.
         """
-        _require_hooks(optimizer)
+        require_hooks(optimizer)
         self.pressure = 0.0
         self.presence_lr: float | None = 0.0
         self.check_contents = False
@@ -103,13 +103,11 @@ class GatedParameters:
         self._unwritten: list[_Entry] = []
         self._stepping = self._nested = False
         self.last_capacity = 0
-        self._loading: dict[str, Any] = {}
         self._group = group
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            optimizer.register_load_state_dict_pre_hook(self._before_load),
-            optimizer.register_load_state_dict_post_hook(self._after_load),
+            *keep_wide_state(optimizer, self._wide),
         ]
         self.write_effective()
 
@@ -203,7 +201,7 @@ class GatedParameters:
         self._hooks = []
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._stepping and _calls_itself(optimizer):
+        if self._stepping and calls_itself(optimizer):
             self._nested = True
             return
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -239,7 +237,7 @@ class GatedParameters:
                 entry.parameter.grad = share.gradient
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._stepping or (self._nested and _calls_itself(optimizer)):
+        if not self._stepping or (self._nested and calls_itself(optimizer)):
             return
         self._point_back()
         self.steps += 1
@@ -265,6 +263,11 @@ class GatedParameters:
         self._active = []
         self._stepping = self._nested = False
 
+    def _wide(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """The parameters that are narrower than their w, and w."""
+        pairs = [(entry.parameter, entry.state.latent) for entry in self._entries.values()]
+        return [(parameter, latent) for parameter, latent in pairs if parameter.dtype != latent.dtype]
+
     def _follow(self, entry: _Entry) -> None:
         """Follow the parameter to where it has moved, and forget what was kept for the place where it was."""
         if entry.state.like(entry.parameter):
@@ -287,22 +290,6 @@ class GatedParameters:
             )
         entry.remember()
 
-    def _before_load(self, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-        self._loading = saved
-
-    def _after_load(self, optimizer: torch.optim.Optimizer) -> None:
-        """Undo torch's cast of loaded state to the parameter's dtype, where the state belongs to a wider w."""
-        saved, self._loading = self._loading, {}
-        numbers = chain.from_iterable(group["params"] for group in saved["param_groups"])
-        parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
-        number_of = {id(parameter): number for number, parameter in zip(numbers, parameters, strict=True)}
-        for entry in self._entries.values():
-            latent = entry.state.latent
-            if entry.parameter.dtype != latent.dtype:
-                for key, value in saved["state"].get(number_of[id(entry.parameter)], {}).items():
-                    if isinstance(value, Tensor) and value.dtype == latent.dtype and value.shape == latent.shape:
-                        optimizer.state[entry.parameter][key] = value.to(latent.device, copy=True)
-
 
 def _share(entry: _Entry, scale: Tensor | None) -> Share:
     """The entry's share of the step: its own gradient, or a copy where that has another dtype or memory layout."""
@@ -310,33 +297,12 @@ def _share(entry: _Entry, scale: Tensor | None) -> Share:
     assert gradient is not None
     if gradient.layout != torch.strided:
         raise InputError(f"{entry.name}: its gradient is sparse, which can't be pruned; exclude this parameter")
+    if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise InputError(
+            "optimizer.step(): is captured in a CUDA graph, which would replay this one step of pruning for ever; "
+            "capture the forward and backward pass alone"
+        )
     latent = entry.state.latent
     if gradient.dtype != latent.dtype or not same_layout(gradient, latent):
         gradient = torch.empty_like(latent).copy_(gradient)
     return Share(entry.state, gradient, scale)
-
-
-def _calls_itself(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the step whose hook asks was called by a step of the same optimizer: of a class by one that extends it.
-
-    Both run the hooks. A step that was broken off has left none of its calls behind.
-    """
-    step = sys._getframe(2)
-    outer = step.f_back
-    while outer is not None:
-        if outer.f_code is step.f_code and outer.f_locals.get("args", ())[:1] == (optimizer,):
-            return True
-        outer = outer.f_back
-    return False
-
-
-def _require_hooks(optimizer: torch.optim.Optimizer) -> None:
-    """Raise InputError for an optimizer whose `step` would not call hooks, or calls a closure more than once."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise InputError("optimizer: LBFGS needs a closure, which would evaluate the latent weights; take another one")
-    if not getattr(type(optimizer).step, "hooked", False):
-        raise InputError(
-            f"optimizer: {type(optimizer).__name__} does not run step hooks; give the optimizer that it wraps"
-        )

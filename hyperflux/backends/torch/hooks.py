@@ -1,0 +1,68 @@
+"""Hooks of torch's optimizers: who runs them, how often, and what loading a state does to the dtypes in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hyperflux.errors import InputError
+
+
+def require_hooks(optimizer: torch.optim.Optimizer) -> None:
+    """Raise InputError for an optimizer whose `step` would not call hooks, or calls a closure more than once."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError("optimizer: LBFGS needs a closure, which would evaluate the latent weights; take another one")
+    if not getattr(type(optimizer).step, "hooked", False):
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} does not run step hooks; give the optimizer that it wraps"
+        )
+
+
+def calls_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step whose hook asks was called by a step of the same optimizer: of a class by one that extends it.
+
+    Both run the hooks. A step that was broken off has left none of its calls behind.
+    """
+    step = sys._getframe(2)
+    outer = step.f_back
+    while outer is not None:
+        if outer.f_code is step.f_code and outer.f_locals.get("args", ())[:1] == (optimizer,):
+            return True
+        outer = outer.f_back
+    return False
+
+
+def keep_wide_state(
+    optimizer: torch.optim.Optimizer, wide: Callable[[], Sequence[tuple[nn.Parameter, Tensor]]]
+) -> list[RemovableHandle]:
+    """Undo torch's cast of loaded state to a parameter's dtype, where the state belongs to a w that is wider.
+
+    `wide` gives such parameters, each with its w.
+    """
+    loading: dict[str, Any] = {}
+
+    def before(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+        loading.update(saved)
+
+    def after(optimizer: torch.optim.Optimizer) -> None:
+        numbers = chain.from_iterable(group["params"] for group in loading["param_groups"])
+        parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+        number_of = {id(parameter): number for number, parameter in zip(numbers, parameters, strict=True)}
+        for parameter, latent in wide():
+            for key, value in loading["state"].get(number_of[id(parameter)], {}).items():
+                if isinstance(value, Tensor) and value.dtype == latent.dtype and value.shape == latent.shape:
+                    optimizer.state[parameter][key] = value.to(latent.device, copy=True)
+        loading.clear()
+
+    return [
+        optimizer.register_load_state_dict_pre_hook(before),
+        optimizer.register_load_state_dict_post_hook(after),
+    ]
