@@ -80,11 +80,15 @@ class _Bracket:
         return self.above < k <= self.above + self.count
 
     def kth(self, k: int) -> tuple[float, int]:
-        """The k-th largest element, and how many are not below it, where all elements are at hand."""
+        """The k-th largest element, and how many are not below it, where all elements are at hand.
+
+        NumPy sorts: its partition takes forty times as long where most elements are equal, as the pruned ones are that
+        magnitude leaves.
+        """
         device = next((part.device for part in self.elements if isinstance(part, Tensor)), None)
         together: Any
         if device is None:
-            together = np.partition(np.concatenate(self.elements), self.count - (k - self.above))
+            together = np.sort(np.concatenate(self.elements))
         else:
             together = torch.cat([torch.as_tensor(part, device=device) for part in self.elements]).sort().values
         found = float(together[self.count - (k - self.above)])
