@@ -1,5 +1,7 @@
-"""The gate's hooks: what the parameters hold when a step, or what follows it, is broken off."""
+"""The gate's hooks: steps that fail, call each other, are compiled or captured, and what the parameters hold then."""
 
+import gc
+import weakref
 from copy import deepcopy
 
 import pytest
@@ -135,6 +137,21 @@ def test_the_last_good_state_can_be_loaded_after_a_step_that_failed():
         outcomes.append(pruner.latent())
     assert all(torch.equal(latent, outcomes[1][name]) for name, latent in outcomes[0].items())
     assert all(bool((latent != 0).all()) for latent in outcomes[0].values())
+
+
+def test_nothing_is_kept_of_where_a_parameter_was():
+    """Blocks are cut once and kept; a parameter that has moved must not leave its old w, t and moments in memory."""
+    model, optimizer, gate = gated()
+    step(model, optimizer)
+    weight = model.get_parameter("1.weight")
+    old = [weakref.ref(tensor.untyped_storage()) for tensor in gate.states["1.weight"].tensors().values()]
+    assert all(storage() is not None for storage in old)
+    weight.data = weight.data.t().contiguous().t()
+    gate.resync()
+    gc.collect()
+    assert [storage() for storage in old] == [None] * 4
+    step(model, optimizer)
+    require_effective(model, gate)
 
 
 def test_a_compiled_step_goes_the_same_way():

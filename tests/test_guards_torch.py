@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import batches, build
+from pruned import SETTINGS, pruned
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -20,7 +21,6 @@ from hyperflux.backends.torch.training import Precision, Progress, train_epoch
 from hyperflux.guards import MOST_IN_A_ROW, Guard, NotFiniteError
 
 CPU = torch.device("cpu")
-SETTINGS = {"target_sparsity": 0.6, "pruning_steps": 60, "regrowth_steps": 20, "presence_lr": 0.02}
 
 
 def network():
@@ -146,12 +146,6 @@ def test_float16_begins_with_a_scale_that_overflows_and_trains_all_the_same():
     train_epoch(model, losing, optimizer, cross_entropy, precision, watch=watch)
     assert precision.state()["scale"] < 65536
     assert not torch.equal(model[0].weight, before)
-
-
-def pruned(**settings):
-    model = build("mlp")
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return model, optimizer, Pruner(model, optimizer, **{**SETTINGS, **settings})
 
 
 def train(model, optimizer, steps, factor=1.0):

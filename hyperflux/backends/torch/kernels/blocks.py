@@ -45,16 +45,15 @@ class Blocks:
 
     def __init__(self, buffers: Sequence[Tensor]) -> None:
         self._buffers, self._size = buffers, len(buffers[0])
-        self._cut: list[tuple[Tensor, tuple[int, ...]]] = []
+        self._cut: list[Tensor] = []
         self._blocks: list[list[Piece]] = []
 
     def of(self, shares: Sequence[Share]) -> list[list[Piece]]:
         """The pieces of every block."""
         if len(shares) != len(self._cut) or any(
-            share.state.latent is not latent or share.gradient.stride() != stride
-            for share, (latent, stride) in zip(shares, self._cut, strict=True)
+            share.state.latent is not latent for share, latent in zip(shares, self._cut, strict=True)
         ):
-            self._cut = [(share.state.latent, share.gradient.stride()) for share in shares]
+            self._cut = [share.state.latent for share in shares]
             self._blocks = list(self._filled(shares))
         return self._blocks
 
@@ -62,7 +61,7 @@ class Blocks:
         block: list[Piece] = []
         used = 0
         for number, share in enumerate(shares):
-            for start, whole, state in _pieces(share, self._size):
+            for start, whole, state in _pieces(share.state, self._size):
                 like = state.latent
                 if used + like.numel() > self._size:
                     yield block
@@ -90,10 +89,9 @@ def in_memory(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-def _pieces(share: Share, block: int) -> Iterator[tuple[int, bool, WeightState]]:
+def _pieces(state: WeightState, block: int) -> Iterator[tuple[int, bool, WeightState]]:
     """The state as it is where it fits into a block, else flat parts in the order of memory."""
-    state = share.state
-    if state.latent.numel() <= block and share.gradient.stride() == state.latent.stride():
+    if state.latent.numel() <= block:
         yield 0, True, state
         return
     cut = zip(*(parts(tensor, block) for tensor in state.tensors().values()), strict=True)
