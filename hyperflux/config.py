@@ -34,7 +34,8 @@ MOST_INTEGER = (1 << 63) - 1
 """What TOML promises to hold, and every library takes as a seed."""
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
-MOMENTS = ("full", "bfloat16")
+RETIRED = {"moments": "full"}
+"""Settings of older versions, and the value that is now the only one."""
 
 T = TypeVar("T")
 
@@ -150,9 +151,6 @@ class RunConfig:
     device: str = setting("auto", "cuda, mps or cpu; auto takes the first there is", "--device")
     telemetry: str = setting("light", "how closely to watch pruning: off, light or full", "--telemetry")
     amp: str = setting("off", "mixed precision: off, bfloat16 or float16", "--amp")
-    moments: str = setting(
-        "full", "memory of the two moments of t: full, as much as t itself, or half of that in bfloat16"
-    )
     channels_last: bool = setting(False, "memory layout of images, faster on recent GPUs")
     compile: bool = setting(False, "compile the network with torch.compile")
     workers: int = setting(4, "processes that decode large images")
@@ -174,7 +172,6 @@ class RunConfig:
             "controller": CONTROLLERS,
             "dtype": DTYPES,
             "amp": AMP,
-            "moments": MOMENTS,
             "on_nonfinite": ON_NONFINITE,
         }
         for name, known in named.items():
@@ -184,8 +181,6 @@ class RunConfig:
         level(self.telemetry)
         if self.backend == "numpy":
             self._require_what_numpy_can()
-        if self.moments == "bfloat16" and self.dtype == "float64":
-            raise InputError("moments bfloat16: not with dtype float64; leave one of them out")
         require_fraction(self.sparsity)
         _require_count("train_samples", self.train_samples, 0, MOST_SAMPLES)
         _require_count("workers", self.workers, 0, MOST_WORKERS)
@@ -200,7 +195,6 @@ class RunConfig:
             "include and exclude": bool(self.include or self.exclude),
             f"device {self.device}": self.device not in ("auto", "cpu"),
             f"amp {self.amp}": self.amp != "off",
-            f"moments {self.moments}": self.moments != "full",
             "compile": self.compile,
         }
         for what, wanted in only_torch.items():
@@ -236,7 +230,11 @@ class RunConfig:
 
         Raises InputError for an unknown key, a value of the wrong type or one out of range.
         """
-        return _build(cls, values, "")
+        kept = dict(values)
+        for name, only in RETIRED.items():
+            if kept.pop(name, only) != only:
+                raise InputError(f"{name}: {shown(values[name])} is no longer supported; leave the setting out")
+        return _build(cls, kept, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables of every setting: `from_dict` gives an equal configuration back."""

@@ -25,7 +25,7 @@ def test_recipes_name_every_setting_but_those_of_the_machine(name):
     """A recipe that leaves a setting out would change with its default; what is off unless asked for may be."""
     machine = {"data_dir", "checkpoint", "device", "workers", "compile", "amp", "channels_last", "method", "controller",
                "telemetry"}  # fmt: skip
-    off = {"include", "exclude", "train_samples", "augment", "on_nonfinite", "moments"}
+    off = {"include", "exclude", "train_samples", "augment", "on_nonfinite"}
     loaded = recipes.load(name)
     everything = RunConfig.from_dict(loaded).to_dict()
     left_out = {key for key in everything if key not in loaded} - machine - off
@@ -132,3 +132,10 @@ def test_wrong_settings_are_refused_by_name_and_value_in_one_line(settings, mess
 def test_settings_cannot_be_changed_after_they_were_checked():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().sparsity = 2.0
+
+
+def test_a_setting_that_has_gone_is_read_at_its_only_value():
+    """config.toml of earlier versions states it."""
+    assert RunConfig.from_dict({"moments": "full"}) == RunConfig()
+    with pytest.raises(InputError, match="moments: 'bfloat16' is no longer supported"):
+        RunConfig.from_dict({"moments": "bfloat16"})

@@ -69,7 +69,6 @@ def images(tmp_path_factory):
         {"channels_last": True},
         {"dtype": "float64", "controller": "published"},
         {"method": "magnitude"},
-        {"moments": "bfloat16", "channels_last": True},
     ],
     ids=str,
 )

@@ -66,7 +66,7 @@ def test_a_network_of_image_folders_ends_with_its_exact_zeros(go):
     "settings",
     [
         {"amp": "bfloat16"},
-        {"amp": "float16", "moments": "bfloat16"},
+        {"amp": "float16"},
         {"channels_last": True},
         {"amp": "bfloat16", "channels_last": True, "dtype": "float64"},
         {"optimizer": {"name": "adam"}},

@@ -101,9 +101,7 @@ class TorchBackend:
         self._optimizer = build_optimizer(self._model, self._config.optimizer)
         self._precision = Precision(self._config.amp, self._device)
         config, group = self._config, None if self._team.size == 1 else distributed.group.WORLD
-        self._gated = GatedParameters(
-            self._selected, self._optimizer, config.seed, initial, group=group, moments=config.moments
-        )
+        self._gated = GatedParameters(self._selected, self._optimizer, config.seed, initial, group=group)
         return self._gated
 
     def probe(self) -> TorchProbe:

@@ -69,8 +69,7 @@ class GatedParameters:
     without a gradient stays as it is for that step, its t included; capacity shifts its t with all others. With
     `check_contents` the next step first compares every parameter with what the last one left, which finds writes
     through `.data`; other writes are found without it. `group` is the process group of the replicas that are trained
-    together, if there are several. w and t are in the widest dtype of all parameters, at least float32. `moments` are
-    "full", in t's own dtype, or "bfloat16".
+    together, if there are several. w and t are in the widest dtype of all parameters, at least float32.
     """
 
     def __init__(
@@ -80,12 +79,8 @@ class GatedParameters:
         seed: int,
         initial: tuple[float, float] = INITIAL_PRESENCE,
         group: Any = None,
-        moments: str = "full",
     ) -> None:
-        """Draw t for every parameter and register the hooks.
-
-        Raises InputError for an optimizer without step hooks, and for moments in bfloat16 beside float64.
-        """
+        """Draw t for every parameter and register the hooks. Raises InputError for an optimizer without step hooks."""
         require_hooks(optimizer)
         self.pressure = 0.0
         self.presence_lr: float | None = 0.0
@@ -95,7 +90,7 @@ class GatedParameters:
         self.total = sum(parameter.numel() for parameter in parameters.values())
         dtype = functools.reduce(torch.promote_types, (p.dtype for p in parameters.values()), torch.float32)
         self._entries = {
-            name: _Entry(name, parameter, WeightState.of(parameter, dtype, seed, name, initial, moments))
+            name: _Entry(name, parameter, WeightState.of(parameter, dtype, seed, name, initial))
             for name, parameter in parameters.items()
         }
         self._kernels = Kernels()

@@ -19,7 +19,6 @@ from hyperflux.backends.torch.gated import GatedParameters
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import Patterns, select, unwrap
 from hyperflux.cautions import Cautions, out_of_reach, starved, starved_line
-from hyperflux.config import MOMENTS
 from hyperflux.controller import PublishedController
 from hyperflux.errors import InputError, RunError
 from hyperflux.feasibility import kept_weights, presence_distance
@@ -67,16 +66,15 @@ class Pruner:
     "published" or a `PublishedController`. t is drawn by `seed` and the parameter's name. `telemetry` says how closely
     pruning is watched, see `telemetry()`; it changes nothing else. A layer that has no weight left and a target out of
     reach are logged once, as warnings of the logger "hyperflux". w, t and two moments are kept in the parameter's
-    dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off. "bfloat16" `moments` take 4 less,
-    and t then wavers a little, see `hyperflux.backends.torch.kernels.narrow`.
+    dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off.
 
     Under DistributedDataParallel give it the wrapped model: all replicas then come to the same masks, which a hash
     confirms whenever the program acts; where they don't, all of them raise RunError with the parameter's name. Where
     the wrapper is not at hand, or gradients are reduced in another way, name the replicas' `process_group`.
 
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
-    needs a closure or runs no step hooks, for moments in bfloat16 beside float64 parameters, and for a model that is
-    already under a Pruner. A w or t that is not finite
+    needs a closure or runs no step hooks, and for a model that is already under a
+    Pruner. A w or t that is not finite
     makes the optimizer's step raise RunError: t at control steps, both at every hundredth of the pruning stage.
     """
 
@@ -94,12 +92,9 @@ class Pruner:
         controller: Literal["default", "published"] | PublishedController = "default",
         seed: int = 0,
         telemetry: Literal["off", "light", "full"] = "light",
-        moments: Literal["full", "bfloat16"] = "full",
         process_group: Any = None,
     ) -> None:
         watched = level(telemetry)
-        if moments not in MOMENTS:
-            raise unknown("moments", moments, MOMENTS)
         _require_int("pruning_steps", pruning_steps, least=1)
         _require_int("regrowth_steps", regrowth_steps, least=0)
         _require_int("seed", seed, least=0)
@@ -114,9 +109,7 @@ class Pruner:
         self._kept = kept_weights(total, target_sparsity, type(root).__name__)
         program = self._program(total, controller)
         group = replicas.process_group(model) if process_group is None else process_group
-        self._gated = GatedParameters(
-            self.selection.prunable, optimizer, seed, program.initial_presence, group=group, moments=moments
-        )
+        self._gated = GatedParameters(self.selection.prunable, optimizer, seed, program.initial_presence, group=group)
         self._pilot = Pilot(program, self._gated)
         self._recorder: Recorder | None = None
         if watched is not None:
@@ -259,7 +252,6 @@ class Pruner:
         _require_equal("parameters", sorted(saved["parameters"]), sorted(states))
         for name, state in states.items():
             _require_equal(f"shape of {name}", saved["parameters"][name]["latent"].shape, state.latent.shape)
-            _require_equal(f"dtype of moments of {name}", saved["parameters"][name]["first"].dtype, state.first.dtype)
         self._pilot.program.restore(saved["program"])
         for name, state in states.items():
             values = saved["parameters"][name]

@@ -32,8 +32,7 @@ def restore_model(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> None:
 def gate_state(gated: GatedParameters) -> Arrays:
     """Everything of the gate but the program's orders."""
     parts = {
-        name: {key: to_array(_known_to_numpy(tensor)) for key, tensor in state.tensors().items()}
-        for name, state in gated.states.items()
+        name: {key: to_array(tensor) for key, tensor in state.tensors().items()} for name, state in gated.states.items()
     }
     for name, state in gated.states.items():
         parts[name] |= {"steps": np.array(state.steps), "pressure_mean": np.array(state.pressure_mean)}
@@ -47,7 +46,7 @@ def restore_gate(gated: GatedParameters, saved: Mapping[str, NDArray[Any]]) -> N
     for name, state in gated.states.items():
         values = part(saved, f"parameter/{name}")
         for key, tensor in state.tensors().items():
-            _known_to_numpy(tensor).copy_(torch.from_numpy(values[key]))
+            tensor.copy_(torch.from_numpy(values[key]))
         state.steps, state.pressure_mean = int(values["steps"]), float(values["pressure_mean"])
     gated.steps, gated.last_capacity = int(saved["counts/steps"]), int(saved["counts/last_capacity"])
     gated.write_effective()
@@ -115,11 +114,6 @@ def to_array(tensor: Tensor) -> NDArray[Any]:
     """A copy on the host."""
     array: NDArray[Any] = tensor.detach().cpu().contiguous().numpy().copy()
     return array
-
-
-def _known_to_numpy(tensor: Tensor) -> Tensor:
-    """The tensor, or a view of its bits where it is in bfloat16, which NumPy has not got."""
-    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperflux.errors import InputError
 from hyperflux.seeding import generator
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA, initial_presence
 
 
 @dataclass
 class WeightState:
-    """What Hyperflux keeps beside one parameter: tensors of its shape, in at least float32, or moments in bfloat16.
+    """What Hyperflux keeps beside one parameter: tensors of its shape, in at least float32.
 
     `latent` is w, `presence` t, `first` and `second` Adam's moments of t after `steps` steps. `pressure_mean` is the
     share of pressure in `first`, the same for every weight: what is left of it is flux.
@@ -29,25 +28,13 @@ class WeightState:
 
     @classmethod
     def of(
-        cls,
-        parameter: Tensor,
-        dtype: torch.dtype,
-        seed: int,
-        name: str,
-        initial: tuple[float, float],
-        moments: str = "full",
+        cls, parameter: Tensor, dtype: torch.dtype, seed: int, name: str, initial: tuple[float, float]
     ) -> WeightState:
-        """Before the first step: w is a copy of the parameter, t drawn from `initial` by `seed` and `name`.
-
-        `dtype` is that of w and t. Raises InputError for "bfloat16" `moments` beside float64.
-        """
+        """Before the first step: w is a copy of the parameter, t drawn from `initial` by `seed` and `name`."""
         latent = parameter.detach().to(dtype, copy=True)
         drawn = initial_presence(parameter.numel(), generator(seed, f"{name} presence"), initial)
         presence = torch.empty_like(latent).copy_(torch.from_numpy(drawn.reshape(tuple(parameter.shape))))
-        if moments == "bfloat16" and dtype != torch.float32:
-            raise InputError(f"{name}: moments in bfloat16 are for parameters of at most float32, and w is {dtype}")
-        kept = torch.bfloat16 if moments == "bfloat16" else dtype
-        return cls(latent, presence, torch.zeros_like(latent, dtype=kept), torch.zeros_like(latent, dtype=kept))
+        return cls(latent, presence, torch.zeros_like(latent), torch.zeros_like(latent))
 
     def tensors(self) -> dict[str, Tensor]:
         """The four tensors by name."""
@@ -88,8 +75,7 @@ class WeightState:
 
     def root_of_second_moment(self) -> Tensor:
         """√v̂ of t's gradient, bias corrected; 0 before the first step."""
-        second = self.second.to(self.latent.dtype)
-        return (second / (1 - ADAM_BETAS[1] ** max(1, self.steps))).sqrt_()
+        return (self.second / (1 - ADAM_BETAS[1] ** max(1, self.steps))).sqrt_()
 
     def restoring_flux(self) -> Tensor:
         """Running mean of −κ g w, of pruned and present weights alike: Adam's mean, less its share of pressure.
@@ -98,7 +84,7 @@ class WeightState:
         """
         beta1, _ = ADAM_BETAS
         weight = 1 - beta1**self.steps if self.steps else 1.0
-        return (self.pressure_mean - self.first.to(self.latent.dtype)) / weight
+        return (self.pressure_mean - self.first) / weight
 
 
 def same_layout(one: Tensor, other: Tensor) -> bool:

@@ -1,7 +1,4 @@
-"""Which kernel computes the steps: the fused one where it proves itself against the plain one, else the plain one.
-
-Moments in bfloat16 are widened for either.
-"""
+"""Which kernel computes the steps: the fused one where it proves itself against the plain one, else the plain one."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.kernels.fused import Fused
-from hyperflux.backends.torch.kernels.narrow import Narrow
 from hyperflux.backends.torch.kernels.plain import Kernel, Plain, Share
 from hyperflux.backends.torch.update import WeightState
 from hyperflux.errors import InputError
@@ -32,14 +28,13 @@ class Kernels:
     """The kernel of every device and dtypes at hand, chosen when the first parameter of its kind is met."""
 
     def __init__(self) -> None:
-        self._chosen: dict[tuple[torch.device, torch.dtype, torch.dtype], Kernel] = {}
+        self._chosen: dict[tuple[torch.device, torch.dtype], Kernel] = {}
 
     def of(self, state: WeightState) -> Kernel:
         """The kernel for states like `state`."""
-        kind = device, dtype, of_moments = state.latent.device, state.latent.dtype, state.first.dtype
+        kind = state.latent.device, state.latent.dtype
         if kind not in self._chosen:
-            kernel = choose_kernel(device, dtype)
-            self._chosen[kind] = kernel if of_moments == dtype else Narrow(kernel, device)
+            self._chosen[kind] = choose_kernel(*kind)
         return self._chosen[kind]
 
     def buffers(self) -> list[Tensor]:
