@@ -15,7 +15,7 @@ from .options import PlainPath
 if TYPE_CHECKING:
     from hyperflux.backends.torch.bench.update import UpdateCost
     from hyperflux.deploy.latency import Latency
-    from hyperflux.rotation import Timing
+    from hyperflux.timing import Timing
 
 F = TypeVar("F", bound=Callable[..., Any])
 

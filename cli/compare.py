@@ -57,9 +57,9 @@ def compare(
     from rich.table import Table
 
     from hyperflux import recipes
-    from hyperflux.compare import Plan, execute_plan
     from hyperflux.config import RunConfig
-    from hyperflux.insight import comparison
+    from hyperflux.report import comparison
+    from hyperflux.runs.compare import Plan, execute_plan
 
     from .display import plain_console
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hyperflux.record import EpochRow, Report
+from hyperflux.runs.folder import EpochRow, Report
 
 
 def plain_console(stderr: bool = False) -> Console:

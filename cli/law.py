@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperflux.config import RunConfig
-    from hyperflux.insight.law import Study
-    from hyperflux.sweep import SweepRow, SweepSettings
+    from hyperflux.law.sweep import SweepRow, SweepSettings
+    from hyperflux.report.law import Study
 
 
 @click.command()
@@ -71,8 +71,8 @@ def law(
     """
     from hyperflux import recipes
     from hyperflux.config import RunConfig
-    from hyperflux.feasibility import require_fraction
-    from hyperflux.sweep import SweepSettings
+    from hyperflux.law.sweep import SweepSettings
+    from hyperflux.schedules.feasibility import require_fraction
 
     from .display import plain_console
 
@@ -93,8 +93,8 @@ def _sweep(
 ) -> None:
     """Measure, write after each pressure, fit, print."""
     from hyperflux import InputError, RunError
-    from hyperflux.insight import sweep as shown
-    from hyperflux.sweep import prepare, sweep
+    from hyperflux.law.sweep import prepare, sweep
+    from hyperflux.report import sweep as shown
 
     rows: list[SweepRow] = []
     with console.status("dense network") as status:
@@ -133,16 +133,16 @@ def _fit_file(
     source: Path, names: tuple[str, str], sparsities: list[float], out: Path | None, console: Console, as_json: bool
 ) -> None:
     """Fit two columns of a CSV file; with a folder, leave law.json and law.png there."""
-    from hyperflux.columns import read_columns
-    from hyperflux.files import new_folder, write_whole
-    from hyperflux.insight.law import Study
+    from hyperflux.io.atomic_write import new_folder, write_atomic
+    from hyperflux.law.csv_columns import read_columns
+    from hyperflux.report.law import Study
 
     found = Study.of(*read_columns(source, *names), sparsities)
     text = json.dumps(found.to_dict())
     if out:
         new_folder(out)
-        write_whole(out / "law.json", f"{text}\n".encode())
-        write_whole(out / "law.png", found.plot(source.name))
+        write_atomic(out / "law.json", f"{text}\n".encode())
+        write_atomic(out / "law.png", found.plot(source.name))
     if as_json:
         click.echo(text)
         return
@@ -153,7 +153,7 @@ def _fit_file(
 
 def _explain(found: Study, console: Console) -> None:
     """Both fits as a table, then what they say."""
-    from hyperflux.insight.law import HEADINGS
+    from hyperflux.report.law import HEADINGS
 
     console.print()
     _table(console, HEADINGS, found.fits())

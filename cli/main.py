@@ -11,7 +11,7 @@ import click
 
 import hyperflux
 from hyperflux.errors import Interrupted, one_line
-from hyperflux.team import launched
+from hyperflux.session.processes import launched
 
 from .bench import bench
 from .compare import compare
@@ -45,7 +45,7 @@ class OneLineErrors(click.Group):
             _fail(error.format_message(), 2)
         except (hyperflux.InputError, hyperflux.RunError, Interrupted) as error:
             code = _code(error)
-            if error.told_elsewhere:
+            if error.reported_elsewhere:
                 sys.exit(code)
             _fail(str(error), code)
         except (click.Abort, KeyboardInterrupt):  # the first is a RuntimeError too

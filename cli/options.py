@@ -12,7 +12,7 @@ import click
 
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
-from hyperflux.reading import CONTROLS, shown
+from hyperflux.io.safe_read import CONTROLS, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,7 +68,7 @@ def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def require_agreement(stated: Mapping[str, Any], config: RunConfig, folder: Path) -> None:
+def require_same_settings(stated: Mapping[str, Any], config: RunConfig, folder: Path) -> None:
     """Raise InputError where a setting that an option or a recipe states is not that of the run in a folder."""
     RunConfig.from_dict(stated)
     flags = {path: flag for path, flag, *_ in _flagged(RunConfig, ())}

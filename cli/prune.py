@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperflux.checkpoints.pace import DEFAULT
+from hyperflux.runs.checkpoints.interval import DEFAULT
 
-from .options import PlainPath, merged, require_agreement, settings_options
+from .options import PlainPath, merged, require_same_settings, settings_options
 
 if TYPE_CHECKING:
     from hyperflux.config import RunConfig
-    from hyperflux.training import Observer
+    from hyperflux.runs.epochs import Observer
 
 
 @click.command()
@@ -46,30 +46,30 @@ def prune(
     `torchrun --nproc-per-node 4 $(which hyperflux) prune ...` trains with four processes, each on its part of every
     batch.
     """
-    from hyperflux.backends import launched_team
-    from hyperflux.checkpoints.pace import Pace
-    from hyperflux.checkpoints.stop import wish_to_stop
-    from hyperflux.run import execute, resume, total_epochs
-    from hyperflux.team import from_first
+    from hyperflux.backends import launched_process_group
+    from hyperflux.runs.checkpoints.interval import CheckpointInterval
+    from hyperflux.runs.checkpoints.stop import wish_to_stop
+    from hyperflux.runs.driver import execute, resume, total_epochs
+    from hyperflux.session.processes import from_rank_zero
 
     from .display import plain_console, print_summary, progress
 
     def announce(line: str) -> None:
         click.echo(f"hyperflux: {line}", err=True)
 
-    with launched_team() as team:
-        every = from_first(team, lambda: Pace.parse(checkpoint_every))
-        config, folder = from_first(team, lambda: _settled(recipe, out, resumed, given))
+    with launched_process_group() as processes:
+        every = from_rank_zero(processes, lambda: CheckpointInterval.parse(checkpoint_every))
+        config, folder = from_rank_zero(processes, lambda: _settled(recipe, out, resumed, given))
         shown: AbstractContextManager[Observer] = nullcontext(lambda row: None)
-        if team.rank == 0:
+        if processes.rank == 0:
             shown = progress(total_epochs(config), plain_console(stderr=as_json), as_json)
         with shown as observe, wish_to_stop() as stop:
             if resumed:
                 go = partial(resume, folder, on_nonfinite=config.on_nonfinite)
             else:
                 go = partial(execute, config, folder)
-            report = go(observe, every=every, stop=stop, announce=announce, team=team)
-    if team.rank > 0:
+            report = go(observe, every=every, stop=stop, announce=announce, processes=processes)
+    if processes.rank > 0:
         return
     if as_json:
         click.echo(json.dumps({**report.to_dict(), "folder": str(folder)}))
@@ -81,8 +81,8 @@ def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping
     """Settings and folder of the run that the options mean. Raises InputError where they mean none."""
     from hyperflux import InputError, recipes
     from hyperflux.config import RunConfig
-    from hyperflux.record import recorded_config
-    from hyperflux.run import default_folder
+    from hyperflux.runs.driver import default_folder
+    from hyperflux.runs.folder import recorded_config
 
     stated = merged({} if recipe is None else recipes.load(recipe), given)
     if not resumed:
@@ -92,5 +92,5 @@ def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping
         raise InputError("--resume: needs --out, the folder of the run that is to go on")
     config = recorded_config(out)
     config = replace(config, on_nonfinite=stated.pop("on_nonfinite", config.on_nonfinite))
-    require_agreement(stated, config, out)
+    require_same_settings(stated, config, out)
     return config, out

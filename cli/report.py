@@ -19,17 +19,17 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """
     from rich.console import Console
 
-    from hyperflux.insight.account import account, summary
-    from hyperflux.insight.report import default_folder, write
-    from hyperflux.insight.subject import subjects
+    from hyperflux.report.narrative import narrative, summary
+    from hyperflux.report.run import reported_runs
+    from hyperflux.report.write import default_folder, write
 
-    subjects_ = subjects(runs)
+    subjects_ = reported_runs(runs)
     path = write(subjects_, out or default_folder(runs))
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     for run in subjects_:
         if subjects_[1:]:
             console.print(f"{run.label}: {' '.join(text for _, text in summary(run))}")
         else:
-            for said in account(run):
+            for said in narrative(run):
                 console.print(f"{said.topic}: {said.text}")
     console.print(f"page in {path}")

@@ -8,27 +8,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hyperflux._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from hyperflux.backends.torch.loop import prune as prune
+    from hyperflux.backends.torch.prune import prune as prune
     from hyperflux.backends.torch.pruner import Pruner as Pruner
     from hyperflux.config import RunConfig as RunConfig
     from hyperflux.deploy.compact import compact as compact
     from hyperflux.errors import InputError as InputError
     from hyperflux.errors import RunError as RunError
-    from hyperflux.law import PruningLaw as PruningLaw
-    from hyperflux.law import fit_pruning_law as fit_pruning_law
-
-__version__ = "0.1.0"
+    from hyperflux.law.fit import PruningLaw as PruningLaw
+    from hyperflux.law.fit import fit_pruning_law as fit_pruning_law
 
 _HOMES = {
     "Pruner": "backends.torch.pruner",
     "InputError": "errors",
-    "PruningLaw": "law",
+    "PruningLaw": "law.fit",
     "RunConfig": "config",
     "RunError": "errors",
     "compact": "deploy.compact",
-    "fit_pruning_law": "law",
-    "prune": "backends.torch.loop",
+    "fit_pruning_law": "law.fit",
+    "prune": "backends.torch.prune",
 }
 
 __all__ = [*_HOMES, "__version__"]

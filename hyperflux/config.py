@@ -8,29 +8,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
-from hyperflux.controller import PublishedController
 from hyperflux.data import DATASETS, IMAGE_DATASETS
 from hyperflux.errors import InputError
-from hyperflux.feasibility import kept_weights, require_fraction
-from hyperflux.guards import ON_NONFINITE
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.safe_read import CONTROLS, shown
 from hyperflux.models import check_model, is_mlp
-from hyperflux.naming import unknown
-from hyperflux.programs.base import Program
-from hyperflux.programs.capacity import CapacityProgram
-from hyperflux.programs.magnitude import MagnitudeProgram
-from hyperflux.programs.published import PublishedProgram
-from hyperflux.reading import CONTROLS, shown
+from hyperflux.schedules.base import PruningSchedule
+from hyperflux.schedules.controllers import PublishedController
+from hyperflux.schedules.default import DefaultSchedule
+from hyperflux.schedules.feasibility import require_fraction, target_count
+from hyperflux.schedules.magnitude import MagnitudeSchedule
+from hyperflux.schedules.published import PublishedSchedule
+from hyperflux.session.nonfinite import ON_NONFINITE
 from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
 METHODS = ("hyperflux", "magnitude")
 CONTROLLERS = ("default", "published")
-MOST_EPOCHS = 100_000
+MAX_EPOCHS = 100_000
 """The longest stage: what lies above is a slip of the keyboard."""
-MOST_SAMPLES = (1 << 31) - 1
+MAX_SAMPLES = (1 << 31) - 1
 """The largest batch, and the most training samples."""
-MOST_WORKERS = 256
-MOST_INTEGER = (1 << 63) - 1
+MAX_WORKERS = 256
+MAX_INTEGER = (1 << 63) - 1
 """What TOML promises to hold, and every library takes as a seed."""
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
@@ -57,7 +57,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adam"):
-            raise unknown("optimizer", self.name, ("sgd", "adam"))
+            raise unknown_name("optimizer", self.name, ("sgd", "adam"))
         _require("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _require("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
         if self.name == "adam" and (self.momentum or self.nesterov):
@@ -76,7 +76,7 @@ class DenseSettings:
     label_smoothing: float = setting(0.05, "of the cross-entropy (E7)")
 
     def __post_init__(self) -> None:
-        _require_stage("dense", self, least_epochs=0)
+        _require_stage("dense", self, min_epochs=0)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class PruningSettings:
     controller_step: float = setting(0.3, "Δ of the published controller (E9)")
 
     def __post_init__(self) -> None:
-        _require_stage("pruning", self, least_epochs=1)
+        _require_stage("pruning", self, min_epochs=1)
         _require(
             "pruning.presence_learning_rate", self.presence_learning_rate, self.presence_learning_rate > 0, "above 0"
         )
@@ -113,7 +113,7 @@ class RegrowthSettings:
     presence_decay: float = setting(0.95, "factor on t's learning rate each epoch")
 
     def __post_init__(self) -> None:
-        _require_stage("regrowth", self, least_epochs=0)
+        _require_stage("regrowth", self, min_epochs=0)
         _require("regrowth.presence_reset", self.presence_reset, self.presence_reset >= 0, "at least 0")
         _require("regrowth.presence_decay", self.presence_decay, 0 <= self.presence_decay <= 1, "in [0, 1]")
 
@@ -164,9 +164,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
-            raise unknown("backend", self.backend, BACKENDS)
+            raise unknown_name("backend", self.backend, BACKENDS)
         if self.dataset not in (*DATASETS, *IMAGE_DATASETS):
-            raise unknown("data set", self.dataset, (*DATASETS, *IMAGE_DATASETS))
+            raise unknown_name("data set", self.dataset, (*DATASETS, *IMAGE_DATASETS))
         named = {
             "method": METHODS,
             "controller": CONTROLLERS,
@@ -176,16 +176,16 @@ class RunConfig:
         }
         for name, known in named.items():
             if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+                raise unknown_name(name, getattr(self, name), known)
         check_model(self.model)
         level(self.telemetry)
         if self.backend == "numpy":
             self._require_what_numpy_can()
         require_fraction(self.sparsity)
-        _require_count("train_samples", self.train_samples, 0, MOST_SAMPLES)
-        _require_count("workers", self.workers, 0, MOST_WORKERS)
-        _require_count("batch_size", self.batch_size, 1, MOST_SAMPLES)
-        _require_count("seed", self.seed, 0, MOST_INTEGER)
+        _require_count("train_samples", self.train_samples, 0, MAX_SAMPLES)
+        _require_count("workers", self.workers, 0, MAX_WORKERS)
+        _require_count("batch_size", self.batch_size, 1, MAX_SAMPLES)
+        _require_count("seed", self.seed, 0, MAX_INTEGER)
 
     def _require_what_numpy_can(self) -> None:
         """Raise InputError for settings that only the torch backend follows."""
@@ -201,19 +201,19 @@ class RunConfig:
             if wanted:
                 raise InputError(f"{what}: the NumPy backend can't; use --backend torch")
 
-    def program(self, total: int, epoch_steps: int) -> Program[Any]:
+    def schedule(self, total: int, epoch_steps: int) -> PruningSchedule[Any]:
         """The course of both stages over a network of `total` prunable weights, at `epoch_steps` steps an epoch.
 
         Raises InputError where the sparsity leaves no weight or every one.
         """
-        kept = kept_weights(total, self.sparsity, self.model)
+        kept = target_count(total, self.sparsity, self.model)
         pruning, regrowth = self.pruning, self.regrowth
         steps = (pruning.epochs * epoch_steps, regrowth.epochs * epoch_steps)
         if self.method == "magnitude":
-            return MagnitudeProgram(total, kept, *steps)
+            return MagnitudeSchedule(total, kept, *steps)
         if self.controller == "default":
-            return CapacityProgram(total, kept, *steps, pruning.presence_learning_rate)
-        return PublishedProgram(
+            return DefaultSchedule(total, kept, *steps, pruning.presence_learning_rate)
+        return PublishedSchedule(
             1 - self.sparsity,
             *steps,
             pruning.epochs,
@@ -259,7 +259,7 @@ def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     known: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:
-            raise unknown("setting", where + name, [where + known_name for known_name in hints])
+            raise unknown_name("setting", where + name, [where + known_name for known_name in hints])
         kind = hints[name]
         if is_dataclass(kind) and isinstance(value, Mapping):
             known[name] = _build(typing.cast(type, kind), value, f"{where}{name}.")
@@ -270,8 +270,8 @@ def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """`value` if it is of the field's type; an int serves as a float."""
-    if type(value) is int and abs(value) > MOST_INTEGER:
-        raise InputError(f"{name}: is out of range; an integer lies between -{MOST_INTEGER} and {MOST_INTEGER}")
+    if type(value) is int and abs(value) > MAX_INTEGER:
+        raise InputError(f"{name}: is out of range; an integer lies between -{MAX_INTEGER} and {MAX_INTEGER}")
     if kind is float and type(value) is int:
         return float(value)
     if typing.get_origin(kind) is tuple:
@@ -303,13 +303,13 @@ def _require(name: str, value: float, holds: bool, range_: str) -> None:
         raise InputError(f"{name}: {value} is out of range; give a number {range_}")
 
 
-def _require_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, least_epochs: int) -> None:
+def _require_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, min_epochs: int) -> None:
     """Raise InputError for epochs, learning rates or a label smoothing out of range."""
     epochs = settings.epochs
-    if epochs < least_epochs:
-        raise InputError(f"{stage}.epochs: {epochs} is too few; give --{stage}-epochs {least_epochs} or more")
-    if epochs > MOST_EPOCHS:
-        raise InputError(f"{stage}.epochs: {epochs} is too many; give --{stage}-epochs {MOST_EPOCHS} or fewer")
+    if epochs < min_epochs:
+        raise InputError(f"{stage}.epochs: {epochs} is too few; give --{stage}-epochs {min_epochs} or more")
+    if epochs > MAX_EPOCHS:
+        raise InputError(f"{stage}.epochs: {epochs} is too many; give --{stage}-epochs {MAX_EPOCHS} or fewer")
     for name in ("learning_rate", "final_learning_rate"):
         _require(f"{stage}.{name}", getattr(settings, name), getattr(settings, name) >= 0, "at least 0")
     _require(f"{stage}.label_smoothing", settings.label_smoothing, 0 <= settings.label_smoothing < 1, "in [0, 1)")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
-from hyperflux.idx import read_idx
-from hyperflux.naming import unknown
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.idx import read_idx
 from hyperflux.seeding import generator
 
 
@@ -51,7 +51,7 @@ def load_dataset(name: str, data_dir: str = "", train_samples: int = 0) -> Datas
     unknown name and for files that are missing or damaged.
     """
     if name not in _LOADERS:
-        raise unknown("data set", name, _LOADERS)
+        raise unknown_name("data set", name, _LOADERS)
     data = _LOADERS[name](data_folder(data_dir))
     if not train_samples:
         return data

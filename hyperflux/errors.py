@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST_LINE = 1000
+MAX_LINE = 1000
 """Characters of a message at most: what is cut out lies in its middle, the reason stands at its end."""
 KEPT_START = 200
 
@@ -10,18 +10,18 @@ KEPT_START = 200
 def one_line(text: str) -> str:
     """`text` on one line, without what a terminal would obey: other than printable characters are escaped."""
     words = " ".join(text.split())
-    if len(words) > LONGEST_LINE:
-        words = f"{words[:KEPT_START]} ... {words[KEPT_START + 5 - LONGEST_LINE :]}"
+    if len(words) > MAX_LINE:
+        words = f"{words[:KEPT_START]} ... {words[KEPT_START + 5 - MAX_LINE :]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
 class InputError(ValueError):
     """Wrong use or bad input. The message is one line: what is wrong, where, and the way out.
 
-    `told_elsewhere` says, of any error here, that another process of the same run tells it: one is enough.
+    `reported_elsewhere` says, of any error here, that another process of the same run tells it: one is enough.
     """
 
-    told_elsewhere = False
+    reported_elsewhere = False
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -30,7 +30,7 @@ class InputError(ValueError):
 class RunError(RuntimeError):
     """A run that began properly and could not be finished. The message is one line."""
 
-    told_elsewhere = False
+    reported_elsewhere = False
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -43,7 +43,7 @@ class WriteError(RunError):
 class Interrupted(Exception):
     """A run was told to stop by a signal, has written a checkpoint and stopped. The message says how it goes on."""
 
-    told_elsewhere = False
+    reported_elsewhere = False
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

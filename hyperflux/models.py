@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
-from hyperflux.naming import unknown
-from hyperflux.reading import shown
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.safe_read import shown
 from hyperflux.seeding import generator
 
 LENET_HIDDEN = (300, 100)
-MOST_MLP_WEIGHTS = 100_000_000
+MAX_MLP_WEIGHTS = 100_000_000
 """The largest multilayer perceptron, so that a slip in a model's name does not take all memory."""
-MOST_MLP_LAYERS = 1000
-MOST_DIGITS = 18
+MAX_MLP_LAYERS = 1000
+MAX_DIGITS = 18
 """Of a layer's size in a model's name."""
 NETWORKS = ("resnet20", "resnet18", "resnet50", "vgg19", "deit_tiny", "deit_small")
 """Networks with convolutions or attention: the torch backend's."""
@@ -32,7 +32,7 @@ def check_model(name: str) -> None:
         _parse_mlp(name)
     elif name != "lenet300" and name not in NETWORKS and name.partition(":")[0] not in LIBRARIES:
         libraries = [f"{library}:NAME" for library in LIBRARIES]
-        raise unknown("model", name, ["lenet300", "mlp:784-300-100-10", *NETWORKS, *libraries])
+        raise unknown_name("model", name, ["lenet300", "mlp:784-300-100-10", *NETWORKS, *libraries])
 
 
 def is_mlp(name: str) -> bool:
@@ -47,8 +47,8 @@ def layer_sizes(name: str, features: int, classes: int) -> tuple[int, ...]:
     """
     check_model(name)
     sizes = (features, *LENET_HIDDEN, classes) if name == "lenet300" else _parse_mlp(name)
-    if (count := sum(inputs * outputs for inputs, outputs in pairwise(sizes))) > MOST_MLP_WEIGHTS:
-        raise InputError(f"model {name}: {count:,} weights; an MLP has at most {MOST_MLP_WEIGHTS:,}")
+    if (count := sum(inputs * outputs for inputs, outputs in pairwise(sizes))) > MAX_MLP_WEIGHTS:
+        raise InputError(f"model {name}: {count:,} weights; an MLP has at most {MAX_MLP_WEIGHTS:,}")
     if (sizes[0], sizes[-1]) != (features, classes):
         fitting = "-".join(map(str, (features, *sizes[1:-1], classes)))
         raise InputError(
@@ -74,8 +74,8 @@ def _parse_mlp(name: str) -> tuple[int, ...]:
     parts = name.removeprefix("mlp:").split("-")
     if len(parts) < 2 or not all(part.isascii() and part.isdigit() and part.strip("0") for part in parts):
         raise InputError(f"model {shown(name)}: give two or more layer sizes above 0, as in mlp:784-300-100-10")
-    if len(parts) > MOST_MLP_LAYERS or max(map(len, parts)) > MOST_DIGITS:
+    if len(parts) > MAX_MLP_LAYERS or max(map(len, parts)) > MAX_DIGITS:
         raise InputError(
-            f"model {shown(name)}: an MLP has at most {MOST_MLP_LAYERS:,} layers, and sizes of {MOST_DIGITS} digits"
+            f"model {shown(name)}: an MLP has at most {MAX_MLP_LAYERS:,} layers, and sizes of {MAX_DIGITS} digits"
         )
     return tuple(map(int, parts))

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflux import InputError, RunConfig, recipes
-from hyperflux.controller import PublishedController
-from hyperflux.programs.capacity import CapacityProgram
-from hyperflux.programs.magnitude import MagnitudeProgram
-from hyperflux.programs.published import PublishedProgram
+from hyperflux.schedules.controllers import PublishedController
+from hyperflux.schedules.default import DefaultSchedule
+from hyperflux.schedules.magnitude import MagnitudeSchedule
+from hyperflux.schedules.published import PublishedSchedule
 
 
 def test_the_digits_recipe_is_the_default():
@@ -58,21 +58,21 @@ def test_round_trip_through_toml(sparsity, pruning, regrowth, seed, dtype):
 
 def test_the_published_program_is_built_from_the_settings():
     settings = {**recipes.load("lenet300-mnist"), "controller": "published"}
-    program = RunConfig.from_dict(settings).program(266_200, 469)
-    assert program == PublishedProgram(
+    schedule = RunConfig.from_dict(settings).schedule(266_200, 469)
+    assert schedule == PublishedSchedule(
         1 - 0.95, 30 * 469, 30 * 469, 30, 30, 1e-3, 0.1, 0.95, PublishedController(0.3)
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("settings", "kind", "count"),
-    [({}, CapacityProgram, 13_310), ({"sparsity": 0.995, "method": "magnitude"}, MagnitudeProgram, 1_331)],
+    [({}, DefaultSchedule, 13_310), ({"sparsity": 0.995, "method": "magnitude"}, MagnitudeSchedule, 1_331)],
 )
 def test_programs_that_keep_a_number_of_weights(settings, kind, count):
-    program = RunConfig.from_dict({**recipes.load("lenet300-mnist"), **settings}).program(266_200, 469)
-    assert type(program) is kind
-    assert (program.total, program.kept_weights) == (266_200, count)
-    assert (program.pruning_steps, program.regrowth_steps) == (30 * 469, 30 * 469)
+    schedule = RunConfig.from_dict({**recipes.load("lenet300-mnist"), **settings}).schedule(266_200, 469)
+    assert type(schedule) is kind
+    assert (schedule.total, schedule.final_count) == (266_200, count)
+    assert (schedule.pruning_steps, schedule.regrowth_steps) == (30 * 469, 30 * 469)
 
 
 @pytest.mark.parametrize(

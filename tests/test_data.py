@@ -13,7 +13,7 @@ from idx_files import idx_bytes, write_mnist
 
 from hyperflux import InputError
 from hyperflux.data import DATASETS, load_dataset
-from hyperflux.idx import read_idx
+from hyperflux.io.idx import read_idx
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic"])

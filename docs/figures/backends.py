@@ -11,10 +11,10 @@ import sys
 
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
-from hyperflux.order import epoch_batches
-from hyperflux.programs.pilot import Pilot
-from hyperflux.rotation import Turn, rotate
-from hyperflux.run import feasible_program
+from hyperflux.runs.data_order import epoch_batches
+from hyperflux.runs.driver import feasible_schedule
+from hyperflux.schedules.scheduler import PruningScheduler
+from hyperflux.timing import Turn, interleave
 
 STEPS = 20
 ROTATIONS = 30
@@ -25,12 +25,12 @@ def turn(backend: str, data_dir: str) -> Turn:
     settings = {"backend": backend, "dataset": "mnist", "data_dir": data_dir, "model": "lenet300", "batch_size": 128}
     config = RunConfig.from_dict({**settings, "device": "cpu", "telemetry": "off"})
     trained = build_backend(config)
-    program = feasible_program(config, trained)
-    pilot = Pilot(program, trained.start_pruning(program.initial_presence))
+    schedule = feasible_schedule(config, trained)
+    scheduler = PruningScheduler(schedule, trained.start_pruning(schedule.initial_presence))
     batches = list(epoch_batches(0, 1, trained.samples, config.batch_size))[:STEPS]
 
     def take() -> None:
-        trained.train_pruning(batches, learning_rate=1e-3, label_smoothing=0.1, after_step=pilot.after_step)
+        trained.train_pruning(batches, learning_rate=1e-3, label_smoothing=0.1, after_step=scheduler.after_step)
 
     return Turn(take, STEPS)
 
@@ -38,7 +38,7 @@ def turn(backend: str, data_dir: str) -> Turn:
 def main(data_dir: str) -> None:
     """Measure and print."""
     turns = {name: turn(name, data_dir) for name in ("torch", "numpy")}
-    for row in rotate(turns, ROTATIONS):
+    for row in interleave(turns, ROTATIONS):
         extremes = f"{row.lowest_ratio:.2f}-{row.highest_ratio:.2f}"
         print(f"{row.variant}: {1e3 * row.seconds:.2f} ms, {row.ratio:.2f} [{extremes}]")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from laboratory import arguments, epochs, trained
 
-from hyperflux.insight.style import COLOURS, figure, save
+from hyperflux.report.style import COLOURS, figure, save
 from hyperflux.spec import INITIAL_PRESENCE
 
 LEVELS = 10

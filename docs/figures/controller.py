@@ -9,30 +9,32 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "support"))
 
-from plant_sweep import random_settings, tracking_error, turns  # noqa: E402
+from simulated_sweep import random_settings, tracking_error, turns  # noqa: E402
 
-from hyperflux.insight.style import COLOURS, figure, save  # noqa: E402
-from hyperflux.plant import Conditions, simulate  # noqa: E402
-from hyperflux.programs.capacity import CapacityProgram  # noqa: E402
-from hyperflux.programs.published import PublishedProgram  # noqa: E402
+from hyperflux.report.style import COLOURS, figure, save  # noqa: E402
+from hyperflux.schedules.default import DefaultSchedule  # noqa: E402
+from hyperflux.schedules.published import PublishedSchedule  # noqa: E402
+from hyperflux.schedules.simulation import Conditions, simulate  # noqa: E402
 
-MOST_STEPS = 100_000
+MAX_STEPS = 100_000
 
 
-def published(program: CapacityProgram) -> PublishedProgram:
+def published(schedule: DefaultSchedule) -> PublishedSchedule:
     """The paper's course for the same network and steps, with its 100 control intervals."""
-    density = program.kept_weights / program.total
-    return PublishedProgram(density, program.pruning_steps, 0, min(100, program.pruning_steps), 0, program.presence_lr)
+    density = schedule.final_count / schedule.total
+    return PublishedSchedule(
+        density, schedule.pruning_steps, 0, min(100, schedule.pruning_steps), 0, schedule.presence_lr
+    )
 
 
 def sweep(count: int) -> None:
     """Tracking and turns of both controllers over random settings: the table, and a plot of errors against steps."""
     measured: dict[str, list[tuple[int, float, int]]] = {"default": [], "published": []}
-    for conditions, default in random_settings(count, most_steps=MOST_STEPS, seed=7):
-        for name, program in (("default", default), ("published", published(default))):
-            rows = simulate(program, conditions)
-            turned = turns(rows, program) if default.kept_weights >= 100 else -1
-            measured[name].append((default.pruning_steps, tracking_error(rows, program), turned))
+    for conditions, default in random_settings(count, most_steps=MAX_STEPS, seed=7):
+        for name, schedule in (("default", default), ("published", published(default))):
+            rows = simulate(schedule, conditions)
+            turned = turns(rows, schedule) if default.final_count >= 100 else -1
+            measured[name].append((default.pruning_steps, tracking_error(rows, schedule), turned))
     print("| controller | median error | 95 % of settings | worst | turns of pressure: median | 95 % | worst |")
     print("|---|---|---|---|---|---|---|")
     drawn, axes = figure()
@@ -54,15 +56,15 @@ def one_network() -> None:
     """Density and pressure of both controllers on one simulated network."""
     conditions = Conditions(20_000, flux=1e-6, noise=3.0, stress=0.6)
     drawn, axes = figure(height=6.0, rows=3)
-    default = CapacityProgram(20_000, 400, 10_000, 0)
-    for colour, program in zip(COLOURS, (default, published(default)), strict=False):
-        rows = simulate(program, conditions)
-        name = "default" if program is default else "published"
+    default = DefaultSchedule(20_000, 400, 10_000, 0)
+    for colour, schedule in zip(COLOURS, (default, published(default)), strict=False):
+        rows = simulate(schedule, conditions)
+        name = "default" if schedule is default else "published"
         steps = [row.step for row in rows]
         axes[0].plot(steps, [row.density for row in rows], color=colour, label=name)
         axes[0].plot(steps, [row.wanted for row in rows], color=colour, linestyle=":", linewidth=1)
         axes[1].plot(steps, [row.pressure or math.nan for row in rows], color=colour)
-        if program is default:
+        if schedule is default:
             shifts = np.array([row.shift for row in rows[1:]])
             smooth = np.convolve(shifts, np.ones(20) / 20, "valid")
             axes[2].plot(steps[20:], smooth, color=colour)

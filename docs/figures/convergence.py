@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from laboratory import arguments, epochs, trained
 
-from hyperflux.insight.style import COLOURS, figure, save
+from hyperflux.report.style import COLOURS, figure, save
 from hyperflux.seeding import generator
 from hyperflux.spec import INITIAL_PRESENCE
 

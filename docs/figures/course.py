@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hyperflux import controller, recipes
 from hyperflux.config import RunConfig
-from hyperflux.programs import capacity
-from hyperflux.run import execute, train_dense
+from hyperflux.runs.driver import execute, train_dense
+from hyperflux.schedules import capacity
 
 VARIATIONS: dict[str, dict[str, float]] = {
     "the default course without a dip": {"DIP": 1.0},

@@ -16,11 +16,11 @@ from laboratory import arguments, epochs, trained
 from hyperflux import spec
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.data import load_dataset
-from hyperflux.insight.style import COLOURS, figure, save
 from hyperflux.models import layer_sizes
-from hyperflux.programs.capacity import ARRIVAL
-from hyperflux.programs.pilot import Pilot
-from hyperflux.run import feasible_program
+from hyperflux.report.style import COLOURS, figure, save
+from hyperflux.runs.driver import feasible_schedule
+from hyperflux.schedules.default import ARRIVAL
+from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.seeding import generator
 
 MOMENTS = 40
@@ -35,7 +35,7 @@ SAMPLES = 4000
 
 
 class Returns:
-    """A watcher of a pilot: notes who is pruned with which flux, and what has become of them a moment later."""
+    """A watcher of a scheduler: notes who is pruned with which flux, and what has become of them a moment later."""
 
     def __init__(self, gate: Any, every: int, last: int) -> None:
         self._gate, self._every, self._last = gate, every, last
@@ -79,14 +79,14 @@ class Returns:
 def returning(dataset: str, data_dir: str, out: Path) -> None:
     """The default course at 98 % sparsity: returns by flux."""
     config, backend = trained(dataset, data_dir, out, backend="numpy", sparsity=0.98)
-    program = feasible_program(config, backend)
-    gate = backend.start_pruning(program.initial_presence)
-    pilot = Pilot(program, gate)
-    falling = round(ARRIVAL * program.pruning_steps)
-    pilot.watcher = returns = Returns(gate, falling // MOMENTS, falling)
-    for _ in epochs(config, backend, config.pruning.epochs + config.regrowth.epochs, pilot.after_step):
+    schedule = feasible_schedule(config, backend)
+    gate = backend.start_pruning(schedule.initial_presence)
+    scheduler = PruningScheduler(schedule, gate)
+    falling = round(ARRIVAL * schedule.pruning_steps)
+    scheduler.watcher = returns = Returns(gate, falling // MOMENTS, falling)
+    for _ in epochs(config, backend, config.pruning.epochs + config.regrowth.epochs, scheduler.after_step):
         pass
-    pilot.finish()
+    scheduler.finish()
     rows = returns.table()
     print(f"| {dataset}: flux / (γ/N) | pruned weights | back a moment later | and still a moment after | in the end |")
     print("|---|---|---|---|---|")

@@ -10,8 +10,8 @@ from hyperflux import recipes
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend
 from hyperflux.config import RunConfig
-from hyperflux.order import epoch_batches
-from hyperflux.run import train_dense
+from hyperflux.runs.data_order import epoch_batches
+from hyperflux.runs.driver import train_dense
 
 RECIPES = {"digits": "digits", "mnist": "lenet300-mnist"}
 
@@ -34,7 +34,7 @@ def trained(dataset: str, data_dir: str, out: Path, seed: int = 0, **changes: ob
         train_dense(RunConfig.from_dict(settings), folder)
     config = RunConfig.from_dict({**settings, **changes})
     backend = build_backend(config)
-    backend.load_checkpoint(str(folder / "dense.safetensors"))
+    backend.load_weights(str(folder / "dense.safetensors"))
     return config, backend
 
 

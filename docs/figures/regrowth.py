@@ -11,9 +11,9 @@ from typing import Any
 from laboratory import arguments, trained
 
 from hyperflux.config import RunConfig
-from hyperflux.programs import capacity
-from hyperflux.record import read_run
-from hyperflux.run import execute
+from hyperflux.runs.driver import execute
+from hyperflux.runs.folder import read_run
+from hyperflux.schedules import capacity
 
 SEEDS = {"digits": (0, 1, 2), "mnist": (0,)}
 EPOCHS = {"digits": (60, 40), "mnist": (10, 8)}

@@ -8,7 +8,7 @@ import matplotlib
 import torch
 
 from hyperflux.backends.torch.bench.update import time_update
-from hyperflux.insight.style import COLOURS, figure
+from hyperflux.report.style import COLOURS, figure
 
 HERE = Path(__file__).parent
 LAYERS = 10

@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from hyperflux.backends.base import Backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
-from hyperflux.team import ALONE, Team, launched
+from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, launched
 
 
-def build_backend(config: RunConfig, team: Team = ALONE) -> Backend:
+def build_backend(config: RunConfig, processes: ProcessGroup = SINGLE_PROCESS) -> Backend:
     """The backend that `config` names, with its model and data; only that one's libraries are imported.
 
-    Each process of a `team` trains on its part of every batch. Raises InputError where model and data do not fit
+    Each process of a process group trains on its part of every batch. Raises InputError where model and data do not fit
     together, or not to the backend.
     """
     if config.backend == "numpy":
-        if team.size > 1:
+        if processes.size > 1:
             raise InputError("backend numpy: trains in one process; start it without torchrun or use --backend torch")
         from hyperflux.backends.numpy import NumpyBackend
         from hyperflux.data import load_dataset
@@ -26,16 +26,16 @@ def build_backend(config: RunConfig, team: Team = ALONE) -> Backend:
         return NumpyBackend(config, load_dataset(config.dataset, config.data_dir, config.train_samples))
     from hyperflux.backends.torch.backend import TorchBackend
 
-    return TorchBackend(config, team)
+    return TorchBackend(config, processes)
 
 
 @contextmanager
-def launched_team() -> Iterator[Team]:
-    """The team as one of which a launcher such as torchrun has started this process; alone without one."""
+def launched_process_group() -> Iterator[ProcessGroup]:
+    """The processes as one of which a launcher such as torchrun has started this process; alone without one."""
     if not launched():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    from hyperflux.backends.torch.distributed import process_team
+    from hyperflux.backends.torch.distributed import torch_process_group
 
-    with process_team() as team:
-        yield team
+    with torch_process_group() as processes:
+        yield processes

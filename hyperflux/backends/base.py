@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux.guards import Guard
-from hyperflux.programs.base import Gate
+from hyperflux.schedules.base import Gate
+from hyperflux.session.nonfinite import Guard
 from hyperflux.telemetry.recorder import Probe
 
 Tensors = dict[str, NDArray[Any]]
@@ -100,7 +100,7 @@ class Backend(Protocol):
     def tensors(self) -> Tensors:
         """Effective weights and biases by name: pruned weights are exact zeros."""
 
-    def load_checkpoint(self, path: str) -> None:
+    def load_weights(self, path: str) -> None:
         """Replace all parameters by those of a file.
 
         Raises InputError where it can't be read, or names or shapes do not fit; then nothing was replaced.

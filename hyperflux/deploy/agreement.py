@@ -22,7 +22,7 @@ def agrees(outputs: Tensor, reference: Tensor) -> bool:
     return torch.allclose(outputs, reference, rtol=0, atol=reach, equal_nan=True)
 
 
-def require_agreement(name: str, outputs: Tensor, reference: Tensor) -> None:
+def require_same_outputs(name: str, outputs: Tensor, reference: Tensor) -> None:
     """Raise RunError unless `outputs` equals `reference` in shape, in dtype and, up to rounding, in value."""
     if outputs.shape != reference.shape or outputs.dtype != reference.dtype:
         raise RunError(

@@ -18,7 +18,7 @@ from hyperflux.deploy.formats import FORMATS, Function
 from hyperflux.deploy.networks import RunNetworks, load_networks
 from hyperflux.deploy.targets import require_onnx, target_file
 from hyperflux.errors import InputError, RunError
-from hyperflux.files import write_whole
+from hyperflux.io.atomic_write import write_atomic
 
 CHECKED_BATCHES = (1, 3, 64)
 """Samples at once in which a file's outputs are compared."""
@@ -77,7 +77,7 @@ def export(folder: Path, name: str, compacted: bool = True, out: Path | None = N
     content = _content(name, model, networks, changed)
     difference, largest = _difference(name, FORMATS[name].function(content, model), expected)
     try:
-        write_whole(file, content)
+        write_atomic(file, content)
     except RunError as error:
         raise InputError(f"{error}; name another file with --out") from error
     return Export(

@@ -56,8 +56,8 @@ def _exported_content(model: nn.Module, example: Tensor, notes: Notes) -> bytes:
     batch = torch.export.Dim("batch")
     file = io.BytesIO()
     with _quiet():
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
-        torch.export.save(program, file, extra_files=dict(notes))
+        schedule = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
+        torch.export.save(schedule, file, extra_files=dict(notes))
     return file.getvalue()
 
 

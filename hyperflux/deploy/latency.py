@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.threads import torch_threads
-from hyperflux.deploy.agreement import require_agreement
+from hyperflux.deploy.agreement import require_same_outputs
 from hyperflux.deploy.compact import compact
 from hyperflux.deploy.flops import Cost, count_cost
 from hyperflux.deploy.networks import load_networks
@@ -22,10 +22,10 @@ from hyperflux.deploy.sparse import LayerChoice, sparsify
 from hyperflux.deploy.sparse_file import sparse_content
 from hyperflux.deploy.targets import missing_for_onnx
 from hyperflux.errors import InputError
-from hyperflux.rotation import MOST_BATCH, MOST_ROTATIONS, Timing, Turn, check_count, rotate
+from hyperflux.timing import MAX_BATCH, MAX_ROTATIONS, Timing, Turn, check_count, interleave
 
 ONNX = "ONNX Runtime"
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -105,10 +105,10 @@ def time_batch(
     with torch.inference_mode():
         reference = masked(inputs)
         for name, forward in same.items():
-            require_agreement(name, forward(inputs), reference)
+            require_same_outputs(name, forward(inputs), reference)
         variants: dict[str, Forward] = {"dense": dense, **same}
         turns = {name: Turn.of(functools.partial(forward, inputs)) for name, forward in variants.items()}
-        return BatchTimes(len(inputs), rotate(turns, rotations), layers)
+        return BatchTimes(len(inputs), interleave(turns, rotations), layers)
 
 
 def file_sizes(folder: Path, masked: nn.Module, compacted: nn.Module) -> dict[str, int]:
@@ -125,7 +125,7 @@ def file_sizes(folder: Path, masked: nn.Module, compacted: nn.Module) -> dict[st
 def _check_counts(batch_sizes: Sequence[int], rotations: int, threads: int) -> None:
     if not batch_sizes:
         raise InputError("batch sizes: none; give one or more")
-    check_count("rotations", rotations, MOST_ROTATIONS)
-    check_count("threads", threads, MOST_THREADS)
+    check_count("rotations", rotations, MAX_ROTATIONS)
+    check_count("threads", threads, MAX_THREADS)
     for size in batch_sizes:
-        check_count("batch size", size, MOST_BATCH)
+        check_count("batch size", size, MAX_BATCH)

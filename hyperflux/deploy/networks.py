@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.checkpoint import load_from
 from hyperflux.backends.torch.models import build_model, count_numbers
+from hyperflux.backends.torch.weights_file import load_from
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
-from hyperflux.reading import inside
-from hyperflux.record import read_run
+from hyperflux.io.safe_read import inside
+from hyperflux.runs.folder import read_run
 
-LEAST_BYTES = 4
+MIN_BYTES = 4
 """Bytes of a weight in a run's files, of float32."""
 
 
@@ -58,7 +58,7 @@ def load_networks(folder: Path) -> RunNetworks:
 def _check_size(model: str, shape: tuple[int, ...], classes: int, file: Path) -> None:
     """Raise InputError where a network has more numbers than the file has room for: it would only take memory."""
     if file.is_file() and (numbers := count_numbers(model, shape, classes)) is not None:
-        needed = LEAST_BYTES * numbers
+        needed = MIN_BYTES * numbers
         if (size := file.stat().st_size) < needed:
             raise InputError(
                 f"{file}: not a readable safetensors file of {model} ({size:,} bytes, and its weights take {needed:,})"

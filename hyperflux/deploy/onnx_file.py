@@ -18,7 +18,7 @@ INPUT, OUTPUT = "inputs", "logits"
 def onnx_content(model: nn.Module, example: Tensor, notes: Mapping[str, str] | None = None) -> bytes:
     """The file's bytes, of a network in evaluation mode traced with `example` (2 or more, ...), for any batch size."""
     with _silence():
-        program = torch.onnx.export(
+        schedule = torch.onnx.export(
             model,
             (example,),
             dynamo=True,
@@ -27,8 +27,8 @@ def onnx_content(model: nn.Module, example: Tensor, notes: Mapping[str, str] | N
             output_names=[OUTPUT],
             verbose=False,
         )
-        assert program is not None  # so it is with dynamo
-        proto = program.model_proto
+        assert schedule is not None  # so it is with dynamo
+        proto = schedule.model_proto
         for key, value in (notes or {}).items():
             proto.metadata_props.add(key=key, value=value)
         content: bytes = proto.SerializeToString()

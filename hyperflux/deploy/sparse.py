@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hyperflux.deploy.csr import CsrMatrix, SparseLinear, SparsePointwise
 from hyperflux.errors import InputError
-from hyperflux.rotation import Turn, rotate
+from hyperflux.timing import Turn, interleave
 
 ROTATIONS = 15
 """Turns of a layer's two versions before one is chosen."""
@@ -162,7 +162,7 @@ class _Trial:
             return
         versions = {"dense": layer.forward, "csr": csr.forward}
         turns = {name: Turn.of(functools.partial(version, inputs)) for name, version in versions.items()}
-        dense, sparse = rotate(turns, self.rotations)
+        dense, sparse = interleave(turns, self.rotations)
         self.dense_seconds += dense.seconds
         self.csr_seconds += dense.seconds * sparse.ratio
 
@@ -179,4 +179,4 @@ def _faster(sparse: nn.Module, dense: nn.Module, example_input: Tensor, rotation
     """Whether the whole network gains."""
     versions = {"dense": dense, "csr": sparse}
     turns = {name: Turn.of(functools.partial(network, example_input)) for name, network in versions.items()}
-    return rotate(turns, rotations)[1].ratio < 1
+    return interleave(turns, rotations)[1].ratio < 1

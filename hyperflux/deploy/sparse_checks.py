@@ -18,17 +18,17 @@ from hyperflux.deploy.bits import STORABLE, Bits, bits_of, dtype_name, from_bits
 from hyperflux.deploy.sparse_layout import checksum, index_dtype
 from hyperflux.errors import InputError
 
-MOST_DIMENSIONS = 64
+MAX_DIMENSIONS = 64
 """Most dimensions of a tensor; torch has no more."""
-MOST_PLACES = (1 << 63) - 1
+MAX_PLACES = (1 << 63) - 1
 """Most elements of a tensor, not counting dimensions of 0, with which a size can be computed at all."""
 
 
-def joined(content: bytes, most_bytes: int) -> dict[str, Tensor]:
+def joined(content: bytes, max_bytes: int) -> dict[str, Tensor]:
     """The tensors of a file's bytes, each with memory of its own.
 
     Raises InputError, without the file's name, where the bytes are no such file, damaged, of another version, or ask
-    for more than `most_bytes`.
+    for more than `max_bytes`.
     """
     try:
         stored = load(content)
@@ -38,8 +38,8 @@ def joined(content: bytes, most_bytes: int) -> dict[str, Tensor]:
         raise InputError(f"is no readable .safetensors file ({_short(error)})") from error
     shapes = _table(metadata, stored)
     asked = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values())
-    if asked > most_bytes:
-        raise InputError(f"asks for {asked:,} bytes of memory, more than the {most_bytes:,} of most_bytes")
+    if asked > max_bytes:
+        raise InputError(f"asks for {asked:,} bytes of memory, more than the {max_bytes:,} of max_bytes")
     whole = {name: tensor for name, tensor in stored.items() if not _is_part(name, shapes)}
     for name, tensor in whole.items():
         _check_shape(name, list(tensor.shape))
@@ -87,9 +87,9 @@ def _entry(name: str, entry: Any, stored: Mapping[str, Tensor]) -> tuple[list[in
 
 def _check_shape(name: str, shape: Any) -> None:
     """Raise InputError where a shape is no list of sizes that torch can count."""
-    good = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS
-    good = good and all(type(size) is int and 0 <= size <= MOST_PLACES for size in shape)
-    if not good or math.prod(size for size in shape if size) > MOST_PLACES:
+    good = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
+    good = good and all(type(size) is int and 0 <= size <= MAX_PLACES for size in shape)
+    if not good or math.prod(size for size in shape if size) > MAX_PLACES:
         raise _wrong(name, f"has the impossible shape {_short(shape)}")
 
 

@@ -27,10 +27,10 @@ from hyperflux.deploy.bits import bits_of, dtype_name, from_bits, plain
 from hyperflux.deploy.sparse_checks import joined
 from hyperflux.deploy.sparse_layout import checksum, index_dtype
 from hyperflux.errors import InputError
-from hyperflux.files import write_whole
-from hyperflux.reading import read_file
+from hyperflux.io.atomic_write import write_atomic
+from hyperflux.io.safe_read import read_file
 
-MOST_BYTES = 1 << 36
+MAX_BYTES = 1 << 36
 """Most bytes that a file may ask for, so that a damaged or hostile one does not take all memory."""
 
 
@@ -39,21 +39,21 @@ def write_sparse(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
 
     Raises InputError for tensors, names and notes that the format can't hold, RunError where the disk refuses.
     """
-    write_whole(path, sparse_content(tensors, notes))
+    write_atomic(path, sparse_content(tensors, notes))
 
 
-def read_sparse(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Tensor]:
+def read_sparse(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     """The tensors of a file by name, bit for bit as they were written, on the CPU.
 
     Nothing in the file is trusted. Raises InputError where it can't be read, is damaged, of another version, or asks
-    for more than `most_bytes`, itself or unpacked; no memory is taken for that before.
+    for more than `max_bytes`, itself or unpacked; no memory is taken for that before.
     """
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        if (size := path.stat().st_size) > most_bytes:
-            raise InputError(f"{path}: has {size:,} bytes, more than the {most_bytes:,} of most_bytes")
-        return sparse_tensors(read_file(path, most_bytes), str(path), most_bytes)
+        if (size := path.stat().st_size) > max_bytes:
+            raise InputError(f"{path}: has {size:,} bytes, more than the {max_bytes:,} of max_bytes")
+        return sparse_tensors(read_file(path, max_bytes), str(path), max_bytes)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
 
@@ -80,10 +80,10 @@ def sparse_content(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | Non
     return pack(stored, {**(notes or {}), **own})
 
 
-def sparse_tensors(content: bytes, source: str, most_bytes: int = MOST_BYTES) -> dict[str, Tensor]:
+def sparse_tensors(content: bytes, source: str, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     """The tensors of a file's bytes, as `read_sparse` gives them; `source` names the file in errors (InputError)."""
     try:
-        return joined(content, most_bytes)
+        return joined(content, max_bytes)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hyperflux.errors import InputError
-from hyperflux.naming import unknown
+from hyperflux.io.did_you_mean import unknown_name
 
 EXTENSIONS = {
     "safetensors": ".safetensors",
@@ -25,7 +25,7 @@ def target_file(folder: Path, name: str, compact: bool, out: Path | None) -> Pat
     Raises InputError for a format that is not known, an `out` that exists, or an ending of another format.
     """
     if name not in EXTENSIONS:
-        raise unknown("format", name, EXTENSIONS)
+        raise unknown_name("format", name, EXTENSIONS)
     if out is None:
         return folder / f"model-{'compact' if compact else 'whole'}{EXTENSIONS[name]}"
     try:

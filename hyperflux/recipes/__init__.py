@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hyperflux.errors import InputError
-from hyperflux.naming import unknown
-from hyperflux.reading import inside, read_text
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.safe_read import inside, read_text
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """Most bytes of a TOML file."""
 
 
@@ -24,7 +24,7 @@ def names() -> list[str]:
 def text(name: str) -> str:
     """The TOML text of one of the package's recipes. Raises InputError for an unknown name."""
     if name not in names():
-        raise unknown("recipe", name, names())
+        raise unknown_name("recipe", name, names())
     return resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -52,7 +52,7 @@ def load_settings(folder: Path) -> dict[str, Any]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_text(path, MOST_BYTES))
+        return tomllib.loads(read_text(path, MAX_BYTES))
     except OSError as error:
         raise InputError(f"recipe {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from hyperflux.errors import InputError
-from hyperflux.reading import open_file
+from hyperflux.io.safe_read import open_file
 from hyperflux.telemetry.columns import SCHEMA, Table, Tables
 
-MOST_BYTES = 1 << 29
+MAX_BYTES = 1 << 29
 """Most bytes of all tables unpacked: full telemetry of hundreds of layers takes less."""
-MOST_MEMBERS = 100
+MAX_MEMBERS = 100
 """Most files in the archive."""
 
 
@@ -35,13 +35,13 @@ def file_content(tables: Tables) -> bytes:
 def read_tables(path: Path) -> Tables:
     """Tables of a telemetry.npz.
 
-    Nothing in the file is trusted: sizes are compared with each other and with `MOST_BYTES` before memory is taken, and
+    Nothing in the file is trusted: sizes are compared with each other and with `MAX_BYTES` before memory is taken, and
     nothing is unpickled. Raises InputError where it is damaged, of another version, or too large.
     """
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            if (asked := sum(member.file_size for member in members)) > MOST_BYTES or len(members) > MOST_MEMBERS:
+            if (asked := sum(member.file_size for member in members)) > MAX_BYTES or len(members) > MAX_MEMBERS:
                 raise ValueError(f"asks for {asked:,} bytes in {len(members):,} tables")
             return {name: _table(archive, name) for name in SCHEMA}
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Watches a gate while a program steers it: counts flips after every step, measures at the end of every interval."""
+"""Watches a gate while a schedule steers it: counts flips after every step, measures at the end of every interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux.programs.base import Gate, Program
+from hyperflux.schedules.base import Gate, PruningSchedule
 from hyperflux.seeding import generator
 from hyperflux.telemetry.columns import SCHEMA, Tables
 from hyperflux.telemetry.levels import Level
@@ -43,9 +43,9 @@ class Recorder:
     It draws no random number of the run's, changes nothing that it watches, and so leaves every result as it is.
     """
 
-    def __init__(self, program: Program[Any], gate: Gate, probe: Probe, level: Level) -> None:
-        self._program, self._gate, self._probe = program, gate, probe
-        steps = program.pruning_steps + program.regrowth_steps
+    def __init__(self, schedule: PruningSchedule[Any], gate: Gate, probe: Probe, level: Level) -> None:
+        self._schedule, self._gate, self._probe = schedule, gate, probe
+        steps = schedule.pruning_steps + schedule.regrowth_steps
         self._every = max(1, math.ceil(steps / level.intervals))
         self._ends = [0]
         self._step = gate.steps
@@ -65,7 +65,7 @@ class Recorder:
         self._step, self._applied = self._gate.steps, self._next
         self._probe.count(len(self._ends))
         self._moved |= not math.isnan(self._applied[1])
-        if self._step % self._every == 0 or self._step == self._program.pruning_steps:
+        if self._step % self._every == 0 or self._step == self._schedule.pruning_steps:
             self._measure()
         self._next = _orders(self._gate)
 
@@ -127,8 +127,8 @@ class Recorder:
         figures = {name: self._figures(name, summary) for name, summary in summaries.items()}
         network = self._figures("", Summary.together(list(summaries.values())))
         course = {
-            "stage": "pruning" if self._step <= self._program.pruning_steps else "regrowth",
-            "wanted": self._program.wanted(self._step),
+            "stage": "pruning" if self._step <= self._schedule.pruning_steps else "regrowth",
+            "wanted": self._schedule.target_density(self._step),
             "pressure": self._applied[0],
             "presence_lr": self._applied[1],
         }

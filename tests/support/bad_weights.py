@@ -75,7 +75,7 @@ SAFETENSORS = [
 
 
 class Runs:
-    """Unpickling this would start a program."""
+    """Unpickling this would start a schedule."""
 
     def __reduce__(self):
         return (os.system, ("touch executed",))

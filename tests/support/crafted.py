@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from hyperflux import RunConfig
-from hyperflux.insight.subject import Subject
-from hyperflux.record import EpochRow, RecordedRun
+from hyperflux.report.run import ReportedRun
+from hyperflux.runs.folder import EpochRow, RecordedRun
 from hyperflux.telemetry.columns import SCHEMA, flux_column
 
 SIZES = {"fc1.weight": 1000, "fc2.weight": 1000}
@@ -110,7 +110,7 @@ def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=No
         **report,
     }
     run = RecordedRun({**RunConfig().to_dict(), **(config or {})}, epochs(), values, telemetry)
-    return Subject(Path(folder), run, label)
+    return ReportedRun(Path(folder), run, label)
 
 
 def deep(layers=54, intervals=200):

@@ -9,7 +9,7 @@ from tolerances import ROUNDING
 from hyperflux import spec
 from hyperflux.backends.numpy.mlp import MLP as NumpyMLP
 from hyperflux.backends.numpy.optimizers import build_optimizer as numpy_optimizer
-from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import MLP as TorchMLP
 from hyperflux.backends.torch.optimizers import build_optimizer as torch_optimizer
 from hyperflux.config import OptimizerSettings
@@ -80,7 +80,7 @@ def torch_steps(case, count):
     for group in optimizer.param_groups:
         group["lr"] = case.learning_rate
     weights = [layer.weight for layer in model.children()]
-    gated, start = GatedParameters({str(i): weight for i, weight in enumerate(weights)}, optimizer, seed=0), 0
+    gated, start = TorchGate({str(i): weight for i, weight in enumerate(weights)}, optimizer, seed=0), 0
     for state in gated.states.values():
         end = start + state.latent.numel()
         arrays = {"latent": case.weights, "presence": case.presence, "first": case.first, "second": case.second}

@@ -5,7 +5,7 @@ import torch
 from hyperflux import RunConfig
 from hyperflux.backends.base import LayerCount
 from hyperflux.backends.torch.models import build_model
-from hyperflux.record import Report, RunFolder
+from hyperflux.runs.folder import Report, RunFolder
 
 
 def finished_run(

@@ -6,9 +6,9 @@ PRELOADED = [
     "torch._dynamo",  # DistributedDataParallel and the exporters import it
     "torch.distributed.fsdp",
     "hyperflux_cli.main",
-    "hyperflux.run",
+    "hyperflux.runs.driver",
     "hyperflux.backends.torch.backend",
-    "hyperflux.insight.report",
+    "hyperflux.report.write",
     "hyperflux.deploy.export",
 ]
 

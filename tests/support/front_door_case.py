@@ -18,7 +18,7 @@ class Material:
     @classmethod
     def make(cls, folder):
         from hyperflux import RunConfig
-        from hyperflux.run import execute
+        from hyperflux.runs.driver import execute
 
         execute(RunConfig.from_dict({"backend": "numpy", **SMALL, **STAGES}), folder / "run")
         return cls(folder / "run")

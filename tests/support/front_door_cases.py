@@ -4,7 +4,7 @@ import bad_data
 import bad_options
 import bad_runs
 import bad_weights
-from front_door_case import Material  # noqa: F401  the program that runs the cases takes it from here
+from front_door_case import Material  # noqa: F401  the schedule that runs the cases takes it from here
 
 GROUPS = {
     "options": bad_options.OPTIONS,

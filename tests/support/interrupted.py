@@ -6,10 +6,10 @@ import signal
 import numpy as np
 
 from hyperflux import RunConfig
-from hyperflux.checkpoints.folder import CheckpointFolder
-from hyperflux.checkpoints.pace import Pace
 from hyperflux.errors import Interrupted
-from hyperflux.run import execute, resume
+from hyperflux.runs.checkpoints.folder import CheckpointFolder
+from hyperflux.runs.checkpoints.interval import CheckpointInterval
+from hyperflux.runs.driver import execute, resume
 
 # 8 steps an epoch: 8 dense, 40 of pruning, 16 of regrowth.
 QUICK = {
@@ -54,7 +54,7 @@ def broken_off(config, folder, after, every="7", clean=False):
     report, go = None, lambda **how: execute(config, folder, **how)
     for steps in [*after, 10**9]:
         try:
-            report = go(every=Pace.parse(every), stop=Breaker(steps, clean))
+            report = go(every=CheckpointInterval.parse(every), stop=Breaker(steps, clean))
         except (PowerCut, Interrupted):
             assert steps < 10**9
         go = lambda **how: resume(folder, **how)  # noqa: E731

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux import fingerprint, spec
+from hyperflux import spec
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
 from hyperflux.backends.numpy.finite import state_fault
 from hyperflux.backends.numpy.gate import NumpyGate
@@ -22,12 +22,13 @@ from hyperflux.backends.numpy.probe import NumpyProbe
 from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
-from hyperflux.guards import Guard, NotFiniteError
+from hyperflux.io import fingerprints
+from hyperflux.io.flatten import flatten, subtree
+from hyperflux.io.weights_file import max_bytes, read_weights
 from hyperflux.models import layer_sizes
-from hyperflux.nesting import joined, part
 from hyperflux.seeding import generator
+from hyperflux.session.nonfinite import Guard, NotFiniteError
 from hyperflux.spec import Array, Mask
-from hyperflux.weights_file import most_bytes, read_checkpoint
 
 EVALUATION_BATCH = 4096
 
@@ -136,9 +137,9 @@ class NumpyBackend:
         """Copies of the effective weights and the biases."""
         return {name: view.copy() for name, view in self._views(self._effective_weights(), self._biases).items()}
 
-    def load_checkpoint(self, path: str) -> None:
+    def load_weights(self, path: str) -> None:
         """Replace all parameters by those of a safetensors file."""
-        tensors = read_checkpoint(path, most_bytes(self._gate.state.weights.size + self._biases.size))
+        tensors = read_weights(path, max_bytes(self._gate.state.weights.size + self._biases.size))
         try:
             self.load_tensors(tensors)
         except InputError as error:
@@ -150,18 +151,18 @@ class NumpyBackend:
         optimizers = {"weights": self._weight_optimizer.state(), "biases": self._bias_optimizer.state()}
         counts = {name: np.array(count) for name, count in self.guard.counts().items()}
         own = {"biases": self._biases, "losses": losses, **counts}
-        parts = {"own": own, "gate": self._gate.to_arrays(), "optimizer": joined(optimizers)}
-        return {name: array.copy() for name, array in joined(parts).items()}
+        parts = {"own": own, "gate": self._gate.to_arrays(), "optimizer": flatten(optimizers)}
+        return {name: array.copy() for name, array in flatten(parts).items()}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a state."""
         state = {name: array.copy() for name, array in saved.items()}
-        self._gate.restore(part(state, "gate"))
+        self._gate.restore(subtree(state, "gate"))
         for owner, optimizer in (("weights", self._weight_optimizer), ("biases", self._bias_optimizer)):
-            optimizer.restore(part(state, f"optimizer/{owner}"))
+            optimizer.restore(subtree(state, f"optimizer/{owner}"))
         self._biases = state["own/biases"]
         self._losses = [(float(loss), int(size)) for loss, size in state["own/losses"]]
-        self.guard.restore(part(state, "own"))
+        self.guard.restore(subtree(state, "own"))
         self._resumed = True
 
     def require_finite(self) -> None:
@@ -181,7 +182,7 @@ class NumpyBackend:
     def fingerprint(self) -> str:
         """A hash of the data."""
         parts = ((self._train_inputs, self._train_labels), (self._test_inputs, self._test_labels))
-        return " ".join(fingerprint.of_samples(*arrays) for arrays in parts)
+        return " ".join(fingerprints.of_samples(*arrays) for arrays in parts)
 
     def place(self) -> str:
         """The host; how many threads NumPy's linear algebra takes it does not say."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from hyperflux.backends.numpy.mlp import MLP
-from hyperflux.guards import Fault
+from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import Array
 
 Pair = tuple[Array, Array]

@@ -1,4 +1,4 @@
-"""The NumPy backend's gate: the state of `hyperflux.spec` and what a program may do with it."""
+"""The NumPy backend's gate: the state of `hyperflux.spec` and what a schedule may do with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hyperflux.spec import Array, Mask, State
 
 
 class NumpyGate:
-    """Flat w and t of a whole network, (N,), under training: a `hyperflux.programs.base.Gate`.
+    """Flat w and t of a whole network, (N,), under training: a `hyperflux.schedules.base.Gate`.
 
     `pressure_mean` is the share of pressure in Adam's first moment of t: what is left of that is flux.
     """
@@ -86,12 +86,12 @@ class NumpyGate:
         return spec.typical_flux(self.state.moments)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All but the program's orders, as arrays by name."""
+        """All but the schedule's orders, as arrays by name."""
         counts = {"taken": np.array(self.steps), "pressure_mean": np.array(self.pressure_mean)}
         own = {"weights": self.state.weights, "presence": self.state.presence}
         return {**counts, **own, **moments_to_arrays(self.state.moments)}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from what `to_arrays` gave; the program gives its orders again."""
+        """Go on from what `to_arrays` gave; the schedule gives its orders again."""
         self.state = State(saved["weights"], saved["presence"], moments_from_arrays(saved))
         self.steps, self.pressure_mean = int(saved["taken"]), float(saved["pressure_mean"])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hyperflux import spec
 from hyperflux.backends.numpy.finite import step_fault
 from hyperflux.backends.numpy.mlp import MLP
-from hyperflux.guards import NotFiniteError
+from hyperflux.session.nonfinite import NotFiniteError
 from hyperflux.spec import Array
 
 

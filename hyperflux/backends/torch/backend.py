@@ -15,11 +15,11 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hyperflux.backends.base import Evaluation, LayerCount, Tensors
-from hyperflux.backends.torch import checkpoint, state
+from hyperflux.backends.torch import state, weights_file
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
 from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch
-from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.probe import TorchProbe
@@ -28,28 +28,28 @@ from hyperflux.backends.torch.threads import threads_for, torch_threads
 from hyperflux.backends.torch.training import BatchPart, Precision, Progress, Tally, choose_device, tally, train_epoch
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
-from hyperflux.guards import Guard
-from hyperflux.nesting import joined, part
+from hyperflux.io.flatten import flatten, subtree
 from hyperflux.seeding import generator
-from hyperflux.team import ALONE, Team, together
+from hyperflux.session.nonfinite import Guard
+from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, raise_on_all_ranks
 
 
 class TorchBackend:
     """A network under training; the contract is `hyperflux.backends.base.Backend`.
 
-    Each process of a team has the whole network and all data, and trains on its part of every batch; gradients are
-    those of the whole batch (DistributedDataParallel). Batch norm sees its own process's part.
+    Each process has the whole network and all data, and trains on its part of every batch; gradients are those of
+    the whole batch (DistributedDataParallel). Batch norm sees its own process's part.
     """
 
-    def __init__(self, config: RunConfig, team: Team = ALONE) -> None:
+    def __init__(self, config: RunConfig, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         """Build model, data and optimizer of `config`. Raises InputError where they do not fit."""
-        self._config, self._team = config, team
-        self._device = choose_device(config.device, team.local_rank)
+        self._config, self._processes = config, processes
+        self._device = choose_device(config.device, processes.local_rank)
         if self._device.type == "mps" and config.dtype == "float64":
             raise InputError("dtype float64: not available on mps; use --device cpu")
-        if self._device.type == "cuda" and team.size > 1:
+        if self._device.type == "cuda" and processes.size > 1:
             torch.cuda.set_device(self._device)  # also for what names no device: pinned memory, messages
-        if self._device.type == "mps" and team.size > 1:
+        if self._device.type == "mps" and processes.size > 1:
             raise InputError("device mps: trains in one process; start it without torchrun or use --device cpu")
         self._data: Data = load_data(config, self._device)
         model = build_model(config.model, self._data.shape, self._data.classes, config.seed)
@@ -57,7 +57,7 @@ class TorchBackend:
         self._model = model.to(self._device, getattr(torch, config.dtype)).to(memory_format=layout)
         self._precision = Precision(config.amp, self._device)
         self._optimizer = build_optimizer(self._model, config.optimizer)
-        self._gated: GatedParameters | None = None
+        self._gated: TorchGate | None = None
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         weights = sum(parameter.numel() for parameter in self._selected.values())
         self._threads = threads_for(weights, config.batch_size, self._device)
@@ -65,7 +65,7 @@ class TorchBackend:
         self.guard = Guard(config.on_nonfinite)
         unseen = 1 if self._device.type == "cpu" else STEPS_UNSEEN
         scaled = config.amp == "float16"
-        self._watch = StepWatch(self._model, self.guard, scaled=scaled, steps_unseen=unseen, several=team.size > 1)
+        self._watch = StepWatch(self._model, self.guard, scaled=scaled, steps_unseen=unseen, several=processes.size > 1)
         self._resumed: dict[str, NDArray[Any]] | None = None
 
     @property
@@ -94,14 +94,14 @@ class TorchBackend:
         """Train one epoch without a gate."""
         return self._train(batches, learning_rate, label_smoothing, after_step)
 
-    def start_pruning(self, initial: tuple[float, float]) -> GatedParameters:
+    def start_pruning(self, initial: tuple[float, float]) -> TorchGate:
         """Draw the presence parameters, by seed and parameter name, and start with a fresh optimizer."""
         if self._gated is not None:
             self._gated.remove()
         self._optimizer = build_optimizer(self._model, self._config.optimizer)
         self._precision = Precision(self._config.amp, self._device)
-        config, group = self._config, None if self._team.size == 1 else distributed.group.WORLD
-        self._gated = GatedParameters(self._selected, self._optimizer, config.seed, initial, group=group)
+        config, group = self._config, None if self._processes.size == 1 else distributed.group.WORLD
+        self._gated = TorchGate(self._selected, self._optimizer, config.seed, initial, group=group)
         return self._gated
 
     def probe(self) -> TorchProbe:
@@ -123,14 +123,14 @@ class TorchBackend:
 
     def evaluate(self) -> Evaluation:
         """Loss and accuracy on the whole test part, a part of its batches in each process."""
-        team = self._team
-        if team.size > 1:
+        processes = self._processes
+        if processes.size > 1:
             for buffer in self._model.buffers():  # batch statistics: those of process 0 are the network's
                 distributed.broadcast(buffer, src=0)
-        batches = self._data.test_batches(slice(team.rank, None, team.size))
+        batches = self._data.test_batches(slice(processes.rank, None, processes.size))
         with torch_threads(self._threads):
             own = tally(self._model, batches, self._precision)
-        return Tally.evaluation(team.gather(own))
+        return Tally.evaluation(processes.all_gather(own))
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
         """Mean of g over the whole training part, without mixed precision; images are augmented by draws of its own."""
@@ -167,10 +167,10 @@ class TorchBackend:
         """Copies of the parameters, effective weights among them, and of the buffers, such as batch statistics."""
         return {name: state.to_array(tensor) for name, tensor in self._model.state_dict().items()}
 
-    def load_checkpoint(self, path: str) -> None:
+    def load_weights(self, path: str) -> None:
         """Replace all parameters and buffers by those of a safetensors file or torch checkpoint."""
         try:
-            checkpoint.load_from(self._model, path, self._config.model)
+            weights_file.load_from(self._model, path, self._config.model)
         except InputError as error:
             prefix = "" if str(error).startswith("checkpoint ") else f"checkpoint {path}: "
             raise InputError(f"{prefix}{error}") from error
@@ -182,7 +182,7 @@ class TorchBackend:
         done, scaler = self._progress, self._precision.state()
         counts = {"epoch": self._epoch, "batches": done.batches, **self.guard.counts()}
         randomness = state.randomness(self._device) if done.batches else {}
-        everyone = self._team.gather(joined({"sums": state.sums(done), "randomness": randomness}))
+        everyone = self._processes.all_gather(flatten({"sums": state.sums(done), "randomness": randomness}))
         parts = {
             "own": {name: np.array(count) for name, count in counts.items()},
             "model": state.model_state(self._model),
@@ -191,17 +191,17 @@ class TorchBackend:
             "gate": {} if self._gated is None else state.gate_state(self._gated),
             **{f"process {rank}": own for rank, own in enumerate(everyone)},
         }
-        return joined(parts)
+        return flatten(parts)
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a state."""
-        state.restore_model(self._model, part(saved, "model"))
-        state.restore_optimizer(self._optimizer, part(saved, "optimizer"))
-        if scaler := part(saved, "scaler"):
+        state.restore_model(self._model, subtree(saved, "model"))
+        state.restore_optimizer(self._optimizer, subtree(saved, "optimizer"))
+        if scaler := subtree(saved, "scaler"):
             self._precision.restore({name: value.item() for name, value in scaler.items()})
         if self._gated is not None:
-            state.restore_gate(self._gated, part(saved, "gate"))
-        own = part(saved, "own")
+            state.restore_gate(self._gated, subtree(saved, "gate"))
+        own = subtree(saved, "own")
         self._epoch = int(own["epoch"])
         self.guard.restore(own)
         self._restore_epoch(int(own["batches"]), saved)
@@ -212,15 +212,15 @@ class TorchBackend:
         Where there were more of them, or fewer, the first takes all sums, and the generators of each start anew.
         """
         count = len({name.partition("/")[0] for name in saved if name.startswith("process ")})
-        every = [part(saved, f"process {number}") for number in range(count)]
-        rank, alike = self._team.rank, count == self._team.size
+        every = [subtree(saved, f"process {number}") for number in range(count)]
+        rank, alike = self._processes.rank, count == self._processes.size
         mine = [every[rank]] if alike else [] if rank else every
-        self._progress = state.restored_progress(batches, [part(own, "sums") for own in mine], self._device)
-        self._resumed = None if not batches else part(every[rank], "randomness") if alike else {}
+        self._progress = state.restored_progress(batches, [subtree(own, "sums") for own in mine], self._device)
+        self._resumed = None if not batches else subtree(every[rank], "randomness") if alike else {}
 
     def require_finite(self) -> None:
         """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
-        with together(self._team):
+        with raise_on_all_ranks(self._processes):
             self._watch.require_finite(self._optimizer, self._gated, self._progress.batches or None)
 
     def fingerprint(self) -> str:
@@ -229,7 +229,7 @@ class TorchBackend:
 
     def place(self) -> str:
         """The GPU's name, or the host and torch's threads there, and how many of them."""
-        several = f", {self._team.size} processes" if self._team.size > 1 else ""
+        several = f", {self._processes.size} processes" if self._processes.size > 1 else ""
         if self._device.type == "cuda":
             return f"cuda ({torch.cuda.get_device_name(self._device)}){several}"
         return f"{self._device.type} with {self._threads} thread{'s'[: self._threads > 1]}{several}"
@@ -271,21 +271,21 @@ class TorchBackend:
                 self._watch,
             )
         self._progress = Progress()
-        everyone = self._team.gather((progress.loss, progress.samples))
+        everyone = self._processes.all_gather((progress.loss, progress.samples))
         samples = sum(samples for _, samples in everyone)
         return sum(loss for loss, _ in everyone) / samples if samples else math.nan
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:
-        """The network as it is trained: in a team, which has to be complete by the first step, one of its replicas."""
+        """The network as it is trained: in several processes one of the replicas."""
         model: nn.Module = self._model
-        if self._team.size > 1:
+        if self._processes.size > 1:
             model = DistributedDataParallel(model, device_ids=[self._device] if self._device.type == "cuda" else None)
         return torch.compile(model) if self._config.compile else model
 
     def _own_part(self, batch: int) -> BatchPart:
         """What this process takes of a batch of so many samples."""
-        return BatchPart.of(batch, self._team.rank, self._team.size)
+        return BatchPart.of(batch, self._processes.rank, self._processes.size)
 
     def _own_rows(self, batch: int) -> slice:
         """The rows of that."""
@@ -312,8 +312,8 @@ class TorchBackend:
         """
         devices = [self._device] if self._device.type == "cuda" else []
         name = f"randomness of epoch {self._epoch}"
-        if self._team.rank or batch:
-            name += f" from batch {batch} in process {self._team.rank}"
+        if self._processes.rank or batch:
+            name += f" from batch {batch} in process {self._processes.rank}"
         with torch.random.fork_rng(devices=devices):
             drawn = generator(self._config.seed, name)
             torch.manual_seed(int(drawn.integers(2**62)))

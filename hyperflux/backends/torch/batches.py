@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hyperflux import fingerprint
 from hyperflux.errors import InputError
-from hyperflux.fingerprint import spread
+from hyperflux.io import fingerprints
+from hyperflux.io.fingerprints import spread
 from hyperflux.seeding import generator
 
 CROP_PADDING = 4
@@ -185,7 +185,7 @@ def _leave_ctrl_c_to_the_run(worker: int) -> None:
 def _of_tensors(inputs: Tensor, labels: Tensor) -> str:
     """A hash of one part of a data set on the device."""
     chosen = inputs[torch.from_numpy(spread(len(inputs))).to(inputs.device)]
-    return fingerprint.of_arrays(np.array(inputs.shape), chosen.cpu().numpy(), labels.cpu().numpy())
+    return fingerprints.of_arrays(np.array(inputs.shape), chosen.cpu().numpy(), labels.cpu().numpy())
 
 
 def _of_files(part: Any) -> str:
@@ -193,8 +193,8 @@ def _of_files(part: Any) -> str:
     folder, chosen = getattr(part, "dataset", part), getattr(part, "indices", range(len(part)))
     files = [(Path(folder.samples[index][0]), folder.samples[index][1]) for index in chosen]
     named = "".join(f"{path.parent.name}/{path.name} {label}\n" for path, label in files)
-    contents = [fingerprint.of_file(str(files[index][0])) for index in spread(len(files))]
-    return fingerprint.of_arrays(np.frombuffer("".join([named, *contents]).encode(), np.uint8))
+    contents = [fingerprints.of_file(str(files[index][0])) for index in spread(len(files))]
+    return fingerprints.of_arrays(np.frombuffer("".join([named, *contents]).encode(), np.uint8))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A team of processes over `torch.distributed`: as torchrun starts them, gloo on CPUs and nccl on GPUs."""
+"""A group of processes over `torch.distributed`: as torchrun starts them, gloo on CPUs and nccl on GPUs."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ UNUSED = "Expected to have finished reduction in the prior iteration"
 """What DistributedDataParallel says where a parameter got no gradient."""
 
 
-class ProcessTeam:
-    """The default process group of `torch.distributed`: a `hyperflux.team.Team`. Its messages go from host to host."""
+class TorchProcessGroup:
+    """The default process group of `torch.distributed`: a `hyperflux.session.processes.ProcessGroup`."""
 
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all processes."""
         values: list[T | None] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The value of process 0."""
         values = [value]
         distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
-    def most(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
         """The largest of each number."""
         largest = torch.tensor(numbers)
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
@@ -49,7 +49,7 @@ class ProcessTeam:
 
 
 @contextmanager
-def process_team() -> Iterator[ProcessTeam]:
+def torch_process_group() -> Iterator[TorchProcessGroup]:
     """Join the group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and leave it.
 
     Raises InputError where it can't be joined and for models that it can't train, RunError where another process ended
@@ -59,14 +59,14 @@ def process_team() -> Iterator[ProcessTeam]:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as error:
         raise InputError(f"processes: can't be brought together ({error}); start them with torchrun") from error
-    team = ProcessTeam()
+    processes = TorchProcessGroup()
     try:
-        yield team
+        yield processes
     except Interrupted:  # of all processes together
         distributed.destroy_process_group()
         raise
     except RuntimeError as error:
-        meant = explained(error, team.rank)
+        meant = explained(error, processes.rank)
         if meant is None:
             raise
         raise meant from error
@@ -79,7 +79,7 @@ def explained(error: RuntimeError, rank: int) -> InputError | RunError | None:
         return None
     if UNUSED in str(error):
         refusal = InputError("model: has parameters without a part in its output; train it in one process alone")
-        refusal.told_elsewhere = rank > 0
+        refusal.reported_elsewhere = rank > 0
         return refusal
     if isinstance(error, distributed.DistError) or any(words in str(error) for words in LOST):
         return RunError(

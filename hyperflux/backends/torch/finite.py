@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-from hyperflux.backends.torch.gated import GatedParameters
-from hyperflux.guards import Fault, Guard, NotFiniteError
+from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.session.nonfinite import Fault, Guard, NotFiniteError
 
 STEPS_UNSEEN = 20
 """Steps whose figures stay on a GPU before they are looked at together; on the CPU every step is looked at."""
@@ -81,7 +81,7 @@ class StepWatch:
             return True
         return [self._judge(step, norms.tolist()) for step, norms in seen][-1]
 
-    def require_finite(self, optimizer: torch.optim.Optimizer, gated: GatedParameters | None, step: int | None) -> None:
+    def require_finite(self, optimizer: torch.optim.Optimizer, gated: TorchGate | None, step: int | None) -> None:
         """Look at all that was not looked at, at the optimizer's state and the gate's. Raises NotFiniteError."""
         self.look()
         tensors = dict(zip(self._names, self._fixed, strict=False))
@@ -107,7 +107,7 @@ class StepWatch:
         return False
 
 
-def gate_tensors(gated: GatedParameters, kinds: Iterable[str] = WORDS) -> dict[str, Tensor]:
+def gate_tensors(gated: TorchGate, kinds: Iterable[str] = WORDS) -> dict[str, Tensor]:
     """What a gate keeps, by what it is: t, w and both moments of t, or some `kinds` of them."""
     kept = {name: state.tensors() for name, state in gated.states.items()}
     return {f"a {WORDS[kind]} of {name}": tensors[kind] for kind in kinds for name, tensors in kept.items()}

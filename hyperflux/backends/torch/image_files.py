@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hyperflux.errors import InputError
-from hyperflux.reading import open_file
+from hyperflux.io.safe_read import open_file
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What an image may be, whatever its file is called: PIL knows others whose readers start programs."""
-MOST_PIXELS = 1 << 26
+"""What an image may be, whatever its file is called: PIL knows others whose readers start schedules."""
+MAX_PIXELS = 1 << 26
 """Of one image: a few kilobytes can claim far more."""
 
 
@@ -23,8 +23,8 @@ def open_image(path: str) -> Any:
     try:
         with open_file(Path(path)) as file, warnings.catch_warnings(action="ignore"):
             image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels, more than {MOST_PIXELS:,}")
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
             return image.convert("RGB")
     except Exception as error:  # decoders raise whatever they met in the file
         reason = getattr(error, "strerror", None) or error

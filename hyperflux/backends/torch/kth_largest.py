@@ -19,7 +19,7 @@ from torch import Tensor
 
 BLOCK = 1 << 17
 """Elements compared at once on a CPU, few enough for its caches."""
-MOST_COPIED = 1 << 20
+MAX_COPIED = 1 << 20
 """Elements within the bracket from which it is halved, before those that are left are copied and ranked; compared at
 once elsewhere.
 """
@@ -38,7 +38,7 @@ def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tupl
     brackets = (_Bracket.of(blocks, -reach, reach) for reach in (near, WIDER * near) if math.isfinite(reach))
     bracket = next((bracket for bracket in brackets if bracket.holds(k)), None)
     bracket = bracket or _Bracket.of(blocks, *_extremes(blocks))
-    while bracket.count > MOST_COPIED:
+    while bracket.count > MAX_COPIED:
         middle = bracket.low + (bracket.high - bracket.low) / 2
         if not bracket.low < middle < bracket.high:
             return bracket.kth_of_equals(blocks, k)
@@ -51,7 +51,7 @@ def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tupl
 class _Bracket:
     """The numbers from `low` to `high`: how many elements are `above` and how many within, and what these are.
 
-    Where more than `MOST_COPIED` are within, `elements` are some of them.
+    Where more than `MAX_COPIED` are within, `elements` are some of them.
     """
 
     low: float
@@ -68,7 +68,7 @@ class _Bracket:
             within = block >= low
             within ^= beyond
             above.append(_nonzero(beyond))
-            if count <= MOST_COPIED:
+            if count <= MAX_COPIED:
                 elements.append(_chosen(block, within))
                 count += len(elements[-1])
             else:
@@ -110,7 +110,7 @@ class _Bracket:
 def _blocks(tensor: Tensor) -> list[Values]:
     """All elements in some order, in blocks, on a CPU as arrays that share the tensor's memory."""
     flat = tensor.view(-1) if tensor.is_contiguous() else tensor.permute(*_from_slowest(tensor)).reshape(-1)
-    values, size = (flat.detach().numpy(), BLOCK) if flat.device.type == "cpu" else (flat, MOST_COPIED)
+    values, size = (flat.detach().numpy(), BLOCK) if flat.device.type == "cpu" else (flat, MAX_COPIED)
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.errors import InputError
+from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.models import initial_mlp, is_mlp, layer_sizes
-from hyperflux.naming import unknown
 
 SMALL_IMAGE = 32
 """Images up to this many pixels a side get the stems of the CIFAR experiments."""
@@ -150,7 +150,7 @@ def _torchvision(name: str, classes: int) -> nn.Module:
     from torchvision import models
 
     if name not in (known := models.list_models(module=models)):
-        raise unknown("torchvision model", name, known)
+        raise unknown_name("torchvision model", name, known)
     return _quietly(lambda: models.get_model(name, weights=None, num_classes=classes), f"torchvision:{name}")
 
 
@@ -158,7 +158,7 @@ def _timm(name: str, channels: int, classes: int, **extra: Any) -> nn.Module:
     import timm
 
     if name not in (known := timm.list_models()):
-        raise unknown("timm model", name, known)
+        raise unknown_name("timm model", name, known)
     return _quietly(
         lambda: timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **extra),
         f"timm:{name}",

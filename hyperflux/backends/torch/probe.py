@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperflux.backends.torch.gated import GatedParameters
-from hyperflux.backends.torch.update import WeightState
+from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.telemetry.statistics import LayerArrays
 
 
@@ -62,7 +62,7 @@ class _Counters:
 class TorchProbe:
     """Counts flips of every weight of a gate. Between intervals nothing waits for the device."""
 
-    def __init__(self, gated: GatedParameters) -> None:
+    def __init__(self, gated: TorchGate) -> None:
         self._gated = gated
         self._counters = {name: _Counters.of(state) for name, state in gated.states.items()}
 

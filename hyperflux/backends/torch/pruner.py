@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from hyperflux.backends.base import LayerCount
 from hyperflux.backends.torch import replicas
 from hyperflux.backends.torch.finite import first_fault, gate_tensors
-from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import Patterns, select, unwrap
-from hyperflux.cautions import Cautions, out_of_reach, starved, starved_line
-from hyperflux.controller import PublishedController
 from hyperflux.errors import InputError, RunError
-from hyperflux.feasibility import kept_weights, presence_distance
-from hyperflux.naming import unknown
-from hyperflux.programs.base import Program, Stage
-from hyperflux.programs.capacity import CapacityProgram
-from hyperflux.programs.pilot import Pilot
-from hyperflux.programs.published import PublishedProgram
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.schedules.base import PruningSchedule, Stage
+from hyperflux.schedules.controllers import PublishedController
+from hyperflux.schedules.default import DefaultSchedule
+from hyperflux.schedules.feasibility import presence_distance, target_count
+from hyperflux.schedules.published import PublishedSchedule
+from hyperflux.schedules.scheduler import PruningScheduler
+from hyperflux.session.warnings import Warnings, out_of_reach, starved, starved_line
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.levels import level
 from hyperflux.telemetry.recorder import Recorder
@@ -69,7 +69,7 @@ class Pruner:
     dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off.
 
     Under DistributedDataParallel give it the wrapped model: all replicas then come to the same masks, which a hash
-    confirms whenever the program acts; where they don't, all of them raise RunError with the parameter's name. Where
+    confirms whenever the schedule acts; where they don't, all of them raise RunError with the parameter's name. Where
     the wrapper is not at hand, or gradients are reduced in another way, name the replicas' `process_group`.
 
     Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
@@ -106,15 +106,15 @@ class Pruner:
         self.target_sparsity = target_sparsity
         self.pruning_steps, self.regrowth_steps, self.presence_lr = pruning_steps, regrowth_steps, presence_lr
         total = sum(parameter.numel() for parameter in self.selection.prunable.values())
-        self._kept = kept_weights(total, target_sparsity, type(root).__name__)
-        program = self._program(total, controller)
+        self._kept = target_count(total, target_sparsity, type(root).__name__)
+        schedule = self._schedule(total, controller)
         group = replicas.process_group(model) if process_group is None else process_group
-        self._gated = GatedParameters(self.selection.prunable, optimizer, seed, program.initial_presence, group=group)
-        self._pilot = Pilot(program, self._gated)
+        self._gated = TorchGate(self.selection.prunable, optimizer, seed, schedule.initial_presence, group=group)
+        self._scheduler = PruningScheduler(schedule, self._gated)
         self._recorder: Recorder | None = None
         if watched is not None:
-            self._recorder = self._pilot.watcher = Recorder(program, self._gated, TorchProbe(self._gated), watched)
-        self._cautions = Cautions(_log.warning)
+            self._recorder = self._scheduler.watcher = Recorder(schedule, self._gated, TorchProbe(self._gated), watched)
+        self._warnings = Warnings(_log.warning)
         self._gated.after_step = self._after_step
         self._released = False
         for module in root.modules():
@@ -123,7 +123,7 @@ class Pruner:
     @property
     def stage(self) -> Stage:
         """The stage of the next step."""
-        return self._pilot.stage
+        return self._scheduler.stage
 
     @property
     def step_count(self) -> int:
@@ -200,7 +200,7 @@ class Pruner:
         if self.stage != "done":
             planned = self.pruning_steps + self.regrowth_steps
             _log.warning("finalize() after %d of %d steps: the weights left had little time", self.step_count, planned)
-        self._pilot.finish()
+        self._scheduler.finish()
         self.release()
 
     def release(self) -> None:
@@ -225,7 +225,7 @@ class Pruner:
         return {
             "format": STATE_FORMAT,
             "settings": self._settings(),
-            "program": asdict(self._pilot.state),
+            "schedule": asdict(self._scheduler.state),
             "steps": self._gated.steps,
             "parameters": {
                 name: {
@@ -252,7 +252,7 @@ class Pruner:
         _require_equal("parameters", sorted(saved["parameters"]), sorted(states))
         for name, state in states.items():
             _require_equal(f"shape of {name}", saved["parameters"][name]["latent"].shape, state.latent.shape)
-        self._pilot.program.restore(saved["program"])
+        self._scheduler.schedule.restore(saved["schedule"])
         for name, state in states.items():
             values = saved["parameters"][name]
             for key, tensor in state.tensors().items():
@@ -260,14 +260,14 @@ class Pruner:
             state.steps, state.pressure_mean = values["steps"], values["pressure_mean"]
         self._gated.steps = saved["steps"]
         self._gated.write_effective()
-        self._pilot.restore(saved["program"])
+        self._scheduler.restore(saved["schedule"])
         if self._recorder is not None:
             self._recorder.restore(_map(Tensor.numpy, saved["telemetry"]))
 
     def _settings(self) -> dict[str, object]:
         names = ("target_sparsity", "pruning_steps", "regrowth_steps", "presence_lr")
-        program = self._pilot.program
-        course = f"published, {program.controller}" if isinstance(program, PublishedProgram) else "default"
+        schedule = self._scheduler.schedule
+        course = f"published, {schedule.controller}" if isinstance(schedule, PublishedSchedule) else "default"
         return {"course": course, **{name: getattr(self, name) for name in names}}
 
     def _after_step(self) -> None:
@@ -275,9 +275,9 @@ class Pruner:
         checks = self.step_count % every == 0
         if checks:
             self._require_finite("presence", "latent")
-        elif self._pilot.is_due:
+        elif self._scheduler.is_due:
             self._require_finite("presence")
-        self._pilot.after_step()
+        self._scheduler.after_step()
         if checks and self.stage != "done":
             self._warn()
         self._gated.check_contents = (self.step_count + 1) % every == 0
@@ -294,13 +294,13 @@ class Pruner:
         """Log, once each, that a layer has no weight left or that the target is out of reach; waits for the device."""
         where = f"after step {self.step_count}"
         for name in starved(self.layers()):
-            self._cautions.tell(f"starved {name}", starved_line(name, where, f"exclude={name!r}"))
-        self._cautions.tell("density", out_of_reach(self._pilot.program, self._gated, where))
+            self._warnings.warn_once(f"starved {name}", starved_line(name, where, f"exclude={name!r}"))
+        self._warnings.warn_once("density", out_of_reach(self._scheduler.schedule, self._gated, where))
 
-    def _program(self, total: int, controller: str | PublishedController) -> Program[Any]:
+    def _schedule(self, total: int, controller: str | PublishedController) -> PruningSchedule[Any]:
         """The default course, or the published one with a control interval where the paper has an epoch."""
         if controller == "default":
-            return CapacityProgram(total, self._kept, self.pruning_steps, self.regrowth_steps, self.presence_lr)
+            return DefaultSchedule(total, self._kept, self.pruning_steps, self.regrowth_steps, self.presence_lr)
         reach, distance = self.presence_lr * self.pruning_steps, presence_distance(self.target_sparsity)
         if reach < distance:
             _log.warning(
@@ -311,7 +311,7 @@ class Pruner:
             )  # fmt: skip
         pruning = min(CONTROL_INTERVALS, self.pruning_steps)
         regrowth = min(self.regrowth_steps, max(1, round(pruning * self.regrowth_steps / self.pruning_steps)))
-        return PublishedProgram(
+        return PublishedSchedule(
             1 - self.target_sparsity,
             self.pruning_steps,
             self.regrowth_steps,
@@ -330,7 +330,7 @@ def _published(name: str | PublishedController) -> PublishedController:
     if isinstance(name, PublishedController):
         return name
     if name not in CONTROLLERS:
-        raise unknown("controller", name, CONTROLLERS)
+        raise unknown_name("controller", name, CONTROLLERS)
     return PublishedController()
 
 

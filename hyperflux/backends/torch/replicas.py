@@ -40,7 +40,7 @@ def require_same_masks(masks: Mapping[str, Tensor], group: Any, step: int) -> No
         f"{name}: after step {step} its mask in process {others[0]} is not that of process 0; all processes must start "
         "with the same weights and seed, and reduce their gradients before each step (DistributedDataParallel)"
     )
-    parted.told_elsewhere = distributed.get_rank(group) > 0
+    parted.reported_elsewhere = distributed.get_rank(group) > 0
     raise parted
 
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
 from hyperflux.errors import InputError
-from hyperflux.naming import unknown
+from hyperflux.io.did_you_mean import unknown_name
 
 Pattern = str | re.Pattern[str] | type[nn.Module]
 Patterns = Pattern | Iterable[Pattern]
@@ -221,6 +221,6 @@ def _refuse_reparametrized(model: nn.Module, included: list[Pattern], excluded: 
 
 def _no_match(option: str, pattern: Pattern, what: str, names: Iterable[str]) -> InputError:
     if isinstance(pattern, str):
-        return InputError(f"{option}: {unknown(what, pattern, names)}")
+        return InputError(f"{option}: {unknown_name(what, pattern, names)}")
     shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern.__name__
     return InputError(f"{option}: {shown!r} matches no {what} of the model")

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.gated import GatedParameters
+from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.training import Progress
-from hyperflux.nesting import joined, part
+from hyperflux.io.flatten import flatten, subtree
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -29,22 +29,22 @@ def restore_model(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> None:
         tensor.copy_(torch.from_numpy(saved[name]))
 
 
-def gate_state(gated: GatedParameters) -> Arrays:
-    """Everything of the gate but the program's orders."""
+def gate_state(gated: TorchGate) -> Arrays:
+    """Everything of the gate but the schedule's orders."""
     parts = {
         name: {key: to_array(tensor) for key, tensor in state.tensors().items()} for name, state in gated.states.items()
     }
     for name, state in gated.states.items():
         parts[name] |= {"steps": np.array(state.steps), "pressure_mean": np.array(state.pressure_mean)}
     counts = {"steps": np.array(gated.steps), "last_capacity": np.array(gated.last_capacity)}
-    return joined({"counts": counts, **{f"parameter/{name}": values for name, values in parts.items()}})
+    return flatten({"counts": counts, **{f"parameter/{name}": values for name, values in parts.items()}})
 
 
 @torch.no_grad()
-def restore_gate(gated: GatedParameters, saved: Mapping[str, NDArray[Any]]) -> None:
+def restore_gate(gated: TorchGate, saved: Mapping[str, NDArray[Any]]) -> None:
     """Into a gate on the same parameters, whose effective weights are then written; the model comes first."""
     for name, state in gated.states.items():
-        values = part(saved, f"parameter/{name}")
+        values = subtree(saved, f"parameter/{name}")
         for key, tensor in state.tensors().items():
             tensor.copy_(torch.from_numpy(values[key]))
         state.steps, state.pressure_mean = int(values["steps"]), float(values["pressure_mean"])
@@ -63,14 +63,14 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
         parts[f"{number}/value"] = {key: to_array(tensor) for key, tensor in tensors.items()}
         parts[f"{number}/stride"] = {key: np.array(tensor.stride(), np.int64) for key, tensor in tensors.items()}
         parts[f"{number}/host"] = {key: np.array(tensor.device.type == "cpu") for key, tensor in tensors.items()}
-    return joined(parts)
+    return flatten(parts)
 
 
 @torch.no_grad()
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDArray[Any]]) -> None:
     """Into a fresh optimizer of the same parameters, each tensor where it was."""
     for number, parameter in enumerate(_parameters(optimizer)):
-        for key, array in part(saved, f"{number}/value").items():
+        for key, array in subtree(saved, f"{number}/value").items():
             value = torch.from_numpy(array)
             device = "cpu" if saved[f"{number}/host/{key}"] else parameter.device
             strides = tuple(saved[f"{number}/stride/{key}"].tolist())

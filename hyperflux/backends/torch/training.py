@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hyperflux.backends.base import Evaluation
 from hyperflux.backends.torch.finite import StepWatch
 from hyperflux.errors import InputError
-from hyperflux.naming import unknown
+from hyperflux.io.did_you_mean import unknown_name
 
 PRECISIONS = ("off", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -33,7 +33,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         name = f"cuda:{local_rank}"
     kind = name.partition(":")[0]
     if kind not in available:
-        raise unknown("device", name, DEVICES)
+        raise unknown_name("device", name, DEVICES)
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -54,7 +54,7 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         if name not in PRECISIONS:
-            raise unknown("amp", name, PRECISIONS)
+            raise unknown_name("amp", name, PRECISIONS)
         self._device, self._enabled = device.type, name != "off"
         self._dtype = torch.float16 if name == "float16" else torch.bfloat16
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")

@@ -19,10 +19,10 @@ from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.training import choose_device
 from hyperflux.models import check_model, is_mlp
-from hyperflux.rotation import MOST_BATCH, MOST_ROTATIONS, Timing, Turn, check_count, rotate
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.file import file_content
 from hyperflux.telemetry.levels import LEVELS, Level
+from hyperflux.timing import MAX_BATCH, MAX_ROTATIONS, Timing, Turn, check_count, interleave
 
 STEPS_A_TURN = 10
 """Steps that each variant takes before the next one's turn: two control steps of the default course among them."""
@@ -81,7 +81,7 @@ def measure_steps(model: str, batch_size: int, rotations: int, device: str = "au
         "gate and default course": workload.pruner(PLANNED_STEPS, "default", "off"),
     }
     turns = {name: workload.turn(parts, STEPS_A_TURN) for name, parts in trained.items()}
-    times = workload.rotate(turns, rotations)
+    times = workload.interleave(turns, rotations)
     memory = [
         measure_memory(name, parts.model, parts.optimizer, parts.kept(), workload.turn(parts, 1).run)
         for name, parts in trained.items()
@@ -99,7 +99,7 @@ def time_telemetry(model: str, batch_size: int, rotations: int, device: str = "a
     light = LEVELS["light"]
     assert light is not None
     steps = math.ceil(WATCHED_STEPS / light.intervals)
-    times = workload.rotate({name: workload.turn(p, steps) for name, p in pruners.items()}, rotations)
+    times = workload.interleave({name: workload.turn(p, steps) for name, p in pruners.items()}, rotations)
     sizes = [_file_bytes(pruners[name].tables(), level) for name, level in LEVELS.items()]
     return [TelemetryCost(time, size) for time, size in zip(times, sizes, strict=True)]
 
@@ -136,8 +136,8 @@ class _Workload:
 
     @classmethod
     def of(cls, model: str, batch_size: int, rotations: int, device: str) -> _Workload:
-        check_count("batch_size", batch_size, MOST_BATCH)
-        check_count("rotations", rotations, MOST_ROTATIONS)
+        check_count("batch_size", batch_size, MAX_BATCH)
+        check_count("rotations", rotations, MAX_ROTATIONS)
         check_model(model)
         place = choose_device(device)
         shape = (1, 28, 28) if is_mlp(model) else (3, 32, 32)
@@ -176,9 +176,9 @@ class _Workload:
 
         return Turn(take, steps)
 
-    def rotate(self, variants: Mapping[str, Turn], rotations: int) -> list[Timing]:
+    def interleave(self, variants: Mapping[str, Turn], rotations: int) -> list[Timing]:
         """Time turns of all variants in rotation, waiting for the device before and after each."""
-        return rotate(variants, rotations, functools.partial(_wait, self.inputs.device))
+        return interleave(variants, rotations, functools.partial(_wait, self.inputs.device))
 
 
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:

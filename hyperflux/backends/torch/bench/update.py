@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hyperflux.backends.torch.kernels.choice import choose_kernel, require_agreement
+from hyperflux.backends.torch.kernels.choice import choose_kernel, require_kernel_agrees
 from hyperflux.backends.torch.kernels.plain import Kernel, Plain, Share
-from hyperflux.backends.torch.update import WeightState
-from hyperflux.rotation import Timing, Turn, rotate
+from hyperflux.backends.torch.weight_state import WeightState
+from hyperflux.timing import Timing, Turn, interleave
 
 NEEDED_VALUES = 12
 """Values a weight that any implementation reads or writes: g, w, t and two moments in, g·m, t and the moments out,
 then, once the optimizer has moved w, w and t in and θ out."""
-MOST_COPIED_BYTES = 1 << 29
+MAX_COPIED_BYTES = 1 << 29
 """Largest buffer copied to measure the device's bandwidth."""
 TRIED_DENSITY = 0.05
 """Share of the weights that are present, at random places."""
@@ -61,17 +61,17 @@ def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[],
     shares = [Share(state, 1e-3 * torch.randn_like(state.latent)) for state in states]
     like = states[0].latent
     kernel = choose_kernel(like.device, like.dtype)
-    require_agreement(kernel, like.device, like.dtype)
+    require_kernel_agrees(kernel, like.device, like.dtype)
     weights = sum(state.latent.numel() for state in states)
     needed = NEEDED_VALUES * weights * like.element_size()
-    copied = torch.empty(min(needed // 2, MOST_COPIED_BYTES), device=like.device, dtype=torch.uint8).random_()
+    copied = torch.empty(min(needed // 2, MAX_COPIED_BYTES), device=like.device, dtype=torch.uint8).random_()
     target = torch.empty_like(copied)
     variants = {
         f"{kernel.name} kernel": Turn.of(_waiting(wait, lambda: _update(kernel, shares, parameters))),
         "plain way": Turn.of(_waiting(wait, lambda: _update(Plain(), shares, parameters))),
         "copy": Turn.of(_waiting(wait, lambda: target.copy_(copied))),
     }
-    update, plain, copy = rotate(variants, rotations, wait)
+    update, plain, copy = interleave(variants, rotations, wait)
     scale = needed / (2 * copied.numel())
     with BytesMoved() as counted:
         _update(kernel, shares, parameters)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.kernels.plain import Share
-from hyperflux.backends.torch.update import WeightState
+from hyperflux.backends.torch.weight_state import WeightState
 
 CPU_BLOCK = 5 << 16
 """Weights handled at once on a CPU: enough that calls cost little beside the work, few enough for its caches."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperflux.backends.torch.kernels.fused import Fused
 from hyperflux.backends.torch.kernels.plain import Kernel, Plain, Share
-from hyperflux.backends.torch.update import WeightState
+from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.errors import InputError
 
 FUSED_DEVICES = ("cpu", "cuda")
@@ -65,7 +65,7 @@ def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
     return Plain()
 
 
-def require_agreement(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
+def require_kernel_agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
     """Raise InputError where `kernel` differs from the plain one in a few steps from states at and beside the gate.
 
     Masks, θ and g·m have to be equal; t and its moments to `AGREEMENT` roundings.
@@ -92,7 +92,7 @@ def require_agreement(kernel: Kernel, device: torch.device, dtype: torch.dtype) 
 @functools.cache
 def _fused_agrees(device: torch.device, dtype: torch.dtype) -> bool:
     try:
-        require_agreement(Fused(device, dtype), device, dtype)
+        require_kernel_agrees(Fused(device, dtype), device, dtype)
     except (AttributeError, TypeError, RuntimeError, InputError) as error:
         _log.warning("the plain kernel is taken for %s on %s, which is slower: %s", dtype, device, error)
         return False

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hyperflux.backends.torch.kernels.blocks import Blocks, Piece, block_size, parts
 from hyperflux.backends.torch.kernels.plain import Share
-from hyperflux.backends.torch.update import WeightState, same_layout
+from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
 
 _BELOW_ZERO = {

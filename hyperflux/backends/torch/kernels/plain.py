@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from hyperflux.backends.torch.update import WeightState
+from hyperflux.backends.torch.weight_state import WeightState
 
 
 class Share(NamedTuple):

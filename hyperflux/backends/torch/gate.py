@@ -1,0 +1,303 @@
+"""The gate around an optimizer: hooks before and after `step` that keep θ = w·m in the module's parameters.
+
+Between steps a parameter holds the effective weights θ, so that forward, backward, evaluation, `state_dict`, deepcopy
+and averaging see a plain sparse network. Inside `optimizer.step()` it points at the latent weights w:
+
+    before  g is read, t moves on κ g w + γ/N, the gradient becomes g·m, the parameter points at w
+    step    the user's optimizer updates w, with its own momentum and weight decay
+    after   the parameter points at its own storage again, which gets θ = w·m under the new mask
+
+This is the autograd of E1 to E5 with separate w and t, to the bit, without its cost.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperflux.backends.torch.capacity import meet_capacity
+from hyperflux.backends.torch.kernels.choice import Kernels
+from hyperflux.backends.torch.kernels.plain import Share
+from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_wide_state, require_hooks
+from hyperflux.backends.torch.replicas import require_same_masks
+from hyperflux.backends.torch.weight_state import WeightState, same_layout
+from hyperflux.errors import InputError
+from hyperflux.spec import INITIAL_PRESENCE
+
+NEAR = 0.5
+"""Where the k-th largest t is looked for first: this share of how far t goes between control steps, around the gate."""
+
+
+@dataclass
+class _Entry:
+    """One prunable parameter, and how its storage looked after the last step."""
+
+    name: str
+    parameter: nn.Parameter
+    state: WeightState
+    version: int = -1
+    pointer: int = -1
+
+    def remember(self) -> None:
+        self.version, self.pointer = self.parameter._version, self.parameter.data_ptr()
+
+    def was_touched(self) -> bool:
+        """Whether something wrote to the parameter or replaced its storage. Writes through `.data` go unnoticed."""
+        return self.version != self.parameter._version or self.pointer != self.parameter.data_ptr()
+
+    def holds_effective(self) -> bool:
+        """Whether the parameter still is θ = w·m, bit for bit; NaN equals NaN."""
+        expected = torch.empty_like(self.parameter)
+        self.state.write_effective(expected)
+        return bool(((expected == self.parameter) | (expected.isnan() & self.parameter.isnan())).all())
+
+
+class TorchGate:
+    """Parameters under the gate of Hyperflux while `optimizer` trains them: a `hyperflux.schedules.base.Gate`.
+
+    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies; with a rate of None, t and its moments stay
+    as they are. N is the number of all weights of `parameters`. The first t are drawn from `initial`. `steps` counts
+    optimizer steps that took place: one that a GradScaler skipped is none. After each of them `after_step` is called,
+    which may meet a capacity; θ is written after that, and so the parameters are not to be read in it. A parameter
+    without a gradient stays as it is for that step, its t included; capacity shifts its t with all others. With
+    `check_contents` the next step first compares every parameter with what the last one left, which finds writes
+    through `.data`; other writes are found without it. `group` is the process group of the replicas that are trained
+    together, if there are several. w and t are in the widest dtype of all parameters, at least float32.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        initial: tuple[float, float] = INITIAL_PRESENCE,
+        group: Any = None,
+    ) -> None:
+        """Draw t for every parameter and register the hooks. Raises InputError for an optimizer without step hooks."""
+        require_hooks(optimizer)
+        self.pressure = 0.0
+        self.presence_lr: float | None = 0.0
+        self.check_contents = False
+        self.after_step: Callable[[], None] = lambda: None
+        self.steps = 0
+        self.total = sum(parameter.numel() for parameter in parameters.values())
+        dtype = functools.reduce(torch.promote_types, (p.dtype for p in parameters.values()), torch.float32)
+        self._entries = {
+            name: _Entry(name, parameter, WeightState.of(parameter, dtype, seed, name, initial))
+            for name, parameter in parameters.items()
+        }
+        self._kernels = Kernels()
+        self._active: list[tuple[_Entry, Tensor, Tensor]] = []
+        self._unwritten: list[_Entry] = []
+        self._stepping = self._nested = False
+        self.last_capacity = 0
+        self._group = group
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            *keep_wide_state(optimizer, self._wide),
+        ]
+        self.write_effective()
+
+    @property
+    def states(self) -> dict[str, WeightState]:
+        """The state of every parameter by name; the tensors are those in use, not copies."""
+        return {name: entry.state for name, entry in self._entries.items()}
+
+    def kept_tensors(self) -> list[Tensor]:
+        """All that is held in memory beside the parameters."""
+        tensors = chain.from_iterable(state.tensors().values() for state in self.states.values())
+        return [*tensors, *self._kernels.buffers()]
+
+    def masks(self) -> dict[str, Tensor]:
+        """M of every parameter, bool."""
+        return {name: state.mask() for name, state in self.states.items()}
+
+    def surviving_by_name(self) -> dict[str, int]:
+        """Number of present weights of every parameter; waits for the device."""
+        counts = [torch.count_nonzero(mask) for mask in self.masks().values()]
+        together = torch.stack([count.to(counts[0].device) for count in counts])
+        return dict(zip(self._entries, together.tolist(), strict=True))
+
+    def surviving(self) -> int:
+        """Number of present weights; waits for the device."""
+        return sum(self.surviving_by_name().values())
+
+    def above(self, level: float) -> int:
+        """Weights whose t is at `level` or above; waits for the device."""
+        return sum(int(torch.count_nonzero(state.presence >= level)) for state in self.states.values())
+
+    @torch.no_grad()
+    def meet_capacity(self, kept: int) -> float:
+        """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
+        near = NEAR * (self.presence_lr or math.inf) * max(1, self.steps - self.last_capacity)
+        shift = meet_capacity([state.presence for state in self.states.values()], kept, near)
+        self.last_capacity = self.steps
+        self.write_effective()
+        return shift
+
+    @torch.no_grad()
+    def rank_by_magnitude(self) -> None:
+        """Set t of the present weights to |w|, of the pruned ones to −1."""
+        for state in self.states.values():
+            state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
+
+    def confirm_masks(self) -> None:
+        """Raise RunError, naming the parameter, where the replicas' masks are not the same; waits for the device."""
+        if self._group is not None:
+            require_same_masks(self.masks(), self._group, self.steps)
+
+    @torch.no_grad()
+    def typical_flux(self) -> float:
+        """Mean over weights of the root of Adam's second moment of t; waits for the device."""
+        return sum(float(state.root_of_second_moment().sum()) for state in self.states.values()) / self.total
+
+    @torch.no_grad()
+    def write_effective(self) -> None:
+        """Write θ = w·m into every parameter, into its own storage also after a step that was broken off."""
+        self._point_back()
+        for entry in self._entries.values():
+            self._follow(entry)
+        self._write(self._entries.values())
+
+    def verify(self) -> None:
+        """Raise InputError where a parameter is not what the last step left; waits for the device."""
+        self._restore()
+        for entry in self._entries.values():
+            self._require_untouched(entry)
+
+    def resync(self) -> None:
+        """Take the parameters' present values as the latent weights, and write θ = w·m back.
+
+        A pruned weight whose parameter is 0 keeps its latent value: a sparse checkpoint says nothing about it.
+        """
+        self._restore()
+        with torch.no_grad():
+            for entry in self._entries.values():
+                self._follow(entry)
+                values = entry.parameter.to(entry.state.latent.dtype)
+                unknown = (values == 0) & (entry.state.presence < 0)
+                entry.state.latent.copy_(torch.where(unknown, entry.state.latent, values))
+        self.write_effective()
+
+    def remove(self) -> None:
+        """Remove the hooks and leave θ in the parameters; safe to call twice."""
+        self._restore()
+        self._kernels.forget()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._stepping and calls_itself(optimizer):
+            self._nested = True
+            return
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is not None:
+            raise InputError(
+                "optimizer.step(closure): a closure would evaluate the latent weights instead of the pruned network; "
+                "call backward() before, and step() without it"
+            )
+        self._restore()
+        found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+        if found_inf is not None and found_inf.item():
+            return  # a GradScaler lets a fused optimizer skip this step by itself
+        self._stepping = True
+        with torch.no_grad():
+            self._begin(scale)
+
+    def _begin(self, scale: Tensor | None) -> None:
+        """Move t, mask the gradients and point the parameters at w."""
+        entries = [entry for entry in self._entries.values() if entry.parameter.grad is not None]
+        for entry in self._entries.values():
+            if self.check_contents or entry.was_touched():
+                self._require_untouched(entry)
+        for entry in entries:
+            self._follow(entry)
+        shares = [_share(entry, scale) for entry in entries]
+        self._kernels.take_step(shares, self.pressure / self.total, self.presence_lr)
+        for entry, share in zip(entries, shares, strict=True):
+            gradient = entry.parameter.grad
+            assert gradient is not None
+            self._active.append((entry, entry.parameter.data, gradient))
+            entry.parameter.data = entry.state.latent
+            if share.gradient is not gradient:
+                entry.parameter.grad = share.gradient
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._stepping or (self._nested and calls_itself(optimizer)):
+            return
+        self._point_back()
+        self.steps += 1
+        with torch.no_grad():
+            try:
+                self.after_step()
+            finally:
+                self._write(self._unwritten)
+
+    def _restore(self) -> None:
+        """After a step that was broken off, point the parameters back at their storage and write θ."""
+        self._point_back()
+        if self._unwritten:
+            with torch.no_grad():
+                self._write(self._unwritten)
+
+    def _point_back(self) -> None:
+        """Point the parameters at their storage again, where θ is still to be written."""
+        for entry, storage, gradient in self._active:
+            entry.parameter.data = storage
+            entry.parameter.grad = gradient
+            self._unwritten.append(entry)
+        self._active = []
+        self._stepping = self._nested = False
+
+    def _wide(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """The parameters that are narrower than their w, and w."""
+        pairs = [(entry.parameter, entry.state.latent) for entry in self._entries.values()]
+        return [(parameter, latent) for parameter, latent in pairs if parameter.dtype != latent.dtype]
+
+    def _follow(self, entry: _Entry) -> None:
+        """Follow the parameter to where it has moved, and forget what was kept for the place where it was."""
+        if entry.state.like(entry.parameter):
+            self._kernels.forget()
+
+    def _write(self, entries: Iterable[_Entry]) -> None:
+        """Write θ = w·m into the parameters of `entries`, all that are unwritten among them."""
+        for entry in entries:
+            self._kernels.write_effective(entry.state, entry.parameter.data)
+            entry.remember()
+        self._unwritten = []
+
+    @torch.no_grad()
+    def _require_untouched(self, entry: _Entry) -> None:
+        self._follow(entry)
+        if not entry.holds_effective():
+            raise InputError(
+                f"{entry.name}: its weights were changed outside the optimizer's step (a checkpoint loaded, values "
+                "assigned); call resync() on the pruner to go on from the new ones"
+            )
+        entry.remember()
+
+
+def _share(entry: _Entry, scale: Tensor | None) -> Share:
+    """The entry's share of the step: its own gradient, or a copy where that has another dtype or memory layout."""
+    gradient = entry.parameter.grad
+    assert gradient is not None
+    if gradient.layout != torch.strided:
+        raise InputError(f"{entry.name}: its gradient is sparse, which can't be pruned; exclude this parameter")
+    if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise InputError(
+            "optimizer.step(): is captured in a CUDA graph, which would replay this one step of pruning for ever; "
+            "capture the forward and backward pass alone"
+        )
+    latent = entry.state.latent
+    if gradient.dtype != latent.dtype or not same_layout(gradient, latent):
+        gradient = torch.empty_like(latent).copy_(gradient)
+    return Share(entry.state, gradient, scale)

@@ -1,0 +1,110 @@
+"""`prune`: a whole pruning run for people without a training loop of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperflux.backends.torch.pruner import Pruner
+from hyperflux.backends.torch.selection import Patterns
+from hyperflux.backends.torch.training import Loss, Precision, choose_device, train_epoch
+from hyperflux.errors import InputError
+from hyperflux.schedules.controllers import PublishedController
+from hyperflux.schedules.curves import cosine
+
+LEARNING_RATES = (0.01, 0.001, 0.001, 0.0001)
+"""SGD's rate at the start and end of pruning, then of regrowth: the paper's course for pretrained networks."""
+MOMENTUM = 0.9
+LABEL_SMOOTHING = 0.1
+
+
+def prune(
+    model: nn.Module,
+    train_loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    target_sparsity: float,
+    pruning_epochs: int = 30,
+    regrowth_epochs: int = 20,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss: Loss | None = None,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+    presence_lr: float = 1e-3,
+    controller: Literal["default", "published"] | PublishedController = "default",
+    seed: int = 0,
+    device: str = "auto",
+    amp: Literal["off", "bfloat16", "float16"] = "off",
+    on_epoch: Callable[[Pruner, float], None] | None = None,
+) -> Pruner:
+    """Prune a trained `model` in place over `train_loader`, which gives (inputs, targets) and has a length.
+
+    Without an `optimizer` it is SGD with momentum, on a cosine of `LEARNING_RATES` in each stage; a given one keeps its
+    rates. `loss(outputs, targets)` is cross-entropy with label smoothing 0.1 (see E7) unless given. The model moves to
+    `device` and stays there; `amp` is mixed precision. `on_epoch(pruner, mean_loss)` is called after each epoch. The
+    other arguments are the Pruner's. Gives the finalized Pruner: the model is plain, with exact zeros, and in training
+    mode.
+
+    Raises InputError where an argument is out of range or the loader is empty or has no length.
+    """
+    steps = _length(train_loader)
+    for name, epochs, least in (("pruning_epochs", pruning_epochs, 1), ("regrowth_epochs", regrowth_epochs, 0)):
+        if type(epochs) is not int or epochs < least:
+            raise InputError(f"{name}: {epochs!r} is not a whole number of at least {least}")
+    place = choose_device(device)
+    precision = Precision(amp, place)
+    model.to(place)
+    ours = optimizer is None
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=LEARNING_RATES[0], momentum=MOMENTUM)
+    pruner = Pruner(
+        model,
+        optimizer,
+        target_sparsity=target_sparsity,
+        pruning_steps=pruning_epochs * steps,
+        regrowth_steps=regrowth_epochs * steps,
+        include=include,
+        exclude=exclude,
+        presence_lr=presence_lr,
+        controller=controller,
+        seed=seed,
+    )
+    model.train()
+    objective = loss or nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
+    try:
+        for epoch in range(1, pruning_epochs + regrowth_epochs + 1):
+            if ours:
+                for group in optimizer.param_groups:
+                    group["lr"] = _rate(epoch, pruning_epochs, regrowth_epochs)
+            done = train_epoch(model, _on(place, train_loader), optimizer, objective, precision)
+            if on_epoch is not None:
+                on_epoch(pruner, done.loss / done.samples)
+    except BaseException:
+        pruner.release()
+        raise
+    pruner.finalize()
+    return pruner
+
+
+def _rate(epoch: int, pruning_epochs: int, regrowth_epochs: int) -> float:
+    if epoch <= pruning_epochs:
+        return cosine(*LEARNING_RATES[:2], epoch, pruning_epochs)
+    return cosine(*LEARNING_RATES[2:], epoch - pruning_epochs, regrowth_epochs)
+
+
+def _on(device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    for inputs, targets in batches:
+        yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+
+
+def _length(loader: Any) -> int:
+    try:
+        steps = len(loader)
+    except TypeError as error:
+        raise InputError(
+            "train_loader: has no length, so the steps of each stage are not known; use Pruner in a loop of your own"
+        ) from error
+    if steps < 1:
+        raise InputError("train_loader: is empty")
+    return steps

@@ -1,0 +1,52 @@
+"""Two columns of a person's own CSV file, as numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from hyperflux.errors import InputError
+from hyperflux.io.safe_read import read_text, shown
+
+MAX_LIST = 300
+"""Characters of the names that a message lists."""
+MAX_BYTES = 1 << 20
+"""Most bytes of a CSV file: tens of thousands of points, where a law has dozens."""
+
+
+def read_columns(path: Path, first: str, second: str) -> tuple[list[float], list[float]]:
+    """The numbers of two columns, named in the file's first line; rows where both cells are empty are skipped.
+
+    Raises InputError where the file can't be read, lacks a column or any row, or a cell is not a number.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path, MAX_BYTES), newline=""), skipinitialspace=True)
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        if not names:
+            raise InputError(f"{path}: is empty; its first line has to name the columns")
+        for name in (first, second):
+            if names.count(name) != 1:
+                how_many = "more than one" if name in names else "no"
+                listed = ", ".join(names)[:MAX_LIST]
+                raise InputError(f"{path}: has {how_many} column {shown(name)}, but {listed}; see --x and --y")
+        found = [
+            (_number(path, reader.line_num, first, row[first]), _number(path, reader.line_num, second, row[second]))
+            for row in reader
+            if (row[first] or "").strip() or (row[second] or "").strip()
+        ]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; --from takes a CSV file") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV file ({error})") from error
+    if not found:
+        raise InputError(f"{path}: has no row below the names of its columns")
+    return [x for x, _ in found], [y for _, y in found]
+
+
+def _number(path: Path, line: int, column: str, text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise InputError(f"{path}: line {line}, column {column}: {shown(text or '')} is not a number") from error

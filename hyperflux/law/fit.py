@@ -1,0 +1,236 @@
+"""The pruning law: the density at which a network settles under a constant pressure, fitted, with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hyperflux.errors import InputError
+from hyperflux.law.outliers import MIN_SCALE, kept_points
+
+Array = NDArray[np.float64]
+Degree = Literal[1, 2]
+Interval = tuple[float, float]
+
+ALMOST_REAL = 1e-6
+"""Imaginary part up to which a polynomial's root counts as real."""
+
+
+@dataclass(frozen=True, eq=False)
+class PruningLaw:
+    """ln s = ln c − alpha0·ln γ − alpha1·(ln γ)²; alpha1 is 0 in a law of degree 1.
+
+    `r2` is the share of the variance of ln s explained, `scale` the deviation of ln s from the law (at least rounding;
+    infinite where `freedom`, the points beyond the number of constants, is 0), `pressure_range` the least and greatest
+    pressure. All three are of the points used; `outliers` are the indices of those left out.
+    """
+
+    c: float
+    alpha0: float
+    alpha1: float
+    r2: float
+    degree: Degree
+    scale: float
+    freedom: int
+    outliers: tuple[int, ...]
+    pressure_range: Interval
+    root: Array = field(repr=False)
+    """(p, p) for the p constants ln c, alpha0, ...: scale²·root·rootᵀ is their covariance."""
+
+    def predict(self, pressure: ArrayLike) -> Array:
+        """Density, a fraction, at each pressure γ > 0; same shape as `pressure`."""
+        return _exp(self._log_density(_log_pressure(pressure)))
+
+    def predict_interval(self, pressure: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
+        """Lower and upper ends of the interval for the density of one new point at each pressure γ > 0."""
+        log_pressure = _log_pressure(pressure)
+        reach = _terms(log_pressure, self.degree) @ self.root
+        half = self._quantile(level) * self.scale * np.sqrt(1 + (reach**2).sum(axis=-1))
+        middle = self._log_density(log_pressure)
+        return _exp(middle - half), _exp(middle + half)
+
+    def interval(self, level: float = 0.95) -> dict[str, Interval]:
+        """Confidence intervals of `c` (through its logarithm), `alpha0` and, in a law of degree 2, `alpha1`."""
+        estimates = np.array([math.log(self.c), self.alpha0, self.alpha1][: self.degree + 1])
+        half = self._quantile(level) * self.scale * np.linalg.norm(self.root, axis=1)
+        low, high = estimates - half, estimates + half
+        low[0], high[0] = _exp(low[0]), _exp(high[0])
+        ends = zip(low.tolist(), high.tolist(), strict=True)
+        return dict(zip(("c", "alpha0", "alpha1"), ends, strict=False))
+
+    def pressure_for(self, density: float) -> float:
+        """The pressure at which the law gives `density`, where it falls with pressure.
+
+        Raises InputError for a density not between 0 and 1, or one that the law does not pass on its way down.
+        """
+        return float(_exp(self._log_pressure_for(density)))
+
+    def pressure_interval(self, density: float, level: float = 0.95) -> Interval:
+        """The pressures around `pressure_for` whose `predict_interval` holds `density`.
+
+        An end is 0 or infinite where the interval never leaves the density on that side. Raises as `pressure_for`.
+        """
+        start, quantile = self._log_pressure_for(density), self._quantile(level)
+        if math.isinf(quantile):
+            return 0.0, math.inf
+        # In units in which the law crosses its own band at about ±1, the ends are the nearest roots of
+        # (ln s − ln density)² − half². Each list is a polynomial's coefficients, lowest first.
+        at_start = _terms(np.array(start), self.degree) @ self.root
+        half = quantile * self.scale * math.sqrt(1 + at_start @ at_start)
+        unit = half / (self.alpha0 + 2 * self.alpha1 * start)
+        distance = np.polynomial.Polynomial([0, -1, -self.alpha1 * unit**2 / half])
+        moving = np.array([[0, -unit, -2 * start * unit], [0, 0, -(unit**2)]])[:, : self.degree + 1] @ self.root
+        spread = sum(
+            (np.polynomial.Polynomial(column) ** 2 for column in np.stack([at_start, *moving]).T),
+            start=np.polynomial.Polynomial([1.0]),
+        )
+        roots = (distance**2 - spread / (1 + at_start @ at_start)).roots()
+        crossings = roots.real[np.abs(roots.imag) <= ALMOST_REAL * (1 + np.abs(roots.real))]
+        low, high = crossings[crossings < 0].max(initial=-math.inf), crossings[crossings > 0].min(initial=math.inf)
+        return float(_exp(start + unit * low)), float(_exp(start + unit * high))
+
+    @property
+    def aicc(self) -> float:
+        """Akaike's criterion, corrected for few points; infinite where they are too few for it. Less is better."""
+        count, parameters = self.freedom + self.degree + 1, self.degree + 2
+        if count - parameters - 1 <= 0:
+            return math.inf
+        correction = 2 * parameters * count / (count - parameters - 1)
+        return count * math.log(self.freedom * self.scale**2 / count) + correction
+
+    def _log_density(self, log_pressure: Array) -> Array:
+        return np.asarray(math.log(self.c) - self.alpha0 * log_pressure - self.alpha1 * log_pressure**2)
+
+    def _log_pressure_for(self, density: float) -> float:
+        if not 0 < density < 1:
+            raise InputError(f"density: {density} is not a fraction between 0 and 1 (both excluded)")
+        a0, a1, gap = self.alpha0, self.alpha1, math.log(self.c) - math.log(density)
+        square = a0**2 + 4 * a1 * gap
+        if square <= 0 or (a0 <= 0 and a1 == 0):
+            turn = float(_exp(math.log(self.c) + a0**2 / (4 * a1))) if a1 else math.nan
+            why = f"stays {'below' if a1 > 0 else 'above'} {turn:.3g}" if a1 else "does not fall with pressure"
+            raise InputError(f"density: the fitted law {why} and can't give {density:g}; sweep pressures nearer to it")
+        return 2 * gap / (a0 + math.sqrt(square)) if a0 > 0 else (-a0 + math.sqrt(square)) / (2 * a1)
+
+    def _quantile(self, level: float) -> float:
+        if not 0 < level < 1:
+            raise InputError(f"level: {level} is not a fraction between 0 and 1 (both excluded)")
+        if not self.freedom:
+            return math.inf
+        from scipy.stats import t as student
+
+        return float(student.ppf((1 + level) / 2, self.freedom))
+
+
+@dataclass(frozen=True, eq=False)
+class Degrees:
+    """Both laws of the same points; `p_value` is the chance of an alpha1 as far from 0, were the law linear."""
+
+    linear: PruningLaw
+    quadratic: PruningLaw
+    p_value: float
+
+    @property
+    def preferred(self) -> PruningLaw:
+        """The law with the lower `aicc`, the linear one where neither has."""
+        return self.quadratic if self.quadratic.aicc < self.linear.aicc else self.linear
+
+
+def fit_pruning_law(
+    pressure: Sequence[float] | NDArray[Any], density: Sequence[float] | NDArray[Any], *, degree: Degree = 2
+) -> PruningLaw:
+    """Fit of settled densities against pressures, in logarithms, gross outliers left out and named (E11).
+
+    Both are one-dimensional, of the same length: pressures γ > 0, densities s in (0, 1). The points that remain get
+    ordinary least squares. Raises InputError for other values, densities that are all the same, and fewer different
+    pressures than the law of this degree has constants (2 for degree 1, 3 for degree 2).
+    """
+    if degree not in (1, 2):
+        raise InputError(f"degree: {degree} is neither 1 (linear) nor 2 (quadratic)")
+    x, y = _checked(pressure, density, degree)
+    return _least_squares(x, y, degree, kept_points(_terms(x, degree), y))
+
+
+def compare_degrees(pressure: Sequence[float] | NDArray[Any], density: Sequence[float] | NDArray[Any]) -> Degrees:
+    """The linear and the quadratic law of the points that the quadratic one keeps. Raises as `fit_pruning_law`."""
+    from scipy.stats import t as student
+
+    x, y = _checked(pressure, density, 2)
+    kept = kept_points(_terms(x, 2), y)
+    quadratic, linear = _least_squares(x, y, 2, kept), _least_squares(x, y, 1, kept)
+    deviation = quadratic.scale * float(np.linalg.norm(quadratic.root[2]))
+    chance = 2 * student.sf(abs(quadratic.alpha1) / deviation, quadratic.freedom) if quadratic.freedom else 1.0
+    return Degrees(linear, quadratic, float(chance))
+
+
+def _checked(pressure: ArrayLike, density: ArrayLike, degree: Degree) -> tuple[Array, Array]:
+    """The logarithms of both, or InputError for what no law can be fitted to."""
+    try:
+        x, y = np.asarray(pressure, dtype=np.float64), np.asarray(density, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"pressure and density: two lists of numbers are needed ({error})") from error
+    if x.ndim != 1 or x.shape != y.shape:
+        raise InputError(f"pressure and density: shapes {x.shape} and {y.shape}; give two lists of the same length")
+    if not (np.isfinite(x).all() and (x > 0).all()):
+        raise InputError("pressure: every value has to be a positive number")
+    if not ((y > 0) & (y < 1)).all():
+        odd = y[~((y > 0) & (y < 1))][0]
+        raise InputError(f"density: every value has to lie between 0 and 1 (both excluded), and {odd:g} does not")
+    different = len(np.unique(x))
+    if different <= degree:
+        raise InputError(f"pressure: {different} different values; degree {degree} needs {degree + 1} or more")
+    _require_spread(y)
+    return np.log(x), np.log(y)
+
+
+def _require_spread(density: Array) -> None:
+    if np.ptp(density) == 0:
+        raise InputError(f"density: no spread, every value is {density[0]:g}; sweep a wider range of pressures")
+
+
+def _least_squares(x: Array, y: Array, degree: Degree, kept: NDArray[np.bool_]) -> PruningLaw:
+    """The law of the points kept, by ordinary least squares. `x` and `y` are ln γ and ln s."""
+    outliers = tuple(np.flatnonzero(~kept).tolist())
+    x, y = x[kept], y[kept]
+    _require_spread(np.exp(y))
+    terms = _terms(x, degree)
+    estimate, _, rank, _ = np.linalg.lstsq(terms, y)
+    if rank <= degree:
+        raise InputError("pressure: the values lie too close together to tell a law; sweep a wider range of pressures")
+    unexplained, freedom = float(((y - terms @ estimate) ** 2).sum()), len(y) - degree - 1
+    least = MIN_SCALE * float(np.abs(y).max())
+    return PruningLaw(
+        c=float(_exp(estimate[0])),
+        alpha0=float(estimate[1]),
+        alpha1=float(estimate[2]) if degree == 2 else 0.0,
+        r2=1 - unexplained / float(((y - y.mean()) ** 2).sum()),
+        degree=degree,
+        scale=max(math.sqrt(unexplained / freedom), least) if freedom else math.inf,
+        freedom=freedom,
+        outliers=outliers,
+        pressure_range=(float(_exp(x.min())), float(_exp(x.max()))),
+        root=np.linalg.inv(np.linalg.qr(terms).R),
+    )
+
+
+def _terms(log_pressure: Array, degree: int) -> Array:
+    """(..., degree + 1): what ln c, alpha0 and alpha1 are multiplied by."""
+    return np.stack([np.ones_like(log_pressure), -log_pressure, -(log_pressure**2)][: degree + 1], axis=-1)
+
+
+def _log_pressure(pressure: ArrayLike) -> Array:
+    values = np.asarray(pressure, dtype=np.float64)
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise InputError("pressure: every value has to be a positive number")
+    return np.log(values)
+
+
+def _exp(values: ArrayLike) -> Array:
+    """The exponential, infinite where it is too large for a float."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(values))

@@ -1,0 +1,86 @@
+"""Which points of a regression lie off it: a fit to the better half of them, and a test of each of the others.
+
+Ordinary least squares bends towards a gross outlier and hides it. Least median of squares (Rousseeuw 1984) does not,
+up to half of the points being wrong; but it is a poor estimate where all are right. So it only ranks the points. From
+its better half upwards each further point is then held against ordinary least squares of those before it: the
+generalised extreme Studentized deviate test (Rosner 1983) of a regression.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+REJECTION = 1e-3
+"""Chance, of one test, that it takes a point off a clean regression."""
+MIN_SPARE_POINTS = 4
+"""Points beyond the number of constants without which no point is left out."""
+EXHAUSTIVE_SUBSETS = 20_000
+"""Most elemental subsets that are all tried; of more, `RANDOM_SUBSETS` are drawn."""
+RANDOM_SUBSETS = 1000
+RESIDUALS_AT_ONCE = 1_000_000
+MIN_SCALE = 1e-12
+"""Residuals up to this share of the largest value are rounding."""
+
+
+def kept_points(terms: Array, values: Array) -> NDArray[np.bool_]:
+    """Mask (n,) of the points that belong to one regression of `values` (n,) on the columns of `terms` (n, p).
+
+    All, where fewer than p + `MIN_SPARE_POINTS` are given, or where those kept would not determine p constants.
+    """
+    from scipy.stats import t as student
+
+    count, constants = terms.shape
+    every = np.ones(count, dtype=bool)
+    if count - constants < MIN_SPARE_POINTS:
+        return every
+    basis = np.linalg.qr(terms).Q
+    core = (count + constants + 1) // 2
+    residual = _least_median_residuals(basis, values, core)
+    if residual is None:
+        return every
+    order = np.argsort(np.abs(residual), kind="stable")
+    basis, residual = basis[order], residual[order]
+    sizes = np.arange(core, count)
+    moments = np.cumsum(basis[:, :, None] * basis[:, None, :], axis=0)[sizes - 1]
+    if np.linalg.matrix_rank(moments[0], hermitian=True) < constants:
+        return every
+    slopes = np.cumsum(basis * residual[:, None], axis=0)[sizes - 1]
+    fits = np.linalg.solve(moments, slopes[:, :, None])[:, :, 0]
+    unexplained = np.maximum(np.cumsum(residual**2)[sizes - 1] - (fits * slopes).sum(axis=1), 0)
+    scale = np.maximum(np.sqrt(unexplained / (sizes - constants)), MIN_SCALE * np.abs(values).max())
+    reach = np.linalg.solve(moments, basis[sizes][:, :, None])[:, :, 0]
+    distance = np.abs(residual[sizes] - (fits * basis[sizes]).sum(axis=1))
+    deviate = distance / (scale * np.sqrt(1 + (reach * basis[sizes]).sum(axis=1)))
+    off = np.flatnonzero(deviate > student.isf(REJECTION / (2 * (sizes + 1)), sizes - constants))
+    if len(off):
+        every[order[sizes[off[0]] :]] = False
+    return every
+
+
+def _least_median_residuals(terms: Array, values: Array, core: int) -> Array | None:
+    """Residuals (n,) of the exact fit to p points whose `core`-th smallest residual is least; None without any fit."""
+    best, found = math.inf, None
+    for chosen in _subsets(*terms.shape):
+        square = terms[chosen]
+        regular = np.linalg.matrix_rank(square) == terms.shape[1]
+        fits = np.linalg.solve(square[regular], values[chosen][regular][:, :, None])[:, :, 0]
+        residuals = values - fits @ terms.T
+        medians = np.partition(np.abs(residuals), core - 1, axis=1)[:, core - 1]
+        if len(medians) and medians.min() < best:
+            best, found = medians.min(), residuals[medians.argmin()]
+    return found
+
+
+def _subsets(count: int, size: int) -> list[NDArray[np.intp]]:
+    """Elemental subsets of so many points, (subsets, size) in blocks: all, or a fixed random choice of them."""
+    if math.comb(count, size) <= EXHAUSTIVE_SUBSETS:
+        chosen = np.array(list(combinations(range(count), size)))
+    else:
+        chosen = np.random.default_rng(0).integers(count, size=(RANDOM_SUBSETS, size))
+    return np.array_split(chosen, -(-len(chosen) * count // RESIDUALS_AT_ONCE))

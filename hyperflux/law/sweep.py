@@ -1,0 +1,236 @@
+"""The pressure sweep: constant pressures, an octave apart, each until the density has settled (the data of the law)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from hyperflux.backends import build_backend
+from hyperflux.backends.base import Backend
+from hyperflux.config import MAX_EPOCHS, RunConfig
+from hyperflux.errors import InputError
+from hyperflux.io.atomic_write import new_folder, write_atomic
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.law.saliency import Saliency, measure
+from hyperflux.runs.data_order import batch_ends, epoch_batches
+from hyperflux.runs.driver import train_dense
+from hyperflux.session.nonfinite import NotFiniteError
+from hyperflux.spec import INITIAL_PRESENCE
+
+METHODS = ("hyperflux", "magnitude")
+SETTLED = 0.05
+"""The density has settled where its logarithm has moved by less than this over `WINDOW` epochs."""
+WINDOW = 10
+MIN_EPOCHS = 20
+"""Epochs before which no density counts as settled: after a rise in pressure t needs time to fall."""
+FIRST_CROSSING = 0.5
+"""Share of the first epoch in which pressure alone takes the greatest of the first t to 0."""
+MAX_EXPONENT = 60.0
+MAX_PRESSURES = 10_000
+
+Watch = Callable[[str, float, int, float], None]
+"""Hears of each epoch: method, pressure (or wanted density, of magnitude), epoch, density."""
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Pressures 2^lowest, ..., 2^highest, `step` octaves apart, each for at most `max_epochs`.
+
+    A sweep goes on from one pressure to the next, unless it is `independent`: then each starts from the dense network.
+    """
+
+    lowest: float = -7.0
+    highest: float = 5.0
+    step: float = 1.0
+    max_epochs: int = 200
+    independent: bool = False
+    methods: tuple[str, ...] = ("hyperflux",)
+
+    def __post_init__(self) -> None:
+        for name in ("lowest", "highest"):
+            if not abs(getattr(self, name)) <= MAX_EXPONENT:
+                raise InputError(
+                    f"{name}: {getattr(self, name):g} is out of range; it is an exponent of two, "
+                    f"from -{MAX_EXPONENT:g} to {MAX_EXPONENT:g}"
+                )
+        if not (math.isfinite(self.step) and self.step > 0):
+            raise InputError(f"step: {self.step:g} is out of range; give a number of octaves above 0")
+        if (self.highest - self.lowest) / self.step >= MAX_PRESSURES:
+            raise InputError(f"step: {self.step:g} makes more than {MAX_PRESSURES:,} pressures; give a longer one")
+        if (count := len(self.pressures())) < 3:
+            raise InputError(
+                f"lowest and highest: {self.lowest:g} to {self.highest:g} in steps of {self.step:g} are {count} "
+                "pressures; a law needs 3 or more"
+            )
+        if not MIN_EPOCHS <= self.max_epochs <= MAX_EPOCHS:
+            raise InputError(
+                f"epochs: {self.max_epochs} a pressure; give {MIN_EPOCHS} or more, for a density to settle, and at "
+                f"most {MAX_EPOCHS}"
+            )
+        for method in self.methods:
+            if method not in METHODS:
+                raise unknown_name("method", method, METHODS)
+        if "hyperflux" not in self.methods or len(set(self.methods)) < len(self.methods):
+            raise InputError(
+                f"methods: {', '.join(self.methods) or 'none'}; give hyperflux, and magnitude if wanted, which takes "
+                "the same densities"
+            )
+
+    def pressures(self) -> list[float]:
+        """Every γ, rising."""
+        count = math.floor((self.highest - self.lowest) / self.step + 1e-9) + 1
+        return [2.0 ** (self.lowest + self.step * index) for index in range(max(0, count))]
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One pressure, or one density of magnitude pruning (then `pressure` is that of Hyperflux at this density).
+
+    `density` and `accuracy` (of the test part) are fractions after the last of `epochs`, `track` the density after
+    each. `saliencies` are those of `hyperflux.law.saliency.measure`.
+    """
+
+    method: str
+    pressure: float
+    density: float
+    surviving: int
+    total: int
+    epochs: int
+    settled: bool
+    accuracy: float
+    saliencies: dict[str, Saliency]
+    track: tuple[float, ...]
+
+    @property
+    def fault(self) -> str | None:
+        """Why no law is to be fitted to this row."""
+        if self.surviving == 0:
+            return "everything was pruned"
+        if self.surviving == self.total:
+            return "nothing was pruned"
+        return None if self.settled else "did not settle"
+
+
+def has_settled(track: Sequence[float]) -> bool:
+    """Whether the density has come to rest, by `SETTLED`, `WINDOW` and `MIN_EPOCHS`; `track` has one an epoch."""
+    if len(track) < MIN_EPOCHS or track[-1] <= 0:
+        return False
+    return abs(math.log(track[-1] / track[-1 - WINDOW])) < SETTLED
+
+
+def sweep(
+    config: RunConfig, settings: SweepSettings, checkpoint: str, watch: Watch = lambda *_: None
+) -> Iterator[SweepRow]:
+    """Rows as they are measured, from the dense network in `checkpoint`: first Hyperflux, then magnitude pruning.
+
+    Rates, batches and loss are those of the config's pruning stage, at its first learning rate. After a pressure that
+    pruned everything none higher is tried. Raises InputError for bad input, NotFiniteError.
+    """
+    course, rows = None, list[SweepRow]()
+    for pressure in settings.pressures():
+        if course is None or settings.independent:
+            course = _Course(config, checkpoint, watch)
+        rows.append(course.press(pressure, settings.max_epochs))
+        yield rows[-1]
+        if not rows[-1].surviving:
+            break
+    if "magnitude" not in settings.methods:
+        return
+    course = None
+    for row in rows:
+        if row.surviving:
+            if course is None or settings.independent:
+                course = _Course(config, checkpoint, watch)
+            yield course.keep_largest(row)
+
+
+def prepare(config: RunConfig, folder: Path) -> str:
+    """Make the folder with its `config.toml`, and give the file of the dense network, trained there if need be.
+
+    Nothing is written before the input has been found good. Raises InputError for bad input.
+    """
+    backend = build_backend(config)
+    if config.checkpoint:
+        backend.load_weights(config.checkpoint)
+    new_folder(folder)
+    write_atomic(folder / "config.toml", tomli_w.dumps(config.to_dict()).encode())
+    if config.checkpoint:
+        return config.checkpoint
+    train_dense(config, folder / "dense")
+    return str(folder / "dense" / "dense.safetensors")
+
+
+class _Course:
+    """A network on its way through a sweep."""
+
+    def __init__(self, config: RunConfig, checkpoint: str, watch: Watch) -> None:
+        self._config, self._watch = config, watch
+        self._backend: Backend = build_backend(config)
+        self._backend.load_weights(checkpoint)
+        self._epoch = config.dense.epochs
+        rate = config.pruning.presence_learning_rate
+        steps = len(batch_ends(self._backend.samples, config.batch_size))
+        low, high = INITIAL_PRESENCE
+        scale = min(1.0, FIRST_CROSSING * steps * rate / high)
+        self._gate = self._backend.start_pruning((low * scale, high * scale))
+
+    def press(self, pressure: float, max_epochs: int) -> SweepRow:
+        """Train under a constant pressure until the density settles."""
+        self._gate.pressure = pressure
+        self._gate.presence_lr = self._config.pruning.presence_learning_rate
+        track: list[float] = []
+        while len(track) < max_epochs and not has_settled(track):
+            track.append(self._train())
+            self._watch("hyperflux", pressure, len(track), track[-1])
+            if not track[-1]:
+                break
+        return self._row("hyperflux", pressure, track, has_settled(track))
+
+    def keep_largest(self, like: SweepRow) -> SweepRow:
+        """Train as long with as many of the largest weights, or as few as are left of a smaller density before."""
+        self._gate.pressure, self._gate.presence_lr = 0.0, None
+        if like.surviving < self._gate.surviving():
+            self._gate.rank_by_magnitude()
+            self._gate.meet_capacity(like.surviving)
+        track: list[float] = []
+        for epoch in range(1, like.epochs + 1):
+            track.append(self._train())
+            self._watch("magnitude", like.density, epoch, track[-1])
+        return self._row("magnitude", like.pressure, track, like.settled)
+
+    def _train(self) -> float:
+        """One epoch; gives the density after it."""
+        config, pruning = self._config, self._config.pruning
+        self._epoch += 1
+        try:
+            self._backend.train_pruning(
+                epoch_batches(config.seed, self._epoch, self._backend.samples, config.batch_size),
+                learning_rate=pruning.learning_rate,
+                label_smoothing=pruning.label_smoothing,
+                after_step=lambda: None,
+            )
+            self._backend.require_finite()
+        except NotFiniteError as error:
+            raise error.at(
+                f"under pressure {self._gate.pressure:g}; lower pruning.learning_rate ({pruning.learning_rate:g}) and "
+                "run again"
+            ) from error
+        return self._gate.surviving() / self._gate.total
+
+    def _row(self, method: str, pressure: float, track: list[float], settled: bool) -> SweepRow:
+        return SweepRow(
+            method=method,
+            pressure=pressure,
+            density=track[-1],
+            surviving=self._gate.surviving(),
+            total=self._gate.total,
+            epochs=len(track),
+            settled=settled,
+            accuracy=self._backend.evaluate().accuracy,
+            saliencies=measure(self._backend, self._config.pruning.label_smoothing),
+            track=tuple(track),
+        )

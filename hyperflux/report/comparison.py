@@ -1,0 +1,82 @@
+"""A comparison of methods as a table and as a plot of accuracy against density."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperflux.errors import RunError
+from hyperflux.report.style import COLOURS, figure, save
+from hyperflux.runs.compare import Comparison
+
+HEADINGS = ("density asked for", "method", "density", "accuracy", "spread", "dense", "seeds", "seconds")
+
+
+def cells(row: Comparison) -> tuple[str, ...]:
+    """A row as a person reads it, in percent; in the order of `HEADINGS`."""
+    dense = "none" if row.dense_accuracy is None else f"{row.dense_accuracy:.2%}"
+    return (
+        f"{1 - row.target_sparsity:.4g}" if row.target_sparsity > 0.9999 else f"{1 - row.target_sparsity:.2%}",
+        row.method,
+        f"{row.density:.3%}",
+        f"{row.accuracy:.2%}",
+        f"±{row.spread * 100:.2f}" if row.seeds > 1 else "",
+        dense,
+        str(row.seeds),
+        f"{row.seconds:.0f}",
+    )
+
+
+def markdown(rows: Sequence[Comparison]) -> str:
+    """The table in Markdown."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
+    """Leave `comparison.md`, `.csv`, `.json` and `.png` in the folder. Raises RunError where the disk refuses."""
+    try:
+        _write(rows, folder, title)
+    except OSError as error:
+        raise RunError(f"{folder}: the comparison cannot be written ({error.strerror})") from error
+
+
+def _write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
+    tables = [row.to_dict() for row in rows]
+    (folder / "comparison.md").write_text(markdown(rows), encoding="utf-8")
+    (folder / "comparison.json").write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
+    with (folder / "comparison.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, tables[0].keys())
+        writer.writeheader()
+        writer.writerows(tables)
+    plot(rows, folder / "comparison.png", title)
+
+
+def plot(rows: Sequence[Comparison], path: Path, title: str) -> None:
+    """Mean accuracy at the density that was really reached, with its spread over seeds, a line a method."""
+    drawn, axes = figure()
+    for colour, method in zip(COLOURS, dict.fromkeys(row.method for row in rows), strict=False):
+        points = sorted((row.density, row.accuracy, row.spread) for row in rows if row.method == method)
+        density, accuracy, spread = zip(*points, strict=True)
+        percent = [100 * value for value in accuracy]
+        axes.errorbar(
+            [100 * value for value in density],
+            percent,
+            [100 * value for value in spread],
+            color=colour,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label=method,
+        )
+    dense = [row.dense_accuracy for row in rows if row.dense_accuracy is not None]
+    if dense:
+        axes.axhline(100 * sum(dense) / len(dense), color="#555555", linewidth=1, linestyle="--", label="dense")
+    axes.set(xscale="log", xlabel="density (% of the weights left)", ylabel="test accuracy (%)", title=title)
+    axes.minorticks_off()
+    targets = sorted({round(100 * (1 - row.target_sparsity), 6) for row in rows})
+    axes.set_xticks(targets, [f"{target:g}" for target in targets])
+    axes.legend(frameon=False)
+    save(drawn, path)

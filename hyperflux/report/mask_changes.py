@@ -1,0 +1,129 @@
+"""Plots of why and how often single weights changed sides: flux against pressure, flips, the settling of the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hyperflux.report.course import courses, marks_where_alone, run_keys, shade, stages
+from hyperflux.report.run import ReportedRun
+from hyperflux.report.style import INK, PRESENT, PRUNED, line_look
+from hyperflux.report.svg import Key, Plot, blank, drawing, inline, log_axis
+from hyperflux.telemetry.columns import flux_column
+
+
+def flux(runs: Sequence[ReportedRun]) -> Plot | None:
+    """Quantiles of restoring flux of pruned and of restored weights, against what pressure takes."""
+    rows = runs[0].network
+    if len(runs) > 1 or rows is None:
+        return None
+    push = np.where(rows["pressure"] > 0, rows["pressure"] / rows["total"], np.nan)
+    pruned = [rows[flux_column("pruned", share)].astype(float) for share in (0.75, 0.95)]
+    restored = [rows[flux_column("restored", share)].astype(float) for share in (0.25, 0.5, 0.75)]
+    drawn_values = [part for part in (push, pruned[1], restored[2]) if (part > 0).any()]
+    if not any((part > 0).any() for part in (pruned[1], restored[1])):
+        return None
+    with drawing("flux"):
+        drawn, axes = blank()
+        log_axis(axes, "y", drawn_values)
+        low = axes.get_ylim()[0]
+        for colour, (lower, line, upper) in ((PRUNED, (pruned[0], pruned[1], pruned[1])), (PRESENT, restored)):
+            floor = np.where(lower > low, lower, low)
+            shown = np.isfinite(upper) & (upper > low)
+            top = np.where(shown, upper, low)
+            axes.fill_between(rows["step"], floor, top, where=shown, color=colour, alpha=0.18, linewidth=0)
+            shown = np.where(line > low, line, np.nan)
+            axes.plot(rows["step"], shown, color=colour, **marks_where_alone(shown), gid="data")
+        axes.plot(rows["step"], push, color=INK, linewidth=2, linestyle="--", **marks_where_alone(push), gid="data")
+        shade(axes, [("pruning", 0, runs[0].boundary), ("regrowth", runs[0].boundary, runs[0].last_step)])
+        axes.set(xlabel="optimizer step", ylabel="restoring flux (loss per unit of t)")
+        svg = inline(drawn, "flux")
+    caption = (
+        "Flux is how much the loss asks for a weight; pressure takes γ/N from every weight alike. A pruned weight "
+        "above the dashed line is being lifted back, one below it sinks. Only positive flux is drawn, and only while "
+        "weights may change sides."
+    )
+    keys = [
+        Key("γ/N, the push of pressure", INK, "dashed"),
+        Key("pruned weights: 75 % to 95 % quantile", PRUNED),
+        Key("weights just back: median and middle half", PRESENT),
+    ]
+    return Plot("flux", "Flux against pressure", caption, "Restoring flux against optimizer step.", svg, keys)
+
+
+def flips(runs: Sequence[ReportedRun]) -> Plot | None:
+    """How many weights changed their mask so many times."""
+    if len(runs) > 1 or runs[0].tables is None:
+        return None
+    table = runs[0].tables["flips"]
+    counts = np.bincount(table["flips"], weights=table["weights"])
+    groups = _groups(len(counts) - 1)
+    odd = np.arange(len(counts)) % 2 == 1
+    present, pruned = (
+        np.array([np.where(side, counts, 0)[first : last + 1].sum() for first, last in groups]) for side in (~odd, odd)
+    )
+    names = [f"{first}" if first == last else f"{first}–{last}" for first, last in groups]
+    with drawing("flips"):
+        drawn, axes = blank()
+        log_axis(axes, "y", [present, pruned, [1]])
+        low = axes.get_ylim()[0]
+        for side, values, colour in ((-0.2, pruned, PRUNED), (0.2, present, PRESENT)):
+            shown = values > 0
+            places = np.arange(len(groups))[shown] + side
+            for bar in axes.bar(places, values[shown] - low, 0.38, bottom=low, color=colour):
+                bar.set_gid("data")
+        axes.set_xticks(range(len(names)), names, rotation=35 if len(names) > 6 else 0)
+        axes.tick_params(axis="x", length=0)
+        axes.grid(False, axis="x")
+        axes.set(xlabel="changes of mask of a weight", ylabel="weights", xlim=(-0.6, len(names) - 0.4))
+        svg = inline(drawn, "flips")
+    caption = (
+        "0: never pruned. 1: pruned once and for good. More: it came back at least once, which is how its importance "
+        "is measured over many sub-networks."
+    )
+    keys = [Key("pruned at the end", PRUNED, "band"), Key("present at the end", PRESENT, "band")]
+    return Plot("flips", "How often weights flipped", caption, "Weights by their changes of mask.", svg, keys)
+
+
+def settling(runs: Sequence[ReportedRun]) -> Plot | None:
+    """Since when the weights that are present at the end have been so, and the pruned ones gone."""
+    if not all(run.tables is not None for run in runs):
+        return None
+    with drawing("settling"):
+        drawn, axes = blank()
+        for number, run in enumerate(runs):
+            tables = run.tables
+            assert tables is not None
+            ages = tables["ages"]
+            sides: list[tuple[str, dict[str, Any]]] = [("pruned", {"color": PRUNED}), ("present", {"color": PRESENT})]
+            if len(runs) > 1:
+                sides = [("present", line_look(number))]
+            for side, look in sides:
+                if ages[side].any():
+                    steps, place = np.unique(ages["step"], return_inverse=True)
+                    grown = np.cumsum(np.bincount(place.ravel(), ages[side]))
+                    steps, shares = np.append(steps, run.last_step), np.append(grown, grown[-1]) / grown[-1]
+                    axes.plot(steps, 100 * shares, drawstyle="steps-post", **look, gid="data")
+        stages(axes, courses(runs)[1])
+        axes.set(xlabel="optimizer step", ylabel="in their final place (%)", ylim=(-3, 103))
+        svg = inline(drawn, "settling")
+    caption = (
+        "The share of weights that by then had changed for the last time. A line that reaches 100 % early leaves time "
+        "to train the final network; one that climbs at the very end was cut short."
+    )
+    keys = [Key("weights pruned at the end", PRUNED), Key("weights present at the end", PRESENT)]
+    if len(runs) > 1:
+        caption, keys = caption.replace("weights that", "weights left that"), run_keys(runs)
+    description = "Share of weights in their final place against optimizer step."
+    return Plot("settling", "When the mask settled", caption, description, svg, keys)
+
+
+def _groups(most: int) -> list[tuple[int, int]]:
+    """0, 1, then pairs whose length doubles: 2-3, 4-7, 8-15, ..."""
+    groups, first = [(0, 0), (1, 1)], 2
+    while first <= most:
+        groups.append((first, 2 * first - 1))
+        first *= 2
+    return groups

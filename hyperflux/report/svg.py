@@ -1,0 +1,141 @@
+"""Figures as SVG to stand in an HTML page: text stays text, colours become CSS variables, ids are the figure's own."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hyperflux.report.style import GRID, INK, MUTED, VARIABLES
+
+SIZE = (4.6, 3.0)
+"""Inches: at this width ten-point text can be read on a phone."""
+TICKS = 6
+"""Most numbers on a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a colour stands for; `kind` is line, dashed, dotted, band or a character."""
+
+    label: str
+    colour: str
+    kind: str = "line"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished plot. `caption` says what to read off it, `description` what it draws, for those who can't see it."""
+
+    name: str
+    title: str
+    caption: str
+    description: str
+    svg: str
+    keys: list[Key] = field(default_factory=list)
+
+
+@contextmanager
+def drawing(name: str) -> Iterator[None]:
+    """The settings of all plots, whatever the user's, and text that stays text."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": f"hyperflux {name}",
+                "text.color": INK,
+                "axes.edgecolor": MUTED,
+                "axes.labelcolor": INK,
+                "xtick.color": MUTED,
+                "ytick.color": MUTED,
+                "xtick.labelcolor": INK,
+                "ytick.labelcolor": INK,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.grid": True,
+                "grid.color": GRID,
+                "grid.linewidth": 0.6,
+                "axes.axisbelow": True,
+                "lines.linewidth": 1.6,
+            }
+        )
+        yield
+
+
+def blank(height: float = SIZE[1]) -> tuple[Any, Any]:
+    """A figure without a background, and its axes; to be called within `drawing`."""
+    drawn, (axes,) = stacked(1, height)
+    return drawn, axes
+
+
+def stacked(rows: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure without a background, and axes above each other that share the horizontal one."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(SIZE[0], height), layout="constrained", facecolor="none")
+    parts = drawn.subplots(rows, 1, sharex=True, squeeze=False, subplot_kw={"facecolor": "none"})[:, 0].tolist()
+    for axes in parts:
+        axes.patch.set_gid("frame")
+    return drawn, parts
+
+
+def inline(drawn: Any, name: str) -> str:
+    """The figure as an `<svg>` element. What has the gid "data" or "frame" gets it as its class."""
+    content = io.StringIO()
+    drawn.savefig(content, format="svg", metadata={"Date": None})
+    text = content.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text)
+    text = re.sub(r' id="(data|frame)(?:_\d+)?"', r' class="\1"', text)
+    used = set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text))
+    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def log_axis(axes: Any, which: str, values: Iterable[Any]) -> None:
+    """Make the axis `which`, x or y, logarithmic over the positive ones of `values`."""
+    found = np.concatenate([np.ravel(np.asarray(part, float)) for part in values])
+    found = found[np.isfinite(found) & (found > 0)]
+    low, high = (found.min() / 1.15, found.max() * 1.15) if len(found) else (1.0, 1.0)
+    widen = math.sqrt(max(1.0, 3 * low / high))
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / widen, high * widen)})
+    ticks = log_ticks(low / widen, high * widen)
+    axis = getattr(axes, f"{which}axis")
+    axis.set_ticks(ticks, [number(tick) for tick in ticks])
+    axis.set_ticks([], minor=True)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two positive ones, as many as `TICKS` allows; two or more if they are threefold apart."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        if len(ticks) <= TICKS:
+            return ticks
+    return ticks[:: -(-len(ticks) // TICKS)]
+
+
+def number(value: float) -> str:
+    """ "0.05", "2,000", "3·10⁻⁶"."""
+    if 1e-3 <= value < 1e5:
+        return f"{value:,.6g}"
+    mantissa, power = f"{value:.1e}".replace(".0", "").split("e")
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"

@@ -1,0 +1,34 @@
+"""`report.html` and `report.md` of one or several runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperflux.errors import InputError, RunError
+from hyperflux.io.atomic_write import write_atomic
+from hyperflux.report.markdown import summary
+from hyperflux.report.page import page
+from hyperflux.report.run import ReportedRun
+
+
+def default_folder(folders: Sequence[Path]) -> Path:
+    """A run's own folder; of several the one that holds them all."""
+    if len(folders) == 1:
+        return folders[0]
+    return Path(os.path.relpath(os.path.commonpath([Path(os.path.realpath(folder)).parent for folder in folders])))
+
+
+def write(runs: Sequence[ReportedRun], folder: Path) -> Path:
+    """Write both files and give the page's path. Raises InputError where the folder refuses."""
+    files = {"report.html": page(runs), "report.md": summary(runs)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_atomic(folder / name, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); name a folder with --out") from error
+    except RunError as error:
+        raise InputError(f"{error}; name a folder with --out") from error
+    return folder / "report.html"

@@ -1,0 +1,109 @@
+"""RUN/checkpoint/: the last two good checkpoints of a run, and which of them is to be trusted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from hyperflux.runs.checkpoints.file import Checkpoint, checksum
+from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.io.atomic_write import write_atomic
+
+KEPT = 2
+"""Good checkpoints that are kept: the older one is there for the case that the newer one is damaged."""
+_NAME = re.compile(r"(\d{6,})-([0-9a-f]{64})\.safetensors")
+
+
+class CheckpointFolder:
+    """Writes checkpoints, keeps the last two good ones, and finds the last good one again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._good: list[Path] = []
+
+    @property
+    def has_good(self) -> bool:
+        """Whether a good checkpoint was written or found."""
+        return bool(self._good)
+
+    def create(self) -> None:
+        """Make the folder, by which an unfinished run is known that can go on. Raises WriteError where it can't be."""
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{self.path}: cannot be made ({error.strerror})") from error
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Add a checkpoint, then remove all but the last two good ones.
+
+        Raises WriteError where the disk refuses; then those that were there are there still.
+        """
+        content = checkpoint.to_bytes()
+        number = 1 + max((_number(path) for path in self._files()), default=0)
+        target = self.path / f"{number:06}-{checksum(content)}.safetensors"
+        write_atomic(target, content)
+        self._good = [*self._good, target][-KEPT:]
+        try:
+            for path in self.path.iterdir():
+                ours = _NAME.fullmatch(path.name) or path.name.endswith(".part")
+                if ours and path not in self._good:
+                    path.unlink()
+        except OSError as error:
+            raise WriteError(f"{self.path}: an old checkpoint can't be removed ({error.strerror})") from error
+
+    def last(self, announce: Callable[[str], None]) -> Checkpoint | None:
+        """The last good checkpoint; None where none has been written yet.
+
+        A damaged one is announced in one line, and the one before it taken. Raises InputError where all are damaged or
+        can't be read, and for one that is whole but of a newer format.
+        """
+        newest: bytes | None = None
+        files, good = self._files(), list[Path]()
+        for path in reversed(files):
+            content = _read(path)
+            if checksum(content) != _checksum(path):
+                announce(f"{path} is damaged" + ("" if good else "; the checkpoint before it is used"))
+                continue
+            good.insert(0, path)
+            newest = content if newest is None else newest
+        if newest is None:
+            if files:
+                raise InputError(f"{self.path}: every checkpoint is damaged; remove {self.path.parent} and begin anew")
+            return None
+        self._good = good[-KEPT:]
+        try:
+            return Checkpoint.from_bytes(newest)
+        except InputError as error:
+            raise InputError(f"{good[-1]}: {error}") from error
+
+    def remove(self) -> None:
+        """Remove the folder with all checkpoints. Raises WriteError where that can't be."""
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            raise WriteError(f"{self.path}: can't be removed ({error.strerror})") from error
+
+    def _files(self) -> list[Path]:
+        """Checkpoints by number, whole or damaged."""
+        try:
+            return sorted((path for path in self.path.iterdir() if _NAME.fullmatch(path.name)), key=_number)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read ({error.strerror})") from error
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes; none of them where it can't be read, as with a broken sector, so that it counts as damaged."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[0])
+
+
+def _checksum(path: Path) -> str:
+    return path.stem.partition("-")[2]

@@ -1,0 +1,160 @@
+"""Methods side by side: the same dense networks, recipe and seeds, every method at every sparsity, one run each."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hyperflux.backends import build_backend
+from hyperflux.config import RunConfig
+from hyperflux.errors import InputError
+from hyperflux.runs.lock import locked
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.recipes import load_settings
+from hyperflux.runs.folder import EpochRow, read_run
+from hyperflux.runs.driver import execute, feasible_schedule, train_dense
+
+METHODS = {
+    "hyperflux": {"method": "hyperflux", "controller": "default"},
+    "published": {"method": "hyperflux", "controller": "published"},
+    "magnitude": {"method": "magnitude"},
+}
+"""What can be compared, and the settings that it stands for."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method at one sparsity over all seeds. Accuracies and densities are fractions, `spread` their deviation."""
+
+    method: str
+    target_sparsity: float
+    seeds: int
+    density: float
+    accuracy: float
+    spread: float
+    dense_accuracy: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs of a comparison in `folder`; its own folders are `dense-SEED` and `METHOD-SPARSITY-SEED`."""
+
+    base: RunConfig
+    methods: Sequence[str]
+    sparsities: Sequence[float]
+    seeds: Sequence[int]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in METHODS:
+                raise unknown_name("method", method, METHODS)
+        for name in ("methods", "sparsities", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{name}: {', '.join(map(str, values)) or 'none'}; give one or more, each once")
+        self.configs()  # raises where one is not valid
+
+    def configs(self) -> list[tuple[Path, RunConfig]]:
+        """Every run's folder and settings, seed by seed so that early seeds are comparable soon."""
+        return [
+            (self.run_folder(method, sparsity, seed), self._config(method, sparsity, seed))
+            for seed in self.seeds
+            for sparsity in self.sparsities
+            for method in self.methods
+        ]
+
+    def run_folder(self, method: str, sparsity: float, seed: int) -> Path:
+        """Where one run is."""
+        return self.folder / f"{method}-{sparsity}-{seed}"
+
+    def dense_folder(self, seed: int) -> Path:
+        """Where the dense network of a seed is."""
+        return self.folder / f"dense-{seed}"
+
+    def _config(self, method: str, sparsity: float, seed: int) -> RunConfig:
+        checkpoint = self.base.checkpoint
+        if not checkpoint and self.base.dense.epochs:
+            checkpoint = str(self.dense_folder(seed) / "dense.safetensors")
+        return RunConfig.from_dict(
+            {**self.base.to_dict(), **METHODS[method], "sparsity": sparsity, "seed": seed, "checkpoint": checkpoint}
+        )
+
+
+def execute_plan(
+    plan: Plan, announce: Callable[[str], None], observe: Callable[[EpochRow], None] = lambda row: None
+) -> list[Comparison]:
+    """Do the runs that are not there yet, and compare all. An unfinished run is begun anew.
+
+    Raises InputError where a folder holds a run of other settings, and what the runs themselves raise.
+    """
+    runs = plan.configs()
+    missing = [number for number, (folder, config) in enumerate(runs) if not _is_there(folder, config)]
+    if missing:
+        backend = build_backend(plan.base)
+        for number in missing:
+            feasible_schedule(runs[number][1], backend)
+    if missing and not plan.base.checkpoint and plan.base.dense.epochs:
+        for seed in plan.seeds:
+            config, folder = replace(plan.base, seed=seed), plan.dense_folder(seed)
+            if not _is_there(folder, config, "dense.safetensors"):
+                announce(f"dense network, seed {seed}")
+                train_dense(config, folder, observe)
+    for number in missing:
+        folder, config = runs[number]
+        announce(f"run {number + 1} of {len(runs)}: {folder.name}")
+        execute(config, folder, observe)
+    return list(_compared(plan))
+
+
+def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -> bool:
+    """Whether the run is finished; what is left of an unfinished one is removed.
+
+    Settings of the machine may differ, what happens to a step that can't be taken, and the spelling of the plan's own
+    folder in a checkpoint's name.
+    """
+    if not (folder / "config.toml").exists():
+        return False
+    found = RunConfig.from_dict(load_settings(folder))
+    machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry", "on_nonfinite")}
+    if found.checkpoint and config.checkpoint and Path(found.checkpoint).resolve() == Path(config.checkpoint).resolve():
+        machine["checkpoint"] = config.checkpoint
+    if replace(found, **machine) != config:
+        raise InputError(f"{folder}: holds a run of other settings; name another folder with --out or remove this one")
+    if (folder / last_file).exists():
+        if last_file == "report.json":
+            read_run(folder)  # a damaged one is better known now
+        return True
+    try:
+        with locked(folder, lambda line: None):
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror or error})") from error
+    return False
+
+
+def _compared(plan: Plan) -> Iterable[Comparison]:
+    for sparsity in plan.sparsities:
+        for method in plan.methods:
+            reports = [read_run(plan.run_folder(method, sparsity, seed)).report for seed in plan.seeds]
+            accuracies = [report["final_accuracy"] for report in reports]
+            dense = [report["dense_accuracy"] for report in reports]
+            yield Comparison(
+                method=method,
+                target_sparsity=sparsity,
+                seeds=len(reports),
+                density=statistics.mean(1 - report["final_sparsity"] for report in reports),
+                accuracy=statistics.mean(accuracies),
+                spread=statistics.stdev(accuracies) if len(reports) > 1 else 0.0,
+                dense_accuracy=None if None in dense else statistics.mean(dense),
+                seconds=statistics.median(report["seconds"] for report in reports),
+            )

@@ -1,0 +1,282 @@
+"""A run's folder: writing it as the run goes on, and reading it back.
+
+config.toml          every setting: rerunning it gives the same run
+metrics.jsonl        one line an epoch
+telemetry.npz        what pruning did to weights and layers: the tables of `hyperflux.telemetry.columns`
+dense.safetensors    the weights that pruning started from
+model.safetensors    the pruned network: stock keys, exact zeros
+report.json          the outcome; written last, so a folder that has it is complete
+checkpoint/          while the run is under way: its last two checkpoints, see `hyperflux.runs.checkpoints`
+lock                 while a process works on the run: which one, see `hyperflux.runs.lock`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from safetensors.numpy import save
+
+from hyperflux.backends.base import LayerCount, Tensors
+from hyperflux.config import RunConfig
+from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.io.atomic_write import write_atomic
+from hyperflux.runs.lock import LOCK
+from hyperflux.io.safe_read import inside, parse_json, read_text
+from hyperflux.recipes import load_settings
+from hyperflux.runs.validation import (
+    FORMAT,
+    NewerFormatError,
+    check_epochs,
+    check_report,
+    check_telemetry,
+    require_format,
+)
+from hyperflux.telemetry.columns import Tables as Telemetry
+from hyperflux.telemetry.file import file_content, read_tables
+from hyperflux.io.parse import parse_dataclass
+
+Stage = Literal["dense", "pruning", "regrowth"]
+MAX_REPORT_BYTES = 1 << 24
+"""Most bytes of a report.json."""
+MAX_METRICS_BYTES = 1 << 26
+"""Most bytes of a metrics.jsonl: the longest run of all has fewer."""
+
+CHECKPOINTS = "checkpoint"
+"""The folder in a run's folder from which an unfinished run can go on."""
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of metrics.jsonl. Densities and accuracy are fractions; `wanted` is the density the epoch aimed at.
+
+    `pressure` and `presence_lr` are those of the epoch's first step.
+
+    `epoch` counts from 1 over all stages; `pruned` and `regrown` count events, so a weight can enter several times, and
+    are None without telemetry.
+    """
+
+    epoch: int
+    stage: Stage
+    density: float
+    wanted: float
+    pressure: float
+    lr: float
+    presence_lr: float
+    train_loss: float
+    test_loss: float
+    accuracy: float
+    pruned: int | None
+    regrown: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """report.json. Accuracies are fractions on the test part: of the dense network that pruning started from, None
+    where its weights were untrained, and at the final mask after the last epoch. `controller` belongs to hyperflux.
+    `input_shape` is that of a sample, without the batch: with `model` and `classes` the network can be built again.
+    `format` is the version of the whole folder, `warnings` what the user was told of while it came about.
+    """
+
+    method: str
+    controller: str | None
+    backend: str
+    dataset: str
+    model: str
+    input_shape: list[int]
+    classes: int
+    seed: int
+    target_sparsity: float
+    final_sparsity: float
+    surviving_weights: int
+    total_weights: int
+    dense_accuracy: float | None
+    final_accuracy: float
+    seconds: float
+    layers: list[LayerCount]
+    versions: dict[str, str]
+    format: int = FORMAT
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+class RunFolder:
+    """Writes one run's folder; every file but the growing metrics.jsonl appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        """The folder of a run that has begun; `create` begins one."""
+        self.path = path
+        self._metrics = path / "metrics.jsonl"
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """Create the folder with its `config.toml`.
+
+        Raises InputError where `path` can't be created or is not an empty folder.
+        """
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            require_unused(path)
+            folder.set_config(config)
+            folder._metrics.touch()
+        except (OSError, RunError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{path}: cannot be used as a run's folder ({reason}); name one with --out") from error
+        return folder
+
+    def set_config(self, config: RunConfig) -> None:
+        """Write config.toml. Raises WriteError where the disk refuses."""
+        self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
+
+    def set_epochs(self, rows: Sequence[EpochRow]) -> None:
+        """Let metrics.jsonl have just these lines. Raises WriteError where the disk refuses."""
+        self._write("metrics.jsonl", "".join(map(_line, rows)).encode())
+
+    def add_epoch(self, row: EpochRow) -> None:
+        """Append a line to metrics.jsonl. Raises WriteError where the disk refuses."""
+        try:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+        except OSError as error:
+            raise WriteError(f"{self._metrics}: cannot be written ({error.strerror})") from error
+
+    def add_tensors(self, name: Literal["dense", "model"], tensors: Tensors) -> None:
+        """Write NAME.safetensors. Raises WriteError where the disk refuses."""
+        self._write(f"{name}.safetensors", save(tensors))
+
+    def add_telemetry(self, tables: Telemetry) -> None:
+        """Write telemetry.npz. Raises WriteError where the disk refuses."""
+        self._write("telemetry.npz", file_content(tables))
+
+    def finish(self, report: Report) -> None:
+        """Write report.json. Raises WriteError where the disk refuses."""
+        self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_atomic(self.path / name, content)
+
+
+class UnwrittenFolder(RunFolder):
+    """The same run's folder in a process that trains along: another one writes."""
+
+    def add_epoch(self, row: EpochRow) -> None:
+        """Nothing."""
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Nothing."""
+
+
+def _line(row: EpochRow) -> str:
+    return json.dumps(asdict(row)) + "\n"
+
+
+def require_unused(path: Path) -> None:
+    """Raise InputError where a folder for a new run is not empty, but for a lock."""
+    if any(inside.name != LOCK for inside in path.iterdir()):
+        raise InputError(f"{path} {_content(path)}; name another folder with --out or remove this one")
+
+
+def _content(path: Path) -> str:
+    """What stands in a folder that should have been empty."""
+    if (path / "report.json").exists():
+        return "holds another run"
+    if (path / CHECKPOINTS).is_dir():
+        return f"holds an unfinished run; go on with {resume_command(path)}"
+    return "holds an unfinished run" if (path / "config.toml").exists() else "is not empty"
+
+
+def resume_command(path: Path) -> str:
+    """The command that goes on with the run in a folder."""
+    return f"hyperflux prune --resume --out {shlex.quote(str(path))}"
+
+
+def recorded_config(path: Path) -> RunConfig:
+    """The settings of the run in a folder. Raises InputError where there is none, or its config.toml is damaged."""
+    if not os.path.exists(path / "config.toml"):
+        raise InputError(f"{path}: holds no run; name the folder of one with --out")
+    return RunConfig.from_dict(load_settings(path))
+
+
+def outcome(path: Path) -> Report | None:
+    """The report of the run in a folder; None where it is not finished. Raises InputError where it is damaged."""
+    if not (path / "report.json").exists():
+        return None
+    try:
+        return _report(path)
+    except NewerFormatError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: report.json is damaged ({error})") from error
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run, read back; `telemetry` is None where the run had none."""
+
+    config: dict[str, Any]
+    epochs: list[EpochRow]
+    report: dict[str, Any]
+    telemetry: Telemetry | None
+
+
+def read_run(path: Path) -> RecordedRun:
+    """Read a finished run's folder, all but its weights.
+
+    Nothing in it is trusted, and no file of it may be a link that leads out of it. Raises InputError where a file is
+    missing, damaged, contradicts the others, or was written by a newer version.
+    """
+    try:
+        report = _report(path)
+        lines = _text(path, "metrics.jsonl", MAX_METRICS_BYTES).split("\n")
+        epochs = [parse_dataclass(EpochRow, parse_json(line)) for line in lines[:-1]]
+        if lines[-1]:
+            raise ValueError("metrics.jsonl: its last line is torn")
+        check_epochs(epochs)
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
+    except NewerFormatError as error:
+        raise InputError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
+    config = load_settings(path)
+    RunConfig.from_dict(config)
+    return RecordedRun(config, epochs, report.to_dict(), _telemetry(path, report))
+
+
+def _report(path: Path) -> Report:
+    """report.json, checked. Raises OSError and ValueError."""
+    values = parse_json(_text(path, "report.json", MAX_REPORT_BYTES))
+    found = require_format(values)
+    report = parse_dataclass(Report, {"warnings": [], **values, "format": found} if isinstance(values, dict) else values)
+    check_report(report)
+    return report
+
+
+def _text(path: Path, name: str, max_bytes: int) -> str:
+    return read_text(inside(path, name), max_bytes)
+
+
+def _telemetry(path: Path, report: Report) -> Telemetry | None:
+    """The tables, None where the run has none."""
+    try:
+        watched = inside(path, "telemetry.npz")
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+    if not os.path.lexists(watched):
+        return None
+    tables = read_tables(watched)
+    try:
+        check_telemetry(tables, report)
+    except ValueError as error:
+        raise InputError(f"{watched}: damaged ({error}); rerun with its config.toml") from error
+    return tables

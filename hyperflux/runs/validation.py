@@ -1,0 +1,121 @@
+"""Whether what a run's files say can be true: nothing in a folder that somebody hands in is taken on trust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hyperflux._version import __version__
+from hyperflux.io.safe_read import shown
+
+if TYPE_CHECKING:
+    from hyperflux.runs.folder import EpochRow, Report
+    from hyperflux.telemetry.columns import Tables
+
+FORMAT = 1
+"""Version of a run's folder. It rises whenever an older hyperflux could not read, or would misread, a new folder."""
+MAX_LAYERS = 10_000
+MAX_CLASSES = 1 << 16
+MAX_FEATURES = 1 << 18
+"""Numbers of a sample: more than a colour image of 224 pixels a side has."""
+MAX_FLIPS = 10_000_000
+"""Changes of mask of one weight, which can't be more than steps."""
+
+
+def require_format(values: Any) -> int:
+    """The version that a report.json names; folders from before there was one are of version 1.
+
+    Raises ValueError for a newer one.
+    """
+    found = values.get("format", 1) if isinstance(values, Mapping) else 1
+    if type(found) is not int or found < 1:
+        raise ValueError(f"format: {shown(found, 40)} is no version")
+    if found > FORMAT:
+        versions = values.get("versions")
+        writer = versions.get("hyperflux") if isinstance(versions, Mapping) else None
+        by = f"hyperflux {shown(writer, 40)[1:-1]}" if isinstance(writer, str) else "a newer hyperflux"
+        raise NewerFormatError(
+            f"written by {by} in format {shown(found, 40)}; hyperflux {__version__} reads format {FORMAT}, "
+            "so install a newer one"
+        )
+    return found
+
+
+class NewerFormatError(ValueError):
+    """The folder of a run is whole, but of a version that only a newer hyperflux reads."""
+
+
+def check_report(report: Report) -> None:
+    """Raise ValueError where counts and shares of a report contradict each other, or no network can have them."""
+    layers = report.layers
+    if not layers or min(layer.total for layer in layers) < 1:
+        raise ValueError("layers: none, or one without weights")
+    if len(layers) > MAX_LAYERS or len({layer.name for layer in layers}) < len(layers):
+        raise ValueError(f"layers: two of one name, or more than {MAX_LAYERS:,}")
+    if not all(0 <= layer.surviving <= layer.total for layer in layers):
+        raise ValueError("layers: one has more weights left than it had")
+    counts = (sum(layer.total for layer in layers), sum(layer.surviving for layer in layers))
+    if counts != (report.total_weights, report.surviving_weights):
+        raise ValueError("total_weights or surviving_weights: not the sum over the layers")
+    _check_fractions(report, ("target_sparsity", "final_sparsity", "final_accuracy"))
+    if report.dense_accuracy is not None:
+        _check_fractions(report, ("dense_accuracy",))
+    _require("seconds", report.seconds, math.isfinite(report.seconds) and report.seconds >= 0)
+    _require("seed", report.seed, report.seed >= 0)
+    _require("classes", report.classes, 1 <= report.classes <= MAX_CLASSES)
+    sides = report.input_shape
+    good = 1 <= len(sides) <= 3 and min(sides) >= 1 and math.prod(sides) <= MAX_FEATURES
+    _require("input_shape", sides, good)
+
+
+def check_epochs(rows: Sequence[EpochRow]) -> None:
+    """Raise ValueError where epochs do not count on from the one before, or hold what no epoch can; losses may be NaN,
+    as those of a run that diverged.
+    """
+    order = ("dense", "pruning", "regrowth")
+    for before, row in zip([None, *rows], rows, strict=False):
+        if row.epoch != (1 if before is None else before.epoch + 1):
+            raise ValueError(f"epoch: {row.epoch} out of its order")
+        if before is not None and order.index(row.stage) < order.index(before.stage):
+            raise ValueError(f"stage: {row.stage} after {before.stage}")
+        _check_fractions(row, ("density", "wanted", "accuracy"))
+        for name in ("pressure", "lr", "presence_lr"):
+            value = getattr(row, name)
+            _require(name, value, math.isfinite(value) and value >= 0)
+        for name in ("pruned", "regrown"):
+            value = getattr(row, name)
+            _require(name, value, value is None or value >= 0)
+
+
+def check_telemetry(tables: Tables, report: Report) -> None:
+    """Raise ValueError for telemetry that does not belong to the run of this report, or that no run leaves."""
+    names = {layer.name[:96] for layer in report.layers}  # as many characters as the tables' columns hold
+    for table, rows in tables.items():
+        fields = rows.dtype.names or ()
+        if "layer" in fields and not set(rows["layer"].tolist()) <= names:
+            raise ValueError(f"table {table}: a layer that report.json does not know")
+        for field in {"step", "total", "surviving", "pruned", "regrown", "flips", "weights", "present"} & {*fields}:
+            if len(rows) and rows[field].min() < 0:
+                raise ValueError(f"table {table}: {field} below 0")
+        if "surviving" in fields and not ((rows["total"] > 0) & (rows["surviving"] <= rows["total"])).all():
+            raise ValueError(f"table {table}: more weights left than there were")
+    if len(tables["flips"]) and tables["flips"]["flips"].max() > MAX_FLIPS:
+        raise ValueError(f"table flips: more than {MAX_FLIPS:,} changes of one weight")
+    network = tables["network"]
+    if (network["step"][1:] <= network["step"][:-1]).any() or not {*network["stage"].tolist()} <= {
+        "pruning",
+        "regrowth",
+    }:
+        raise ValueError("table network: steps that do not rise, or a stage that is none")
+
+
+def _check_fractions(record: object, names: Sequence[str]) -> None:
+    for name in names:
+        value = getattr(record, name)
+        _require(name, value, 0 <= value <= 1)
+
+
+def _require(name: str, value: object, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name}: {shown(value, 40)} is out of range")

@@ -1,0 +1,39 @@
+"""What a wanted sparsity takes: weights to keep, steps to spend."""
+
+from __future__ import annotations
+
+from hyperflux.errors import InputError
+from hyperflux.spec import INITIAL_PRESENCE
+
+
+def require_fraction(sparsity: float) -> None:
+    """Raise InputError unless the wanted sparsity is a fraction between 0 and 1, both excluded."""
+    if not 0 < sparsity < 1:
+        hint = f"; for {sparsity:g} % give {sparsity / 100:g}" if 1 < sparsity < 100 else ""
+        raise InputError(f"sparsity: {sparsity} is not a fraction between 0 and 1 (both excluded){hint}")
+
+
+def target_count(total: int, sparsity: float, model: str) -> int:
+    """Weights that `sparsity` leaves of `total`; `model` names the network in messages.
+
+    Raises InputError for a sparsity that is not a fraction between 0 and 1, or that leaves no weight or every one.
+    """
+    require_fraction(sparsity)
+    left = round(total * (1 - sparsity))
+    if not 0 < left < total:
+        outcome = "all" if left else "none"
+        raise InputError(
+            f"sparsity: {sparsity} leaves {outcome} of the {total:,} weights of {model}; "
+            f"give a fraction from {1 / total:.2g} to 1 - {1 / total:.2g}"
+        )
+    return left
+
+
+def presence_distance(sparsity: float) -> float:
+    """How far presence parameters have to fall until the share `sparsity` of them is below 0.
+
+    t starts uniformly in `INITIAL_PRESENCE`, so this is a quantile of that interval. A step moves t by about its
+    learning rate.
+    """
+    low, high = INITIAL_PRESENCE
+    return low + sparsity * (high - low)

@@ -1,0 +1,115 @@
+"""The published course, faithful to the letter: E8 to E10. It comes near its target, not onto it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hyperflux.errors import InputError
+from hyperflux.schedules.base import Observation, StepSettings, restored
+from hyperflux.schedules.controllers import PublishedController, PublishedControllerState
+from hyperflux.schedules.curves import presence_decay, trajectory
+from hyperflux.spec import INITIAL_PRESENCE
+
+
+@dataclass(frozen=True)
+class PublishedScheduleState:
+    """Control intervals that have ended, the pressure now, and the controller's own state."""
+
+    intervals: int = 0
+    pressure: float = 0.0
+    controller: PublishedControllerState = field(default_factory=PublishedControllerState)
+
+
+@dataclass(frozen=True)
+class PublishedSchedule:
+    """Trajectory (E8), controller (E9) and two stages (E10); an interval is an epoch of the paper.
+
+    Intervals divide each stage as evenly as whole steps can. t's rate is `presence_lr` while pruning; in regrowth it
+    restarts at `presence_reset` times that and shrinks by `presence_decay` each interval.
+    """
+
+    final_density: float
+    pruning_steps: int
+    regrowth_steps: int
+    pruning_intervals: int
+    regrowth_intervals: int
+    presence_lr: float = 1e-3
+    presence_reset: float = 1.0
+    presence_decay: float = 0.75
+    controller: PublishedController = field(default_factory=PublishedController)
+    trajectory: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trajectory", trajectory(self.final_density, self.pruning_intervals))
+
+    @property
+    def initial_presence(self) -> tuple[float, float]:
+        """The paper's interval of E2."""
+        return INITIAL_PRESENCE
+
+    @property
+    def by_magnitude(self) -> bool:
+        """Pressure and flux alone decide."""
+        return False
+
+    def initial_state(self) -> PublishedScheduleState:
+        """Before the first interval: no pressure."""
+        return PublishedScheduleState()
+
+    def next_control_step(self, state: PublishedScheduleState) -> int:
+        """The last step of the present interval; after the last one, a step that never comes."""
+        number = state.intervals + 1
+        if number <= self.pruning_intervals:
+            return number * self.pruning_steps // self.pruning_intervals
+        number -= self.pruning_intervals
+        if number <= self.regrowth_intervals:
+            return self.pruning_steps + number * self.regrowth_steps // self.regrowth_intervals
+        return self.pruning_steps + self.regrowth_steps + 1
+
+    def settings(self, state: PublishedScheduleState) -> StepSettings:
+        """The controller's pressure while pruning, none in regrowth, t at rest afterwards (E10)."""
+        number = state.intervals + 1
+        if number <= self.pruning_intervals:
+            return StepSettings(state.pressure, self.presence_lr)
+        number -= self.pruning_intervals
+        if number <= self.regrowth_intervals:
+            return StepSettings(
+                0.0, presence_decay(self.presence_lr * self.presence_reset, self.presence_decay, number)
+            )
+        return StepSettings(0.0, None)
+
+    def advance(self, state: PublishedScheduleState, seen: Observation) -> PublishedScheduleState:
+        """The state after an interval that ended at the density seen; the controller acts while pruning."""
+        number = state.intervals + 1
+        if number > self.pruning_intervals:
+            return replace(state, intervals=number, pressure=0.0)
+        controller, pressure = self.controller.update(state.controller, self.trajectory[number - 1], seen.density())
+        return PublishedScheduleState(number, pressure, controller)
+
+    def target_count(self, step: int) -> None:
+        """Pressure and flux alone decide."""
+
+    def target_density(self, step: int) -> float:
+        """The trajectory at the end of the interval that `step` belongs to."""
+        interval = -(-step * self.pruning_intervals // self.pruning_steps)
+        return self.trajectory[min(max(interval, 1), self.pruning_intervals) - 1]
+
+    def max_travel(self, step: int) -> float:
+        """The sum of t's learning rates over the steps left."""
+        rates, start = 0.0, step
+        state = self.initial_state()
+        while (end := self.next_control_step(state)) <= self.pruning_steps + self.regrowth_steps:
+            rates += (self.settings(state).presence_lr or 0.0) * max(0, end - start)
+            start, state = max(start, end), replace(state, intervals=state.intervals + 1)
+        return rates
+
+    def restore(self, saved: Mapping[str, Any]) -> PublishedScheduleState:
+        """A state from its dictionary. Raises InputError where it is of another program."""
+        if not isinstance(saved.get("controller"), Mapping):
+            raise InputError(f"schedule state: {dict(saved)} is not of the published course")
+        plain = {**saved, "controller": None}
+        return replace(
+            restored(PublishedScheduleState, plain), controller=restored(PublishedControllerState, saved["controller"])
+        )

@@ -1,0 +1,1 @@
+"""What one network under pruning and whoever drives it share: warnings, what is not finite, processes."""

@@ -1,0 +1,125 @@
+"""What a Pruner saves and loads, and weights that change between its steps."""
+
+import copy
+import io
+
+import pytest
+import torch
+from networks import batches, build
+from pruned import pruned, same, train
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hyperflux import InputError, Pruner
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p, lr=1e-2), lambda p: torch.optim.SGD(p, 0.05, 0.9)])
+def test_a_restored_pruner_goes_on_to_the_bit(dtype, make):
+    """Through both stages; w, t and moments stay at least float32, also in the optimizer's own state."""
+    model, optimizer, pruner = pruned(dtype=dtype, make=make)
+    train(model, optimizer, 45, dtype=dtype)
+    file = io.BytesIO()
+    torch.save([model.state_dict(), optimizer.state_dict(), pruner.state_dict()], file)
+    train(model, optimizer, 35, seed=1, dtype=dtype)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again, its_optimizer, its_pruner = pruned(dtype=dtype, make=make, seed=5)
+    its_pruner.load_state_dict(saved[2])
+    again.load_state_dict(saved[0])
+    its_optimizer.load_state_dict(saved[1])
+    assert its_pruner.step_count == 45
+    train(again, its_optimizer, 35, seed=1, dtype=dtype)
+    assert its_pruner.stage == pruner.stage == "done"
+    assert same(again.state_dict(), model.state_dict())
+    assert same(its_pruner.presence(), pruner.presence())
+    assert same(its_pruner.latent(), pruner.latent())
+    for name, table in pruner.telemetry().items():
+        assert its_pruner.telemetry()[name].tobytes() == table.tobytes(), name
+    assert all(t.dtype == torch.promote_types(dtype, torch.float32) for t in pruner.presence().values())
+
+
+@pytest.mark.parametrize("start", [0, 5982, 8082, 9480])
+def test_a_large_network_goes_on_to_the_bit_from_between_two_control_steps(start):
+    """E12 to E14: 3 steps between control steps, cut in pruning, near its end, while settling and when settled."""
+    settings = {"target_sparsity": 0.9, "pruning_steps": 6003, "regrowth_steps": 7000, "presence_lr": 0.01}
+
+    def made():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 160), nn.ReLU(), nn.Linear(160, 4)).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        return model, optimizer, Pruner(model, optimizer, **settings)
+
+    model, optimizer, pruner = made()
+    assert pruner.total > 10_000
+    pruner._gated.steps = start  # a course that long is not worth its time: begin 20 steps before the cut
+    pruner._scheduler.restore({"step": start // 3 * 3, "log_pressure": 1.0 if start else None})
+    train(model, optimizer, 20)
+    saved = [copy.deepcopy(part.state_dict()) for part in (model, optimizer, pruner)]
+    train(model, optimizer, 20, seed=1)
+    again, its_optimizer, its_pruner = made()
+    its_pruner.load_state_dict(saved[2])
+    again.load_state_dict(saved[0])
+    its_optimizer.load_state_dict(saved[1])
+    train(again, its_optimizer, 20, seed=1)
+    assert same(its_pruner.presence(), pruner.presence())
+    assert same(its_pruner.latent(), pruner.latent())
+    assert (its_pruner.pressure, its_pruner.stage) == (pruner.pressure, pruner.stage)
+
+
+def test_a_write_to_a_layer_without_gradient_is_found_too():
+    model, optimizer, _ = pruned()
+    train(model, optimizer, 5)
+    inputs, labels = next(batches(1))
+    optimizer.zero_grad()
+    cross_entropy(model(inputs), labels).backward()
+    with torch.no_grad():
+        model[1].weight.add_(1.0)
+    model[1].weight.grad = None
+    with pytest.raises(InputError, match=r"1\.weight: its weights were changed outside"):
+        optimizer.step()
+
+
+def test_a_state_of_another_pruner_is_refused():
+    saved = pruned()[2].state_dict()
+    with pytest.raises(InputError, match=r"target_sparsity is 0\.6, but 0\.5"):
+        pruned(target_sparsity=0.5)[2].load_state_dict(saved)
+    with pytest.raises(InputError, match="parameters is"):
+        pruned("convolutional")[2].load_state_dict(saved)
+    with pytest.raises(InputError, match="format is 99"):
+        pruned()[2].load_state_dict({**saved, "format": 99})
+    with pytest.raises(InputError, match="saved without telemetry"):
+        pruned()[2].load_state_dict(pruned(telemetry="off")[2].state_dict())
+    pruned(telemetry="off")[2].load_state_dict(saved)
+
+
+def test_weights_loaded_from_outside_are_detected_and_resync_accepts_them():
+    model, optimizer, pruner = pruned()
+    train(model, optimizer, 50)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    latent = pruner.latent()
+    other = build("mlp", seed=3)
+    model.load_state_dict(other.state_dict())
+    with pytest.raises(InputError, match=r"1\.weight: its weights were changed outside .* resync\(\)"):
+        train(model, optimizer, 1)
+    with pytest.raises(InputError, match="resync"):
+        pruner.state_dict()
+    pruner.resync()
+    masks = pruner.masks()
+    assert torch.equal(model[1].weight, torch.where(masks["1.weight"], other[1].weight, 0.0))
+    assert torch.equal(pruner.latent()["1.weight"], other[1].weight)
+    train(model, optimizer, 1)
+    model2, optimizer2, pruner2 = pruned()
+    train(model2, optimizer2, 50)
+    model2.load_state_dict(own)  # what it holds already: nothing to complain of
+    pruner2.resync()
+    assert same(pruner2.latent(), latent)
+
+
+def test_a_write_through_data_is_found_by_the_next_check_of_contents():
+    model, optimizer, _ = pruned()
+    train(model, optimizer, 50)
+    model[1].weight.data.add_(1.0)
+    with pytest.raises(InputError, match="resync"):
+        train(model, optimizer, 1)

@@ -1,0 +1,29 @@
+"""The live progress, on a terminal that records what it is sent."""
+
+import io
+
+from hyperflux_cli.display import progress
+from rich.console import Console
+
+from hyperflux.runs.folder import EpochRow
+
+ROW = EpochRow(7, "pruning", 0.25, 0.2, 1.5, 1e-3, 1e-3, 0.5, 0.6, 0.97, 12, 3)
+
+
+def test_a_terminal_sees_epoch_stage_density_pressure_and_accuracy():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with progress(20, console, quiet=False) as observe:
+        observe(ROW)
+    shown = console.file.getvalue()
+    for figure in ("pruning", "7/20", "density 0.2500 (wanted 0.2000)", "pressure 1.5", "accuracy 0.9700"):
+        assert figure in shown
+
+
+def test_a_pipe_gets_a_plain_line_an_epoch_and_nothing_when_quiet(capsys):
+    for quiet, expected in (
+        (False, "epoch  7/20  pruning   density 0.2500 (wanted 0.2000)  pressure 1.5  accuracy 0.9700\n"),
+        (True, ""),
+    ):
+        with progress(20, Console(file=io.StringIO()), quiet) as observe:
+            observe(ROW)
+        assert capsys.readouterr().out == expected

@@ -1,0 +1,337 @@
+"""The report's page: whole, drawn, safe against what files say, and the same for the same run."""
+
+import re
+import tomllib
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from browser import opened
+from crafted import deep, subject, tables
+
+from hyperflux import InputError, RunConfig
+from hyperflux.report import tables as text_tables
+from hyperflux.report.markdown import summary
+from hyperflux.report.page import page
+from hyperflux.report.run import MAX_POINTS, reported_runs, thinned
+from hyperflux.report.svg import log_ticks, number
+from hyperflux.runs.driver import execute
+
+SVG = "{http://www.w3.org/2000/svg}"
+EVERY_PLOT = [
+    "density",
+    "pressure",
+    "accuracy",
+    "losses",
+    "changes",
+    "flux",
+    "flips",
+    "settling",
+    "layers",
+    "lifelines",
+]
+BASE = {
+    "dataset": "synthetic",
+    "model": "mlp:16-24-4",
+    "sparsity": 0.8,
+    "dense": {"epochs": 2},
+    "pruning": {"epochs": 10, "presence_learning_rate": 1e-2},
+    "regrowth": {"epochs": 3},
+}
+VARIANTS = {
+    "default": {},
+    "full": {"telemetry": "full"},
+    "off": {"telemetry": "off"},
+    "magnitude": {"method": "magnitude"},
+    "published": {"controller": "published"},
+    "from scratch": {"dense": {"epochs": 0}},
+    "one layer": {"model": "mlp:16-4"},
+    "few steps": {"batch_size": 2000, "pruning": {"epochs": 1}, "regrowth": {"epochs": 0}},
+}
+LEFT_OUT = {
+    "off": {"flux", "flips", "settling", "layers", "lifelines", "changes"},
+    "magnitude": {"pressure", "flux", "lifelines"},
+    "few steps": None,
+}
+HOSTILE = '</style><script>alert("$x^2$ _ & |`*")</script>'
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run of every variant, by its name."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, settings in VARIANTS.items():
+        execute(RunConfig.from_dict({**BASE, "backend": "numpy", **settings}), folder / name)
+    return {name: reported_runs([folder / name])[0] for name in VARIANTS}
+
+
+class Reader(HTMLParser):
+    """Checks that elements nest, and collects figures' SVG, ids, addresses and scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.tags = [], [], [], set()
+        self.feed(text)
+        assert self.open == []
+        self.svg = {
+            figure: ElementTree.fromstring(drawing)
+            for figure, drawing in re.findall(r'<figure id="([\w-]+)">.*?(<svg.*?</svg>)', text, re.DOTALL)
+        }
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def drawn_inside(svg):
+    """How many marks of data have a point within the axes."""
+
+    def places(element):
+        for part in element.iter():
+            numbers = [float(x) for x in re.findall(r"-?\d+(?:\.\d+)?", part.get("d", ""))]
+            yield from zip(numbers[::2], numbers[1::2], strict=False)
+            if part.tag == f"{SVG}use":
+                yield float(part.get("x", 0)), float(part.get("y", 0))
+            if part.tag == f"{SVG}image":
+                assert float(part.get("width")) > 0
+                yield from [(None, None)] * 2
+
+    frames = [list(places(part)) for part in svg.iter() if part.get("class") == "frame"]
+    boxes = [(min(x), min(y), max(x), max(y)) for x, y in (zip(*frame, strict=True) for frame in frames)]
+    marks = [list(places(part)) for part in svg.iter() if part.get("class") == "data"]
+    return sum(
+        any(x is None or (a - 1 <= x <= c + 1 and b - 1 <= y <= d + 1) for x, y in mark for a, b, c, d in boxes)
+        for mark in marks
+        if len(mark) > 1
+    )
+
+
+def checked(text):
+    """Read a page and hold it to what every page must be."""
+    reader = Reader(text)
+    assert "script" not in reader.tags
+    assert [address for address in reader.addresses if not address.startswith(("#", "data:"))] == []
+    assert re.findall(r"url\((?!#)", text) == []
+    assert "@import" not in text
+    assert len(set(reader.ids)) == len(reader.ids)
+    words = re.sub(r"<[^>]*>", " ", text) + " ".join(re.findall(r' (?:d|x|y|transform)="([^"]*)"', text))
+    assert re.findall(r"\b(?:nan|inf)\b|\bNone\b(?! of)", words) == []
+    for figure, svg in reader.svg.items():
+        assert drawn_inside(svg) >= 1, figure
+        labels = [part.text for part in svg.iter(f"{SVG}text")]
+        assert len(labels) > 4, (figure, labels)
+        assert svg.get("role") == "img"
+        assert svg.get("aria-label")
+    return reader
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_kind_of_run_has_a_page_of_drawn_plots(runs, name):
+    reader = checked(page([runs[name]]))
+    if LEFT_OUT.get(name, set()) is not None:
+        assert set(reader.svg) == set(EVERY_PLOT) - LEFT_OUT.get(name, set())
+    else:
+        assert {"density", "accuracy"} <= set(reader.svg)
+
+
+def test_plots_come_in_the_order_of_the_story(runs):
+    assert list(checked(page([runs["default"]])).svg) == EVERY_PLOT
+
+
+def test_what_is_left_out_is_told_with_the_way_to_get_it(runs):
+    assert "run with --telemetry light" in page([runs["off"]])
+    assert "run with --telemetry light" not in page([runs["default"]])
+
+
+def test_runs_stand_side_by_side(runs):
+    chosen = [replace(runs[name], label=name) for name in ("default", "published", "magnitude", "off", "one layer")]
+    reader = checked(page(chosen))
+    assert {"density", "pressure", "accuracy", "changes", "final-density"} == set(reader.svg)  # one has no telemetry
+    watched = checked(page([chosen[0], *chosen[1:3]]))
+    assert {*reader.svg, "settling"} == set(watched.svg)
+    dots = [part for part in watched.svg["final-density"].iter() if part.get("class") == "data"]
+    assert len(dots) == 3
+
+
+def test_labels_say_what_differs(runs):
+    folders = [runs[name].folder for name in ("default", "published", "magnitude")]
+    assert [run.label for run in reported_runs(folders)] == [
+        "Hyperflux",
+        "Hyperflux, published controller",
+        "magnitude pruning",
+    ]
+    folders = [runs[name].folder for name in ("default", "full", "magnitude")]
+    assert [run.label for run in reported_runs(folders[:2])] == ["default", "full"]
+    assert [run.label for run in reported_runs(folders)][1:] == ["Hyperflux (full)", "magnitude pruning (magnitude)"]
+    with pytest.raises(InputError, match="default: given twice"):
+        reported_runs([folders[0], folders[0] / ".." / "default"])
+
+
+def test_the_same_run_gives_the_same_bytes(runs):
+    run = runs["default"]
+    assert page([run]) == page(reported_runs([run.folder]))
+    assert summary([run]) == summary(reported_runs([run.folder]))
+
+
+def test_a_deep_network_stays_small_and_is_drawn_as_one_image():
+    text = page([deep()])
+    assert len(text) < 400_000
+    layers = checked(text).svg["layers"]
+    assert [part.get("class") for part in layers.iter(f"{SVG}image")].count("data") == 1
+    assert len(list(layers.iter(f"{SVG}path"))) < 60
+    assert len(page([deep(), replace(deep(), label="b")])) < 400_000
+
+
+def test_many_runs_can_be_told_apart():
+    many = [replace(subject(telemetry=tables({"fc1.weight": [500 - 10 * i] * 20})), label=f"run {i}") for i in range(9)]
+    text = page(many)
+    checked(text)
+    keys = re.findall(r'<li><i class="(\w+)" style="--c: var\((--series-\d)\)"></i>run', text[: text.index("Pressure")])
+    assert len(set(keys)) == len(keys) == 9
+
+
+def hostile():
+    """A run whose files try to break out of the page."""
+    course = {HOSTILE: [900] * 5 + [400] * 15, "_hidden\x07": [800] * 20}
+    sizes = dict.fromkeys(course, 1000)
+    return subject(
+        {name: left[-1] for name, left in course.items()},
+        tables(course, sizes=sizes),
+        sizes=sizes,
+        label=HOSTILE,
+        folder=f"runs/{HOSTILE.replace('/', '')}",
+        model=HOSTILE,
+        dataset=HOSTILE,
+        backend=HOSTILE,
+        config={"data_dir": HOSTILE, "checkpoint": HOSTILE},
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_files_say_is_text_and_nothing_else(count):
+    named = [hostile(), replace(hostile(), label="b")][:count]
+    text = page(named)
+    checked(text.replace("\x07", ""))
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    outside_code = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", summary(named), flags=re.MULTILINE | re.DOTALL)
+    assert "<script" not in outside_code
+    assert re.search(r"[^\\]\|`", outside_code) is None
+    many = {f"{HOSTILE}{number}": [500] * 20 for number in range(12)}
+    sizes = dict.fromkeys(many, 1000)
+    checked(page([subject(dict.fromkeys(many, 500), tables(many, sizes=sizes), sizes=sizes)]))
+
+
+def test_markdown_has_the_figures_the_account_and_the_settings(runs):
+    run = runs["default"]
+    text = summary([run])
+    assert text.startswith("# mlp:16-24-4 on synthetic\n")
+    assert f"| weights left | {run.report['surviving_weights']} | of 480 |" in text
+    assert "- **The mask.** It had settled" in text
+    assert "| fc1.weight | 384 |" in text
+    settings = re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1]
+    assert RunConfig.from_dict(tomllib.loads(settings)) == RunConfig.from_dict(run.run.config)
+    several = summary([run, runs["magnitude"]])
+    assert several.count("| magnitude |") or several.count("magnitude pruning") >= 1
+
+
+def test_a_run_from_a_checkpoint_says_what_it_needs():
+    run = subject(config={"checkpoint": "runs/dense-0/dense.safetensors"})
+    for text in (page([run]), summary([run])):
+        assert "It starts from the weights in runs/dense-0/dense.safetensors" in text
+    assert "It starts from" not in page([subject()])
+
+
+def test_the_command_is_quoted_for_a_shell():
+    assert text_tables.command(subject(folder="my runs/a")) == (
+        "hyperflux prune --recipe 'my runs/a/config.toml' --out 'my runs/a-again'"
+    )
+    assert text_tables.command(subject(folder=".")) == "hyperflux prune --recipe config.toml --out again"
+
+
+def test_thinning_keeps_every_event_and_the_last_row():
+    rows = tables({"fc1.weight": list(range(1000, 0, -1))}, pruning=6000)["network"]
+    few = thinned(rows, MAX_POINTS)
+    assert len(few) == MAX_POINTS
+    assert few["step"][-1] == rows["step"][-1]
+    for name in ("pruned", "regrown"):
+        assert few[name].sum() == rows[name].sum()
+    assert thinned(few, MAX_POINTS) is few
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.7, 104), (0.9, 2.6), (3e-9, 2e-4), (1e-12, 1e9), (30, 90), (13, 39)])
+def test_logarithmic_axes_have_a_few_round_numbers(low, high):
+    ticks = log_ticks(low, high)
+    assert 2 <= len(ticks) <= 6
+    assert all(low <= tick <= high and re.fullmatch(r"\d\.[05]00e[+-]\d+", f"{tick:.3e}") for tick in ticks)
+
+
+def test_numbers_on_axes():
+    assert [number(x) for x in (0.05, 2000, 3e-6, 1.5e-7, 1e-7, 1e5)] == [
+        "0.05",
+        "2,000",
+        "3·10⁻⁶",
+        "1.5·10⁻⁷",
+        "10⁻⁷",
+        "10⁵",
+    ]
+
+
+@pytest.fixture(scope="module")
+def shown(runs):
+    return {
+        "one": page([runs["default"]]),
+        "deep": page([deep()]),
+        "several": page([replace(runs[name], label=name) for name in ("default", "published", "magnitude")]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "flags"),
+    [
+        ("one", 1300, ()),
+        ("one", 390, ("--blink-settings=preferredColorScheme=0",)),
+        ("deep", 390, ()),
+        ("several", 390, ()),
+    ],
+)
+def test_a_browser_draws_every_plot_within_the_window(shown, tmp_path, name, width, flags):
+    measured, console = opened(shown[name], tmp_path, width, *flags)
+    assert console == []
+    assert measured["width"] == width
+    assert measured["content"] <= width
+    assert measured["requests"] == 0
+    assert measured["plots"].keys() == Reader(shown[name]).svg.keys()
+    assert 0 not in measured["plots"].values()
+    assert measured["page"] == ("rgb(21, 23, 26)" if flags else "rgb(255, 255, 255)")
+
+
+def test_the_browser_would_see_an_error_an_empty_plot_and_a_page_too_wide(shown, tmp_path):
+    broken = re.sub(r'(<figure id="pressure">.*?)<g class="data">.*?</g>', r"\1", shown["one"], flags=re.DOTALL)
+    broken = broken.replace("</h1>", '</h1><script>nowhere()</script><div style="width: 2000px">wide</div>', 1)
+    measured, console = opened(broken, tmp_path, 390)
+    assert any("nowhere is not defined" in line for line in console)
+    assert {name for name, marks in measured["plots"].items() if not marks} == {"pressure"}
+    assert measured["content"] > 390
+
+
+def test_nothing_is_drawn_from_tables_without_rows():
+    empty = {name: np.zeros(0, table.dtype) for name, table in tables({"fc1.weight": [5] * 20}).items()}
+    assert set(checked(page([subject(telemetry=empty)])).svg) == {
+        "density",
+        "pressure",
+        "accuracy",
+        "losses",
+        "changes",
+    }

@@ -1,0 +1,175 @@
+"""Comparisons: fair (one dense network a seed), resumable, and their table and plot say what the runs did."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+
+from hyperflux import InputError, RunConfig
+from hyperflux.runs.compare import Comparison, Plan, execute_plan
+from hyperflux.report import comparison
+from hyperflux.runs.folder import read_run
+
+BASE = RunConfig.from_dict(
+    {
+        "backend": "numpy",
+        "dataset": "synthetic",
+        "model": "mlp:16-24-4",
+        "dense": {"epochs": 2},
+        "pruning": {"epochs": 4, "presence_learning_rate": 1e-2},
+        "regrowth": {"epochs": 2},
+    }
+)
+
+
+def plan(folder, **changed):
+    settings = {"methods": ("hyperflux", "published", "magnitude"), "sparsities": (0.5, 0.8), "seeds": (0, 1)}
+    return Plan(BASE, folder=folder, **{**settings, **changed})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder, said = tmp_path_factory.mktemp("comparison"), []
+    return folder, execute_plan(plan(folder), said.append), said
+
+
+def test_every_method_starts_from_the_dense_network_of_its_seed(done):
+    folder, rows, said = done
+    assert said[:2] == ["dense network, seed 0", "dense network, seed 1"]
+    assert len(said) == 2 + 12
+    for seed in (0, 1):
+        dense = (folder / f"dense-{seed}" / "dense.safetensors").read_bytes()
+        for method in ("hyperflux", "published", "magnitude"):
+            run = folder / f"{method}-0.8-{seed}"
+            assert (run / "dense.safetensors").read_bytes() == dense
+            report = read_run(run).report
+            assert (report["method"], report["seed"]) == ("magnitude" if method == "magnitude" else "hyperflux", seed)
+    assert [(row.method, row.target_sparsity) for row in rows] == [
+        (method, sparsity) for sparsity in (0.5, 0.8) for method in ("hyperflux", "published", "magnitude")
+    ]
+
+
+def test_a_row_is_the_mean_of_its_runs(done):
+    folder, rows, _ = done
+    row = next(row for row in rows if (row.method, row.target_sparsity) == ("magnitude", 0.8))
+    reports = [read_run(folder / f"magnitude-0.8-{seed}").report for seed in (0, 1)]
+    first, second = (report["final_accuracy"] for report in reports)
+    assert row.accuracy == pytest.approx((first + second) / 2)
+    assert row.spread == pytest.approx(abs(first - second) / 2**0.5)
+    assert (row.density, row.seeds) == (pytest.approx(96 / 480), 2)
+
+
+def test_what_is_there_is_not_repeated_and_what_is_unfinished_is_begun_anew(done):
+    folder, rows, _ = done
+    (folder / "magnitude-0.5-1" / "report.json").unlink()
+    kept = (folder / "magnitude-0.5-0" / "report.json").stat().st_mtime_ns
+    said = []
+    again = execute_plan(plan(folder), said.append)
+    assert said == ["run 9 of 12: magnitude-0.5-1"]
+    assert (folder / "magnitude-0.5-0" / "report.json").stat().st_mtime_ns == kept
+    assert [(row.accuracy, row.density) for row in again] == [(row.accuracy, row.density) for row in rows]
+
+
+def test_a_folder_of_other_settings_is_refused_and_left_alone(done):
+    folder, *_ = done
+    before = (folder / "hyperflux-0.5-0" / "config.toml").read_bytes()
+    other = Plan(RunConfig.from_dict({**BASE.to_dict(), "batch_size": 16}), ("hyperflux",), (0.5,), (0,), folder)
+    with pytest.raises(
+        InputError, match=r"hyperflux-0\.5-0: holds a run of other settings; name another folder with --out"
+    ):
+        execute_plan(other, print)
+    assert (folder / "hyperflux-0.5-0" / "config.toml").read_bytes() == before
+
+
+def test_the_same_folder_under_another_name_goes_on(done, monkeypatch):
+    folder, rows, _ = done
+    monkeypatch.chdir(folder.parent)
+    said = []
+    again = execute_plan(plan(folder.relative_to(folder.parent)), said.append)
+    # the test above has repeated a run, which took another time
+    assert [replace(row, seconds=0.0) for row in again] == [replace(row, seconds=0.0) for row in rows]
+    assert said == []
+
+
+def test_another_checkpoint_of_the_same_name_is_another_run(done, tmp_path):
+    folder, *_ = done
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "w.safetensors").write_bytes((folder / "dense-0" / "dense.safetensors").read_bytes())
+    first, second = (
+        Plan(
+            RunConfig.from_dict({**BASE.to_dict(), "checkpoint": str(tmp_path / str(number) / "w.safetensors")}),
+            ("hyperflux",), (0.5,), (0,), tmp_path / "out",
+        )
+        for number in (0, 1)
+    )  # fmt: skip
+    execute_plan(first, lambda text: None)
+    with pytest.raises(InputError, match="holds a run of other settings"):
+        execute_plan(second, lambda text: None)
+
+
+def test_a_plan_that_one_method_cannot_follow_is_refused_before_any_run(tmp_path):
+    base = RunConfig.from_dict({**BASE.to_dict(), "pruning": {"epochs": 1}})
+    with pytest.raises(InputError, match="too few for presence parameters"):
+        execute_plan(Plan(base, ("hyperflux", "published"), (0.5,), (0,), tmp_path / "out"), print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_report_is_found_before_any_run(done):
+    folder, *_ = done
+    report = folder / "hyperflux-0.8-1" / "report.json"
+    whole = report.read_bytes()
+    report.write_text("{}")
+    with pytest.raises(InputError, match=r"report\.json is damaged"):
+        execute_plan(plan(folder), print)
+    report.write_bytes(whole)
+
+
+def test_from_scratch_there_is_no_dense_network(tmp_path):
+    base = RunConfig.from_dict({**BASE.to_dict(), "dense": {"epochs": 0}})
+    (row,) = execute_plan(Plan(base, ("hyperflux",), (0.5,), (0,), tmp_path), lambda text: None)
+    assert row.dense_accuracy is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hyperflux-0.5-0"]
+    assert "none" in comparison.markdown([row])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"methods": ("hyperflx",)}, "did you mean hyperflux"),
+        ({"methods": ()}, "methods: none"),
+        ({"sparsities": (0.5, 0.5)}, r"sparsities: 0\.5, 0\.5; give one or more, each once"),
+        ({"sparsities": (95.0,)}, "for 95 % give 0.95"),
+        ({"seeds": (-1,)}, "seed: -1"),
+    ],
+)
+def test_wrong_plans_are_refused_before_anything_runs(tmp_path, changed, message):
+    with pytest.raises(InputError, match=message):
+        plan(tmp_path / "new", **changed)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_of_a_comparison(done, tmp_path):
+    _, rows, _ = done
+    comparison.write(rows, tmp_path, "a title")
+    assert [Comparison(**row) for row in json.loads((tmp_path / "comparison.json").read_text())] == rows
+    with (tmp_path / "comparison.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == [row.method for row in rows]
+    lines = (tmp_path / "comparison.md").read_text().splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert lines[2].startswith("| 50.00% | hyperflux | 50.000% | ")
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_draws_each_method_at_the_density_it_reached(done, tmp_path, monkeypatch):
+    _, rows, _ = done
+    drawn = []
+    monkeypatch.setattr(comparison, "save", lambda figure, path: drawn.append(figure))
+    comparison.plot(rows, tmp_path / "x.png", "a title")
+    (axes,) = drawn[0].axes
+    lines = {container.get_label(): container.lines[0] for container in axes.containers}
+    assert list(lines) == ["hyperflux", "published", "magnitude"]
+    expected = sorted(100 * row.density for row in rows if row.method == "published")
+    assert lines["published"].get_xdata().tolist() == pytest.approx(expected)
+    assert axes.get_xlabel() == "density (% of the weights left)"

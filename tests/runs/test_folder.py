@@ -1,0 +1,135 @@
+"""A run's folder: whole files or none, and reading back what was written."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from hyperflux import InputError, RunConfig, RunError
+from hyperflux.backends.base import LayerCount
+from hyperflux.runs.folder import EpochRow, Report, RunFolder, read_run
+
+ROW = EpochRow(1, "pruning", 0.9, 0.8, 1.5, 1e-3, 1e-3, 0.5, 0.6, 0.97, 12, 3)
+REPORT = Report(
+    method="hyperflux",
+    controller="default",
+    backend="numpy",
+    dataset="digits",
+    model="lenet300",
+    input_shape=[1, 8, 8],
+    classes=10,
+    seed=0,
+    target_sparsity=0.95,
+    final_sparsity=0.94,
+    surviving_weights=6,
+    total_weights=100,
+    dense_accuracy=0.98,
+    final_accuracy=0.97,
+    seconds=1.25,
+    layers=[LayerCount("a", 100, 6)],
+    versions={},
+)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", RunConfig(seed=3))
+    folder.add_epoch(ROW)
+    folder.add_epoch(replace(ROW, epoch=2, stage="regrowth"))
+    folder.finish(REPORT)
+    run = read_run(tmp_path / "run")
+    assert RunConfig.from_dict(run.config) == RunConfig(seed=3)
+    assert run.epochs == [ROW, replace(ROW, epoch=2, stage="regrowth")]
+    assert run.report == REPORT.to_dict()
+    assert run.report["layers"] == [{"name": "a", "total": 100, "surviving": 6}]
+
+
+def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
+    folder = RunFolder.create(tmp_path, RunConfig())
+    folder.add_epoch(ROW)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["density"] == 0.9
+
+
+def test_tensors_keep_their_bits(tmp_path):
+    tensors = {"fc1.weight": np.array([[0.0, 1e-45], [-1.5, 3e38]], np.float32), "fc1.bias": np.array([0.1])}
+    RunFolder.create(tmp_path, RunConfig()).add_tensors("model", tensors)
+    read = load_file(tmp_path / "model.safetensors")
+    assert {name: tensor.tobytes() for name, tensor in read.items()} == {n: t.tobytes() for n, t in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["config.toml", "report.json"], "holds another run"),
+        (["config.toml"], "holds an unfinished run"),
+        (["notes.txt"], "is not empty"),
+    ],
+)
+def test_a_folder_in_use_is_refused_and_left_as_it_is(tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{message}.*--out"):
+        RunFolder.create(tmp_path, RunConfig())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(files, "mine")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(InputError, match="cannot be used as a run's folder"):
+        RunFolder.create(tmp_path / "run" / "below", RunConfig())
+    with pytest.raises(InputError, match="cannot be used as a run's folder"):
+        RunFolder.create(tmp_path / "run", RunConfig())
+
+
+def test_a_failed_write_leaves_no_part_behind(tmp_path):
+    folder = RunFolder.create(tmp_path, RunConfig())
+    (tmp_path / "report.json").mkdir()  # the rename onto a folder fails, as it would on a broken disk
+    with pytest.raises(RunError, match=r"report\.json: cannot be written"):
+        folder.finish(REPORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "metrics.jsonl", "report.json"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "foreign"])
+def test_a_damaged_run_is_refused(tmp_path, damage):
+    folder = RunFolder.create(tmp_path, RunConfig())
+    folder.add_epoch(ROW)
+    folder.finish(REPORT)
+    metrics = tmp_path / "metrics.jsonl"
+    match damage:
+        case "missing":
+            metrics.unlink()
+        case "torn":
+            metrics.write_text(metrics.read_text()[:-20])
+        case "foreign":
+            metrics.write_text('{"epoch": 1}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl"):
+        read_run(tmp_path)
+
+
+def test_a_folder_names_its_version_and_one_from_before_there_was_any_is_read(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", RunConfig())
+    folder.add_epoch(ROW)
+    folder.finish(REPORT)
+    report = tmp_path / "run" / "report.json"
+    values = json.loads(report.read_text())
+    assert values.pop("format") == 1
+    report.write_text(json.dumps(values))
+    assert read_run(tmp_path / "run").report == REPORT.to_dict()
+    report.write_text(json.dumps({**values, "format": 2, "invented_later": 1, "versions": {"hyperflux": "9.0"}}))
+    with pytest.raises(InputError, match=r"written by hyperflux 9\.0 in format 2; hyperflux .* reads format 1"):
+        read_run(tmp_path / "run")
+
+
+def test_a_report_from_before_there_were_warnings_has_none_and_odd_ones_are_refused(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", RunConfig())
+    folder.finish(REPORT)
+    path = tmp_path / "run" / "report.json"
+    values = json.loads(path.read_text())
+    assert values.pop("warnings") == []
+    path.write_text(json.dumps(values))
+    assert read_run(tmp_path / "run").report["warnings"] == []
+    for odd in ("a", [3], ["a\x1b[31m"], None):
+        path.write_text(json.dumps({**values, "warnings": odd}))
+        with pytest.raises(InputError, match="warnings"):
+            read_run(tmp_path / "run")

@@ -1,0 +1,302 @@
+"""A run that is broken off anywhere and goes on ends as the one that never was, to the bit."""
+
+import json
+import shutil
+import tomllib
+from dataclasses import replace
+
+import pytest
+import tomli_w
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from idx_files import write_mnist
+from interrupted import STEPS, Breaker, LastCheckpoint, PowerCut, broken_off, left, quick
+
+from hyperflux import InputError
+from hyperflux import __version__ as VERSION
+from hyperflux.runs.checkpoints.folder import CheckpointFolder
+from hyperflux.runs.checkpoints.interval import CheckpointInterval
+from hyperflux.runs.driver import execute, resume
+
+SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "decay_all": False}
+COURSES = {
+    "adam": {},
+    "sgd": {"optimizer": SGD, "dense": {"epochs": 1, "learning_rate": 0.05}},
+    "plain sgd": {"optimizer": {"name": "sgd"}},
+    "published": {"controller": "published"},
+    "magnitude": {"method": "magnitude"},
+    "watched closely": {"telemetry": "full"},
+    "not watched": {"telemetry": "off"},
+    "double": {"dtype": "float64"},
+    "from scratch": {"dense": {"epochs": 0}},
+    "without regrowth": {"regrowth": {"epochs": 0}},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What an uninterrupted run of each course leaves, and its last checkpoint."""
+    known = {}
+
+    def of(**settings):
+        key = json.dumps(settings, sort_keys=True)
+        if key not in known:
+            with pytest.MonkeyPatch.context() as patched:
+                heard = LastCheckpoint(patched)
+                folder = tmp_path_factory.mktemp("whole") / "run"
+                execute(quick(**settings), folder)
+            known[key] = left(folder), heard.content()
+        return known[key]
+
+    return of
+
+
+def same(whole, folder, after, every="7", clean=False, **settings):
+    with pytest.MonkeyPatch.context() as patched:
+        heard = LastCheckpoint(patched)
+        broken_off(quick(**settings), folder, after, every, clean)
+    files, last = whole(**settings)
+    assert left(folder) == files
+    assert heard.content() == last
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("course", COURSES)
+def test_every_course_goes_on_to_the_bit(whole, tmp_path, course, backend):
+    """Broken off in the dense stage, in pruning, twice, and in regrowth; between checkpoints and at them."""
+    steps = STEPS - 8 if course == "from scratch" else STEPS - 16 if course == "without regrowth" else STEPS
+    settings = {**COURSES[course], "backend": backend}
+    same(whole, tmp_path / "cut", [4, 20, 1, 30], **settings)
+    same(whole, tmp_path / "stopped", [5, 20, 1, steps - 26 - 5], clean=True, **settings)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.sampled_from(["1", "3", "8", "1000"]), st.booleans())
+def test_any_steps_and_any_pace(whole, tmp_path_factory, backend, after, every, clean):
+    same(whole, tmp_path_factory.mktemp("any") / "run", after, every, clean, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_every_single_step(whole, tmp_path, backend):
+    """A new start for each step of the run: nothing survives but what the checkpoint holds."""
+    same(whole, tmp_path / "run", [1] * STEPS, clean=True, backend=backend)
+
+
+def test_a_run_from_a_dense_checkpoint(whole, tmp_path):
+    execute(quick(), tmp_path / "first")
+    dense = {"checkpoint": str(tmp_path / "first" / "dense.safetensors")}
+    same(whole, tmp_path / "run", [20, 20], **dense)
+
+
+def cut(folder, after=20, every="7", **settings):
+    """A run that was broken off."""
+    with pytest.raises(PowerCut):
+        execute(quick(**settings), folder, every=CheckpointInterval.parse(every), stop=Breaker(after, clean=False))
+    return folder
+
+
+@pytest.mark.parametrize("epoch", range(1, 9))
+def test_a_run_that_ends_where_an_epoch_does(whole, tmp_path, epoch):
+    """Its row is written, and nothing else."""
+
+    def observe(row):
+        if row.epoch == epoch:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        execute(quick(), tmp_path / "run", observe, every=CheckpointInterval.parse("7"))
+    resume(tmp_path / "run")
+    assert left(tmp_path / "run") == whole()[0]
+
+
+def test_rows_after_the_checkpoint_are_cut_off_and_a_torn_line_with_them(whole, tmp_path):
+    folder = cut(tmp_path / "run", after=30, every="11")
+    metrics = folder / "metrics.jsonl"
+    assert len(metrics.read_text().splitlines()) == 3
+    for text in (metrics.read_text() + '{"epoch": 4, "sta', ""):  # torn; or lost with the power
+        metrics.write_text(text)
+        with pytest.raises(PowerCut):
+            resume(folder, every=CheckpointInterval.parse("1000"), stop=Breaker(3, clean=False))
+        assert len(metrics.read_text().splitlines()) == 2  # the checkpoint is of step 19, the third of its epoch
+    resume(folder)
+    assert left(folder) == whole()[0]
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path):
+    folder, said = cut(tmp_path / "run"), []
+    newest = sorted((folder / "checkpoint").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    resume(folder, announce=said.append)
+    assert len(said) == 1
+    assert "is damaged; the checkpoint before it is used" in said[0]
+    assert left(folder) == whole()[0]
+
+
+def test_before_the_first_checkpoint_the_run_begins_anew(whole, tmp_path):
+    folder, said = cut(tmp_path / "run", after=5), []
+    resume(folder, announce=said.append)
+    assert said == [f"{folder}: no checkpoint had been written yet; the run begins anew"]
+    assert left(folder) == whole()[0]
+
+
+def test_seconds_count_both_parts(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    class Slow(Breaker):
+        def __call__(self):
+            now[0] += 1.0
+            return super().__call__()
+
+    with pytest.raises(PowerCut):
+        execute(quick(), tmp_path / "run", every=CheckpointInterval.parse("10"), stop=Slow(25, clean=False))
+    now[0] = 5000.0
+    report = resume(tmp_path / "run", stop=Slow(10**9, clean=False))
+    assert report.seconds == STEPS  # a second a step, of which five were done twice
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    folder, said = tmp_path / "run", []
+    report = execute(quick(), folder)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    assert resume(folder, announce=said.append) == report
+    assert said == [f"{folder}: this run is finished; there is nothing left to do"]
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+
+
+def test_checkpoints_that_a_finished_run_could_not_remove_are_removed(tmp_path):
+    folder = cut(tmp_path / "run")
+    shutil.copytree(folder / "checkpoint", tmp_path / "kept")
+    resume(folder)
+    before = left(folder)
+    shutil.move(tmp_path / "kept", folder / "checkpoint")
+    resume(folder)
+    assert left(folder) == before
+
+
+def test_checkpoints_come_at_their_pace_at_the_end_of_stages_and_two_are_kept(tmp_path):
+    seen = []
+
+    class Watching(Breaker):
+        def __call__(self):
+            seen.append(sorted(path.name[:6] for path in (tmp_path / "run" / "checkpoint").iterdir()))
+            return super().__call__()
+
+    execute(quick(), tmp_path / "run", every=CheckpointInterval.parse("20"), stop=Watching(10**9, clean=False))
+    # At the end of the dense stage (8 steps), after 20 and 40 more, one of which ends pruning.
+    assert [len(names) for names in (seen[7], seen[8], seen[27], seen[28], seen[48])] == [0, 1, 1, 2, 2]
+    assert seen[-1] == ["000003", "000004"]
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_an_unfinished_run_tells_how_it_goes_on(tmp_path):
+    folder = cut(tmp_path / "a run")
+    with pytest.raises(
+        InputError, match=r"unfinished run; go on with hyperflux prune --resume --out '.*/a run'; name another"
+    ):
+        execute(quick(), folder)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "holds no run; name the folder of one with --out"),
+        (lambda folder: (folder / "config.toml").write_text("model = "), "not valid TOML"),
+        (lambda folder: (folder / "config.toml").write_text('dataset = "synthetic"'), "keeps no checkpoints"),
+    ],
+)
+def test_what_is_no_unfinished_run_is_refused(tmp_path, prepare, message):
+    prepare(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message):
+        resume(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def settings_of(folder, changed):
+    """The run's config.toml with some settings changed, as by an editor."""
+    config = folder / "config.toml"
+    config.write_text(tomli_w.dumps({**tomllib.loads(config.read_text()), **changed}))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_other_data_are_refused_and_the_same_data_elsewhere_taken(tmp_path, backend):
+    """The fingerprint, not the folder's name, says which data they are."""
+    write_mnist(tmp_path / "data")
+    mnist = {"backend": backend, "dataset": "mnist", "model": "mlp:784-4-10", "batch_size": 4, "train_samples": 32}
+    folder = cut(tmp_path / "run", data_dir=str(tmp_path / "data"), **mnist)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    labels = tmp_path / "data" / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    write_mnist(tmp_path / "data")
+    changed = bytearray(labels.read_bytes())
+    changed[-1] ^= 1
+    changed[9] ^= 1
+    labels.write_bytes(changed)
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file())
+    with pytest.raises(InputError, match="data set mnist: is not the one that this run began with; name the folder"):
+        resume(folder)
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()) == before
+    settings_of(folder, {"data_dir": str(tmp_path / "moved")})
+    resume(folder)
+
+
+def test_other_dense_weights_are_refused(tmp_path):
+    for seed in (0, 1):
+        execute(quick(seed=seed), tmp_path / str(seed))
+    dense = tmp_path / "dense.safetensors"
+    dense.write_bytes((tmp_path / "0" / "dense.safetensors").read_bytes())
+    folder = cut(tmp_path / "run", checkpoint=str(dense))
+    dense.write_bytes((tmp_path / "1" / "dense.safetensors").read_bytes())
+    with pytest.raises(InputError, match="dense weights is not the one that this run began with; put it back"):
+        resume(folder)
+    dense.unlink()
+    with pytest.raises(InputError, match=r"dense\.safetensors: no such file"):
+        resume(folder)
+
+
+def test_a_config_that_was_changed_is_refused_with_what_it_was(tmp_path):
+    folder = cut(tmp_path / "run")
+    settings_of(folder, {"sparsity": 0.5})
+    with pytest.raises(
+        InputError, match=r"sparsity: is 0\.5 in config\.toml, but the run began with 0\.8; put it back"
+    ):
+        resume(folder)
+    settings_of(folder, {"sparsity": 0.8, "workers": 0})
+    resume(folder)
+
+
+def test_another_version_of_a_library_is_told(tmp_path, monkeypatch):
+    folder, said = cut(tmp_path / "run"), []
+    monkeypatch.setattr("hyperflux.__version__", "9.9")
+    resume(folder, announce=said.append)
+    assert said == [f"hyperflux is 9.9, the run began with {VERSION}: its end may differ in the last bits"]
+
+
+def test_another_device_or_number_of_threads_is_told(tmp_path, monkeypatch):
+    folder, said = cut(tmp_path / "run", backend="torch"), []
+    monkeypatch.setattr("hyperflux.backends.torch.backend.threads_for", lambda *_: 2)
+    resume(folder, announce=said.append)
+    assert said == [
+        "device is cpu with 2 threads, the run began with cpu with 1 thread: its end may differ in the last bits"
+    ]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """Moved into the folder by hand, whole and intact."""
+    folder, other = cut(tmp_path / "run"), cut(tmp_path / "other", seed=1)
+    shutil.rmtree(folder / "checkpoint")
+    shutil.move(other / "checkpoint", folder / "checkpoint")
+    with pytest.raises(InputError, match=r"seed: is 0 in config\.toml, but the run began with 1"):
+        resume(folder)
+
+
+def test_facts_of_another_layout_are_refused_in_one_line(tmp_path):
+    folder = cut(tmp_path / "run")
+    checkpoints = CheckpointFolder(folder / "checkpoint")
+    saved = checkpoints.last(print)
+    lacking = {name: array for name, array in saved.arrays.items() if name != "backend/gate/presence"}
+    for facts, arrays in (({}, saved.arrays), (saved.facts, lacking)):
+        checkpoints.write(replace(saved, facts=facts, arrays=arrays))
+        with pytest.raises(InputError, match="its checkpoint does not fit this version of hyperflux"):
+            resume(folder)
