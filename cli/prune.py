@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperflux.runs.checkpoints.interval import DEFAULT
+from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
 
 from .options import PlainPath, merged, require_same_settings, settings_options
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--checkpoint-every",
     metavar="STEPS|TIME",
-    default=DEFAULT,
+    default=DEFAULT_INTERVAL,
     show_default=True,
     help="How often to save where the run is: 500 (steps), 30s, 10min, 2h; also at the end of each stage.",
 )
@@ -47,8 +47,7 @@ def prune(
     batch.
     """
     from hyperflux.backends import launched_process_group
-    from hyperflux.runs.checkpoints.interval import CheckpointInterval
-    from hyperflux.runs.checkpoints.stop import wish_to_stop
+    from hyperflux.runs.checkpoints.writer import CheckpointInterval, catch_stop_signals
     from hyperflux.runs.driver import execute, resume, total_epochs
     from hyperflux.session.processes import from_rank_zero
 
@@ -63,7 +62,7 @@ def prune(
         shown: AbstractContextManager[Observer] = nullcontext(lambda row: None)
         if processes.rank == 0:
             shown = progress(total_epochs(config), plain_console(stderr=as_json), as_json)
-        with shown as observe, wish_to_stop() as stop:
+        with shown as observe, catch_stop_signals() as stop:
             if resumed:
                 go = partial(resume, folder, on_nonfinite=config.on_nonfinite)
             else:

@@ -15,16 +15,13 @@ from hyperflux.io.safe_read import CONTROLS, shown
 from hyperflux.models import check_model, is_mlp
 from hyperflux.schedules.base import PruningSchedule
 from hyperflux.schedules.controllers import PublishedController
-from hyperflux.schedules.default import DefaultSchedule
-from hyperflux.schedules.feasibility import require_fraction, target_count
-from hyperflux.schedules.magnitude import MagnitudeSchedule
-from hyperflux.schedules.published import PublishedSchedule
+from hyperflux.schedules.default import DefaultCourse
+from hyperflux.schedules.factory import CONTROLLERS, METHODS, pruning_schedule
+from hyperflux.schedules.feasibility import require_fraction
 from hyperflux.session.nonfinite import ON_NONFINITE
 from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
-METHODS = ("hyperflux", "magnitude")
-CONTROLLERS = ("default", "published")
 MAX_EPOCHS = 100_000
 """The longest stage: what lies above is a slip of the keyboard."""
 MAX_SAMPLES = (1 << 31) - 1
@@ -161,6 +158,7 @@ class RunConfig:
     dense: DenseSettings = field(default_factory=DenseSettings)
     pruning: PruningSettings = field(default_factory=PruningSettings)
     regrowth: RegrowthSettings = field(default_factory=RegrowthSettings)
+    course: DefaultCourse = field(default_factory=DefaultCourse)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -202,26 +200,29 @@ class RunConfig:
                 raise InputError(f"{what}: the NumPy backend can't; use --backend torch")
 
     def schedule(self, total: int, epoch_steps: int) -> PruningSchedule[Any]:
-        """The course of both stages over a network of `total` prunable weights, at `epoch_steps` steps an epoch.
+        """The schedule of both stages.
 
-        Raises InputError where the sparsity leaves no weight or every one.
+        Args:
+            total: N, the number of prunable weights.
+            epoch_steps: Optimizer steps per epoch.
+
+        Raises:
+            InputError: See `hyperflux.schedules.factory.pruning_schedule`.
         """
-        kept = target_count(total, self.sparsity, self.model)
         pruning, regrowth = self.pruning, self.regrowth
-        steps = (pruning.epochs * epoch_steps, regrowth.epochs * epoch_steps)
-        if self.method == "magnitude":
-            return MagnitudeSchedule(total, kept, *steps)
-        if self.controller == "default":
-            return DefaultSchedule(total, kept, *steps, pruning.presence_learning_rate)
-        return PublishedSchedule(
-            1 - self.sparsity,
-            *steps,
-            pruning.epochs,
-            regrowth.epochs,
-            pruning.presence_learning_rate,
-            regrowth.presence_reset,
-            regrowth.presence_decay,
-            PublishedController(pruning.controller_step),
+        published = PublishedController(pruning.controller_step)
+        return pruning_schedule(
+            total,
+            self.sparsity,
+            pruning.epochs * epoch_steps,
+            regrowth.epochs * epoch_steps,
+            method=self.method,
+            controller=self.course if self.controller == "default" else published,
+            presence_lr=pruning.presence_learning_rate,
+            presence_reset=regrowth.presence_reset,
+            presence_decay=regrowth.presence_decay,
+            epoch_steps=epoch_steps,
+            network=self.model,
         )
 
     @classmethod

@@ -26,7 +26,7 @@ def turn(backend: str, data_dir: str) -> Turn:
     config = RunConfig.from_dict({**settings, "device": "cpu", "telemetry": "off"})
     trained = build_backend(config)
     schedule = feasible_schedule(config, trained)
-    scheduler = PruningScheduler(schedule, trained.start_pruning(schedule.initial_presence))
+    scheduler = PruningScheduler(schedule, trained.start_gate(schedule.initial_presence))
     batches = list(epoch_batches(0, 1, trained.samples, config.batch_size))[:STEPS]
 
     def take() -> None:

@@ -28,7 +28,7 @@ def main() -> None:
         for seed in SEEDS[dataset]:
             config, backend = trained(dataset, data_dir, out, seed, include=["fc3.weight"])
             whole = sum(tensor.size for name, tensor in backend.tensors().items() if name.endswith("weight"))
-            gate = backend.start_pruning(INITIAL_PRESENCE)
+            gate = backend.start_gate(INITIAL_PRESENCE)
             gate.presence_lr = config.pruning.presence_learning_rate
             track = []
             for level in range(LEVELS):

@@ -52,7 +52,7 @@ def main() -> None:
         for colour, pressure in zip(COLOURS, PRESSURES, strict=False):
             for style, (name, prepare) in zip(("-", "--", ":"), STARTS.items(), strict=True):
                 config, backend = trained(dataset, data_dir, out)
-                gate = backend.start_pruning(INITIAL_PRESENCE)
+                gate = backend.start_gate(INITIAL_PRESENCE)
                 prepare(gate)
                 gate.pressure, gate.presence_lr = pressure, config.pruning.presence_learning_rate
                 track = [gate.surviving() / gate.total]

@@ -1,4 +1,4 @@
-"""What other constants of the default course do: LeNet-300-100 on MNIST at 0.2 % density.
+"""What other settings of the default course do: LeNet-300-100 on MNIST at 0.2 % density.
 
 python docs/figures/course.py DATA_DIR OUT_DIR [SEED ...] trains the dense network of each seed once, then prunes it by
 the default course and by each variation of it, 10 + 8 epochs.
@@ -8,16 +8,15 @@ import statistics
 import sys
 from pathlib import Path
 
-from hyperflux import controller, recipes
+from hyperflux import recipes
 from hyperflux.config import RunConfig
 from hyperflux.runs.driver import execute, train_dense
-from hyperflux.schedules import capacity
 
 VARIATIONS: dict[str, dict[str, float]] = {
-    "the default course without a dip": {"DIP": 1.0},
-    "at the target only at the end of the pruning stage": {"DIP": 1.0, "ARRIVAL": 1.0},
-    "the mask settles only at the end of regrowth": {"DIP": 1.0, "SETTLING": 1.0},
-    "a tenth of the pressure's gain": {"DIP": 1.0, "GAIN": 30.0},
+    "the default course without undershoot": {"undershoot": 1.0},
+    "at the target only at the end of the pruning stage": {"undershoot": 1.0, "lowest_at": 1.0},
+    "the mask is frozen only at the end of regrowth": {"undershoot": 1.0, "freeze_at": 1.0},
+    "a tenth of the controller's gain": {"undershoot": 1.0, "gain": 30.0},
 }
 
 
@@ -25,20 +24,16 @@ def main(data: str, out: str, seeds: list[int]) -> None:
     """Print a row for each variation."""
     settings = {**recipes.load("lenet300-mnist"), "data_dir": data, "sparsity": 0.998}
     settings["pruning"]["epochs"], settings["regrowth"]["epochs"] = 10, 8
-    folder, defaults = Path(out), {name: getattr(capacity, name) for name in ("ARRIVAL", "DIP", "SETTLING")}
-    gain = controller.GAIN
+    folder = Path(out)
     for seed in seeds:
         if not (folder / f"dense-{seed}").exists():
             train_dense(RunConfig.from_dict({**settings, "seed": seed}), folder / f"dense-{seed}")
     print("| course | seeds | accuracy |\n|---|---|---|", flush=True)
-    for number, (text, changed) in enumerate(VARIATIONS.items()):
-        for name, value in defaults.items():
-            setattr(capacity, name, changed.get(name, value))
-        controller.GAIN = changed.get("GAIN", gain)
+    for number, (text, course) in enumerate(VARIATIONS.items()):
         accuracies = []
         for seed in seeds:
             checkpoint = str(folder / f"dense-{seed}" / "dense.safetensors")
-            config = RunConfig.from_dict({**settings, "seed": seed, "checkpoint": checkpoint})
+            config = RunConfig.from_dict({**settings, "seed": seed, "checkpoint": checkpoint, "course": course})
             accuracies.append(execute(config, folder / f"variation-{number}-{seed}").final_accuracy)
         print(f"| {text} | {len(seeds)} | {statistics.mean(accuracies):.2%} |", flush=True)
 

@@ -80,7 +80,7 @@ def returning(dataset: str, data_dir: str, out: Path) -> None:
     """The default course at 98 % sparsity: returns by flux."""
     config, backend = trained(dataset, data_dir, out, backend="numpy", sparsity=0.98)
     schedule = feasible_schedule(config, backend)
-    gate = backend.start_pruning(schedule.initial_presence)
+    gate = backend.start_gate(schedule.initial_presence)
     scheduler = PruningScheduler(schedule, gate)
     falling = round(ARRIVAL * schedule.pruning_steps)
     scheduler.watcher = returns = Returns(gate, falling // MOMENTS, falling)
@@ -109,7 +109,7 @@ def returning(dataset: str, data_dir: str, out: Path) -> None:
 def survivors(dataset: str, data_dir: str, out: Path) -> list[tuple[float, float, Any]]:
     """Settle under each pressure in turn, then remove survivors one by one: (density, γ/N, their fluxes)."""
     config, backend = trained(dataset, data_dir, out, backend="numpy")
-    gate: Any = backend.start_pruning(spec.INITIAL_PRESENCE)
+    gate: Any = backend.start_gate(spec.INITIAL_PRESENCE)
     gate.presence_lr = config.pruning.presence_learning_rate
     data = load_dataset(dataset, data_dir)
     mlp = MLP(layer_sizes(config.model, data.features, data.classes))

@@ -13,17 +13,16 @@ from laboratory import arguments, trained
 from hyperflux.config import RunConfig
 from hyperflux.runs.driver import execute
 from hyperflux.runs.folder import read_run
-from hyperflux.schedules import capacity
 
 SEEDS = {"digits": (0, 1, 2), "mnist": (0,)}
 EPOCHS = {"digits": (60, 40), "mnist": (10, 8)}
-WAYS: dict[str, tuple[dict[str, Any], float]] = {
-    "default course": ({}, capacity.SETTLING),
-    "regrowth on the mask of the pruning stage": ({}, 0.0),
-    "no regrowth stage, its epochs spent on pruning": ({"epochs": 0}, capacity.SETTLING),
-    "published course": ({"controller": "published"}, capacity.SETTLING),
+WAYS: dict[str, dict[str, Any]] = {
+    "default course": {},
+    "regrowth on the mask of the pruning stage": {"course": {"freeze_at": 0.0}},
+    "no regrowth stage, its epochs spent on pruning": {"epochs": 0},
+    "published course": {"controller": "published"},
 }
-"""What is changed, and the share of regrowth in which weights compete."""
+"""What each way changes in the run's settings."""
 
 
 def settings(config: RunConfig, changes: dict[str, Any], dataset: str, checkpoint: str) -> RunConfig:
@@ -33,8 +32,8 @@ def settings(config: RunConfig, changes: dict[str, Any], dataset: str, checkpoin
     if changes.get("epochs") == 0:
         pruning, regrowth = pruning + regrowth, 0
     values["pruning"]["epochs"], values["regrowth"]["epochs"] = pruning, regrowth
-    controller = changes.get("controller", "default")
-    return RunConfig.from_dict({**values, "sparsity": 0.995, "checkpoint": checkpoint, "controller": controller})
+    changed = {name: value for name, value in changes.items() if name != "epochs"}
+    return RunConfig.from_dict({**values, "sparsity": 0.995, "checkpoint": checkpoint, **changed})
 
 
 def main() -> None:
@@ -45,8 +44,7 @@ def main() -> None:
             f"| {dataset} | density before regrowth | after | weights that came back in it | accuracy before | after |"
         )
         print("|---|---|---|---|---|---|")
-        for number, (name, (changes, settling)) in enumerate(WAYS.items()):
-            capacity.SETTLING = settling
+        for number, (name, changes) in enumerate(WAYS.items()):
             rows = []
             for seed in SEEDS[dataset]:
                 config, _ = trained(dataset, data_dir, out, seed)

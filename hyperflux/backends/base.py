@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux.schedules.base import Gate
+from hyperflux.schedules.base import Gate, LayerCount, PruningSchedule
 from hyperflux.session.nonfinite import Guard
-from hyperflux.telemetry.recorder import Probe
+from hyperflux.session.pruning import PruningSession
+from hyperflux.session.warnings import Warnings
 
 Tensors = dict[str, NDArray[Any]]
 """Parameters and buffers by name: `fc1.weight` (out, in), `fc1.bias` (out,), ..."""
@@ -24,15 +25,6 @@ class Evaluation:
     loss: float
     accuracy: float
     samples: int
-
-
-@dataclass(frozen=True)
-class LayerCount:
-    """Prunable and surviving weights of one parameter."""
-
-    name: str
-    total: int
-    surviving: int
 
 
 class Backend(Protocol):
@@ -66,11 +58,22 @@ class Backend(Protocol):
     ) -> float:
         """Train one epoch without a gate; gives the mean loss over samples, as `train_pruning` does."""
 
-    def start_pruning(self, initial: tuple[float, float]) -> Gate:
-        """Draw a presence parameter from `initial` for every prunable weight and start with fresh optimizers."""
+    def start_gate(self, initial: tuple[float, float]) -> Gate:
+        """Start with fresh optimizers and a gate that the caller steers.
 
-    def probe(self) -> Probe:
-        """Counters of flips of the gate that `start_pruning` gave, for telemetry."""
+        A presence parameter is drawn from `initial` for every prunable weight.
+        """
+
+    def start_pruning(
+        self, schedule: PruningSchedule[Any], warnings: Warnings, telemetry: str = "off"
+    ) -> PruningSession[Any]:
+        """Start with fresh optimizers and a session that steers itself: it acts in every optimizer step.
+
+        Args:
+            schedule: What to do when.
+            warnings: Receives the warnings.
+            telemetry: A level of `hyperflux.telemetry.levels`.
+        """
 
     def train_pruning(
         self,
@@ -113,7 +116,7 @@ class Backend(Protocol):
         """
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state of the same configuration, to the bit; in pruning, `start_pruning` comes first.
+        """Go on from a state of the same configuration, to the bit; in pruning, call `start_pruning` before.
 
         Where the state is one from within an epoch, the next call that trains gets all batches of that epoch, leaves
         out those that were done, and gives the mean loss of the whole epoch.

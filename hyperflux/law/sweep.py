@@ -176,7 +176,7 @@ class _Course:
         steps = len(batch_ends(self._backend.samples, config.batch_size))
         low, high = INITIAL_PRESENCE
         scale = min(1.0, FIRST_CROSSING * steps * rate / high)
-        self._gate = self._backend.start_pruning((low * scale, high * scale))
+        self._gate = self._backend.start_gate((low * scale, high * scale))
 
     def press(self, pressure: float, max_epochs: int) -> SweepRow:
         """Train under a constant pressure until the density settles."""

@@ -12,11 +12,11 @@ from typing import Any
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
-from hyperflux.runs.lock import locked
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
-from hyperflux.runs.folder import EpochRow, read_run
 from hyperflux.runs.driver import execute, feasible_schedule, train_dense
+from hyperflux.runs.folder import EpochRow, read_run
+from hyperflux.runs.lock import locked
 
 METHODS = {
     "hyperflux": {"method": "hyperflux", "controller": "default"},

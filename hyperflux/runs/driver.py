@@ -1,8 +1,7 @@
-"""The one training driver: config -> backend -> schedule -> record."""
+"""The training driver: settings -> backend -> pruning session -> the run's folder."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,20 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperflux.backends import build_backend
-from hyperflux.backends.base import Backend
-from hyperflux.session.warnings import at_chance
+from hyperflux.backends.base import Backend, Evaluation
+from hyperflux.config import RunConfig
+from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.io.parse import parse_dataclass
+from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
 from hyperflux.runs.checkpoints.file import Checkpoint
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.checkpoints.provenance import Provenance, versions
-from hyperflux.runs.checkpoints.interval import DEFAULT, CheckpointInterval
-from hyperflux.runs.checkpoints.writer import CheckpointWriter, Stop
-from hyperflux.config import RunConfig
-from hyperflux.errors import InputError, RunError, WriteError
-from hyperflux.schedules.feasibility import presence_distance
-from hyperflux.session.nonfinite import NotFiniteError, skipped_line
-from hyperflux.runs.lock import LOCK, locked
+from hyperflux.runs.checkpoints.writer import CheckpointInterval, CheckpointWriter, Stop
 from hyperflux.runs.data_order import batch_ends
-from hyperflux.schedules.base import PruningSchedule
+from hyperflux.runs.epochs import Observer, RunProgress, Training
 from hyperflux.runs.folder import (
     CHECKPOINTS,
     Report,
@@ -36,17 +32,19 @@ from hyperflux.runs.folder import (
     require_unused,
     resume_command,
 )
+from hyperflux.runs.lock import LOCK, locked
+from hyperflux.schedules.base import PruningSchedule
+from hyperflux.session.nonfinite import NotFiniteError, skipped_line
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, from_rank_zero, raise_on_all_ranks
-from hyperflux.runs.epochs import Observer, Position, Training
-from hyperflux.io.parse import parse_dataclass
+from hyperflux.session.warnings import at_chance
 
 T = TypeVar("T")
 
-DEFAULT_PACE = CheckpointInterval.parse(DEFAULT)
+DEFAULT_CHECKPOINT_INTERVAL = CheckpointInterval.parse(DEFAULT_INTERVAL)
 
 
 def default_folder(config: RunConfig) -> Path:
-    """`runs/<dataset>-<model>-<sparsity>-<seed>`, and what is unlike the default way of pruning."""
+    """`runs/<dataset>-<model>-<sparsity>-<seed>`, followed by the method or controller unless it is the default."""
     parts = [config.dataset, config.model.replace(":", "-"), f"{config.sparsity:g}", str(config.seed)]
     if config.method != "hyperflux":
         parts.append(config.method)
@@ -56,7 +54,7 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def total_epochs(config: RunConfig) -> int:
-    """Epochs of all stages that a run of `config` will train."""
+    """Number of epochs that a run of `config` trains."""
     dense = 0 if config.checkpoint else config.dense.epochs
     return dense + config.pruning.epochs + config.regrowth.epochs
 
@@ -66,71 +64,98 @@ def execute(
     folder: Path,
     observe: Observer = lambda row: None,
     *,
-    every: CheckpointInterval = DEFAULT_PACE,
+    every: CheckpointInterval = DEFAULT_CHECKPOINT_INTERVAL,
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Report:
-    """Train dense unless a checkpoint gives the weights, prune, regrow, and leave the run's folder.
+    """Train dense (unless a weights file gives the start), prune, regrow, and write the run's folder.
 
-    `observe` sees each epoch's row as it is written. Nothing is written before all input has been read and found
-    good. A checkpoint of the run is written at each stage's end and at the pace `every`; where `stop` gives a signal,
-    one is written after that step and the run stops. `announce` gets a line for whatever the user should know.
-    The processes of a process group call this alike; the first one writes, observes and announces.
-    Raises InputError for bad input, RunError for a run that can't go on, Interrupted for one that was stopped.
+    Nothing is written before all input has been read and checked. All ranks of a process group call this with the same
+    arguments; rank 0 writes, observes and announces.
+
+    Args:
+        config: The settings.
+        folder: A folder that is empty or does not exist yet.
+        observe: Receives the row of each epoch.
+        every: How often to write a checkpoint, besides the end of each stage.
+        stop: Returns the number of a signal that asks the run to stop; a checkpoint is written first.
+        announce: Receives each line that the user should know.
+        processes: The processes that train together.
+
+    Raises:
+        InputError: Bad input.
+        RunError: The run failed.
+        Interrupted: `stop` asked for it.
     """
     started = time.monotonic()
-    backend, schedule, origin = _prepared(config, processes)
-    with _held_by_first(processes, _claimed(folder, announce)):
+    observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
+    backend, schedule, provenance = _prepared(config, processes)
+    with _held_by_rank_zero(processes, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         with raise_on_all_ranks(processes):
             record = RunFolder.create(folder, config) if processes.rank == 0 else UnwrittenFolder(folder)
             if processes.rank == 0:
                 checkpoints.create()
-        training = Training(config, backend, record, _heard(processes, observe), started, _heard(processes, announce), processes=processes)
-        return _carry_out(training, schedule, checkpoints, origin, every, stop)
+        training = Training(config, backend, record, observe, started, announce, processes=processes)
+        return _carry_out(training, schedule, checkpoints, provenance, every, stop)
 
 
 def resume(
     folder: Path,
     observe: Observer = lambda row: None,
     *,
-    every: CheckpointInterval = DEFAULT_PACE,
+    every: CheckpointInterval = DEFAULT_CHECKPOINT_INTERVAL,
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
     on_nonfinite: str | None = None,
 ) -> Report:
-    """Go on with the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
+    """Continue the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
 
-    A run that is finished stays as it is. `on_nonfinite` changes that setting from here on; the rest is as in
-    `execute`. As many processes as went before, or more, or fewer, may go on. Raises InputError where there is nothing
-    to go on with, or settings, data or dense weights have changed.
+    A finished run is left as it is. The number of processes may differ from before.
+
+    Args:
+        folder: The run's folder.
+        observe: As in `execute`.
+        every: As in `execute`.
+        stop: As in `execute`.
+        announce: As in `execute`.
+        processes: As in `execute`.
+        on_nonfinite: A new value for that setting.
+
+    Raises:
+        InputError: There is nothing to continue, or settings, data or dense weights have changed.
+        RunError: The run failed.
+        Interrupted: `stop` asked for it.
     """
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
+    observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
     config = from_rank_zero(processes, lambda: recorded_config(folder))
     if (report := from_rank_zero(processes, lambda: _finished(folder, checkpoints, announce))) is not None:
         return report
-    with _held_by_first(processes, locked(folder, announce)):
+    with _held_by_rank_zero(processes, locked(folder, announce)):
         saved = from_rank_zero(processes, lambda: _last(folder, checkpoints, announce))
         changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
-        backend, schedule, origin = _prepared(changed, processes)
+        backend, schedule, provenance = _prepared(changed, processes)
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
-        training = Training(changed, backend, record, _heard(processes, observe), started, _heard(processes, announce), processes=processes)
+        training = Training(changed, backend, record, observe, started, announce, processes=processes)
         with raise_on_all_ranks(processes):
             if saved is None:
                 training.record.set_epochs([])
             else:
-                _restore(training, schedule, saved, origin, training.announce)
+                _restore(training, schedule, saved, provenance)
             if changed != config:
                 training.record.set_config(changed)
-        return _carry_out(training, schedule, checkpoints, origin, every, stop)
+        return _carry_out(training, schedule, checkpoints, provenance, every, stop)
 
 
 def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row: None) -> None:
-    """The dense stage alone: leaves `config.toml`, `metrics.jsonl` and `dense.safetensors` in the folder.
+    """Train the dense stage alone; write `config.toml`, `metrics.jsonl` and `dense.safetensors`.
 
-    Raises InputError for bad input, RunError for a run that can't go on.
+    Raises:
+        InputError: Bad input.
+        RunError: The run failed.
     """
     backend = build_backend(config)
     with _claimed(folder, lambda line: None):
@@ -140,31 +165,34 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
 
 
 def _prepared(config: RunConfig, processes: ProcessGroup) -> tuple[Backend, PruningSchedule[Any], Provenance]:
-    """What a run needs before anything is written. Raises InputError where something of it does not fit."""
+    """What a run needs before anything is written.
+
+    Raises InputError if something does not fit, or if any rank has other settings, data or versions than rank 0.
+    """
     with raise_on_all_ranks(processes):
         backend = build_backend(config, processes)
         schedule = feasible_schedule(config, backend)
         if config.checkpoint:
             backend.load_weights(config.checkpoint)
-        origin = Provenance.of(config, backend)
-    every = processes.all_gather(origin)
+        provenance = Provenance.of(config, backend)
+    every = processes.all_gather(provenance)
     with raise_on_all_ranks(processes):
-        origin.require_alike(every)
-    return backend, schedule, origin
+        provenance.require_same_on_all_ranks(every)
+    return backend, schedule, provenance
 
 
 @contextmanager
 def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a new run's folder; one that holds something else gets no lock, not even for a moment."""
-    if os.path.isdir(folder) and not os.path.exists(folder / LOCK):  # also where the name is none that a disk can have
+    """Hold the lock of a new run's folder. A folder that holds something else gets no lock file at all."""
+    if os.path.isdir(folder) and not os.path.exists(folder / LOCK):  # os.path: no error for an impossible name
         require_unused(folder)
     with locked(folder, announce):
         yield
 
 
 @contextmanager
-def _held_by_first(processes: ProcessGroup, lock: AbstractContextManager[None]) -> Iterator[None]:
-    """Hold a lock in the first process of a process group; all leave where it can't be had."""
+def _held_by_rank_zero(processes: ProcessGroup, lock: AbstractContextManager[None]) -> Iterator[None]:
+    """Hold a lock on rank 0; if it is taken, all ranks raise."""
     with ExitStack() as held:
         with raise_on_all_ranks(processes):
             if processes.rank == 0:
@@ -172,71 +200,74 @@ def _held_by_first(processes: ProcessGroup, lock: AbstractContextManager[None]) 
         yield
 
 
-def _heard(processes: ProcessGroup, listener: Callable[[T], None]) -> Callable[[T], None]:
-    """The listener of the first process of a process group; those of the others hear nothing."""
-    return listener if processes.rank == 0 else lambda heard: None
+def _on_rank_zero(processes: ProcessGroup, listener: Callable[[T], None]) -> Callable[[T], None]:
+    """The listener on rank 0; one that does nothing on every other rank."""
+    return listener if processes.rank == 0 else lambda value: None
 
 
 def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
-    """The report of a run that has one; None where it is unfinished."""
+    """The outcome of a finished run; None if it is unfinished."""
     report = outcome(folder)
     if report is not None:
         announce(f"{folder}: this run is finished; there is nothing left to do")
-        if checkpoints.path.is_dir():  # its process ended before it could remove them
+        if checkpoints.path.is_dir():  # its process was killed before it could remove them
             with locked(folder, announce):
                 checkpoints.remove()
     return report
 
 
 def _last(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
-    """The last good checkpoint; None, announced, where none was written. Raises InputError where there can't be one."""
+    """The last good checkpoint; None, announced, if none was written. Raises InputError if the run keeps none."""
     if not checkpoints.path.is_dir():
-        raise InputError(f"{folder}: this run keeps no checkpoints; begin it anew in another folder")
+        raise InputError(f"{folder}: this run keeps no checkpoints; start it again in another folder")
     saved = checkpoints.last(announce)
     if saved is None:
-        announce(f"{folder}: no checkpoint had been written yet; the run begins anew")
+        announce(f"{folder}: no checkpoint had been written yet; the run starts again")
     return saved
 
 
-def _restore(
-    training: Training, schedule: PruningSchedule[Any], saved: Checkpoint, origin: Provenance, announce: Callable[[str], None]
-) -> None:
-    """Bring a fresh training to where a checkpoint was written. Raises InputError where it is not of this run."""
+def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoint, provenance: Provenance) -> None:
+    """Bring a fresh training to where a checkpoint was written. Raises InputError if it belongs to another run."""
     try:
-        origin.require(parse_dataclass(Provenance, saved.facts["origin"]), announce)
-        training.restore(parse_dataclass(Position, saved.facts["position"]), saved.arrays, schedule)
+        provenance.require(parse_dataclass(Provenance, saved.facts["provenance"]), training.announce)
+        training.restore(parse_dataclass(RunProgress, saved.facts["progress"]), saved.arrays, schedule)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):
             raise
         raise InputError(
-            f"{training.record.path}: its checkpoint does not fit this version of hyperflux ({error}); go on with the "
-            f"one that began the run"
+            f"{training.record.path}: its checkpoint does not fit this version of hyperflux ({error}); continue with "
+            "the version that started the run"
         ) from error
 
 
 def _carry_out(
-    training: Training, schedule: PruningSchedule[Any], checkpoints: CheckpointFolder, origin: Provenance, every: CheckpointInterval, stop: Stop
+    training: Training,
+    schedule: PruningSchedule[Any],
+    checkpoints: CheckpointFolder,
+    provenance: Provenance,
+    every: CheckpointInterval,
+    stop: Stop,
 ) -> Report:
-    """Train what is left, write the outcome, and remove the checkpoints, which nothing needs any more."""
+    """Train the remaining epochs, write the outcome, and remove the checkpoints."""
 
     def content() -> Checkpoint:
-        facts = {"origin": asdict(origin), "position": asdict(training.position())}
+        facts = {"provenance": asdict(provenance), "progress": asdict(training.progress())}
         return Checkpoint(facts, training.arrays())
 
-    saver = CheckpointWriter(checkpoints, every, stop, content, training.processes)
-    training.after_step, training.end_stage = saver.after_step, saver.save
+    writer = CheckpointWriter(checkpoints, every, stop, content, training.processes)
+    training.after_step, training.end_stage = writer.after_step, writer.save
     record, backend = training.record, training.backend
     try:
         if not training.has_begun_pruning:
             _train_dense(training)
             training.start_pruning(schedule)
-            saver.save()
+            writer.save()
         training.prune()
         record.add_tensors("model", backend.tensors())
         report = _report(training)
         record.finish(report)
     except WriteError as error:
-        raise RunError(f"{error}; once it can be, go on with {resume_command(record.path)}") from error
+        raise RunError(f"{error}; make room, then continue with {resume_command(record.path)}") from error
     except NotFiniteError as error:
         failure = RunError(f"{error}{_way_on(error, checkpoints)}")
         failure.reported_elsewhere = training.processes.rank > 0
@@ -247,16 +278,16 @@ def _carry_out(
 
 
 def _way_on(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
-    """How a run goes on that was stopped by something that is not finite; nothing where it would only stop again."""
+    """The way out after a non-finite value; empty if the run would only stop again."""
     if not error.fault.curable:
         return ""
-    start = "go on from the last good checkpoint" if checkpoints.has_good else "begin anew"
+    start = "continue from the last good checkpoint" if checkpoints.has_good else "start again"
     command = resume_command(checkpoints.path.parent)
-    return f", or leave such steps out and {start} with {command} --on-nonfinite skip"
+    return f", or skip such steps and {start} with {command} --on-nonfinite skip"
 
 
 def _train_dense(training: Training) -> None:
-    """The dense stage, if there is one, its network and its accuracy, where it was trained at all."""
+    """Train the dense stage, if any, and write the dense network; measure its accuracy if it is not untrained."""
     training.dense()
     training.record.add_tensors("dense", training.backend.tensors())
     if training.config.checkpoint or training.config.dense.epochs:
@@ -267,7 +298,7 @@ def _report(training: Training) -> Report:
     config, backend, layers = training.config, training.backend, training.backend.layers()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
     evaluation = backend.evaluate()
-    training.warnings.warn_once("accuracy", at_chance(evaluation, backend.classes, training.dense_accuracy))
+    training.warnings.warn_once("accuracy", _guessing(training, evaluation))
     training.warnings.warn_once("steps skipped", skipped_line(backend.guard))
     return Report(
         method=config.method,
@@ -291,23 +322,11 @@ def _report(training: Training) -> Report:
     )
 
 
+def _guessing(training: Training, evaluation: Evaluation) -> str | None:
+    return at_chance(evaluation.accuracy, evaluation.samples, training.backend.classes, training.dense_accuracy)
+
+
 def feasible_schedule(config: RunConfig, backend: Backend) -> PruningSchedule[Any]:
-    """The schedule of `config` on the backend's network and data. Raises InputError where it can't be carried out."""
+    """The schedule of `config` for the backend's network and data. Raises InputError if it can't be carried out."""
     epoch_steps = len(batch_ends(backend.samples, config.batch_size))
-    check_pruning_steps(config, epoch_steps)
     return config.schedule(sum(layer.total for layer in backend.layers()), epoch_steps)
-
-
-def check_pruning_steps(config: RunConfig, epoch_steps: int) -> None:
-    """Raise InputError where the published course has too few steps for t to cross zero."""
-    if config.method != "hyperflux" or config.controller != "published":
-        return
-    distance, rate = presence_distance(config.sparsity), config.pruning.presence_learning_rate
-    steps = config.pruning.epochs * epoch_steps
-    if rate * steps < distance:
-        raise InputError(
-            f"pruning.epochs: {config.pruning.epochs} give {steps} steps of about {rate:g}, too few for presence "
-            f"parameters to fall by the {distance:.3g} that sparsity {config.sparsity:g} takes; give --pruning-epochs "
-            f"{math.ceil(distance / rate / epoch_steps)}, a higher pruning.presence_learning_rate or "
-            "--controller default"
-        )

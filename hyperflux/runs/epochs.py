@@ -1,11 +1,11 @@
-"""The epochs of a run: each trained by its settings, evaluated, recorded; to be saved after any step and restored."""
+"""The epochs of a run: each is trained, evaluated and recorded; a run can be saved after any step and restored."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,27 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.backends.base import Backend
-from hyperflux.session.warnings import Warnings, out_of_reach, starved, starved_line
-from hyperflux.runs.checkpoints.file import Arrays
 from hyperflux.config import RunConfig
 from hyperflux.errors import WriteError
-from hyperflux.session.nonfinite import NotFiniteError
 from hyperflux.io.flatten import flatten, subtree
+from hyperflux.runs.checkpoints.file import Arrays
 from hyperflux.runs.data_order import batch_ends, epoch_batches
-from hyperflux.schedules.base import Gate, PruningSchedule
-from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.runs.folder import EpochRow, RunFolder, Stage
+from hyperflux.schedules.base import PruningSchedule
 from hyperflux.schedules.curves import cosine
+from hyperflux.session.nonfinite import NotFiniteError
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup
-from hyperflux.telemetry.levels import level
-from hyperflux.telemetry.recorder import Recorder
+from hyperflux.session.pruning import PruningSession
+from hyperflux.session.warnings import Warnings
 
 Observer = Callable[[EpochRow], None]
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a run, counted from 1 over all stages; `last` of its stage or not."""
+    """One epoch of a run, counted from 1 over all stages; `last` says whether it ends its stage."""
 
     number: int
     stage: Stage
@@ -42,8 +40,8 @@ class Epoch:
     last: bool
 
 
-def planned(config: RunConfig) -> list[Epoch]:
-    """Every epoch of a run; none of the dense stage where a checkpoint gives the weights."""
+def planned_epochs(config: RunConfig) -> list[Epoch]:
+    """Every epoch of a run; no dense stage if a weights file gives the start."""
     epochs: list[Epoch] = []
     stages: tuple[Stage, ...] = ("pruning", "regrowth") if config.checkpoint else ("dense", "pruning", "regrowth")
     for stage in stages:
@@ -56,38 +54,42 @@ def planned(config: RunConfig) -> list[Epoch]:
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where a run is: the rows of the epochs that have ended, the seconds spent, and what else is no array.
+class RunProgress:
+    """How far a run has come: what a checkpoint keeps besides arrays.
 
-    `opening` is γ and η_t of the first step of an epoch under the gate that has begun and not ended, otherwise empty;
-    `schedule` is the schedule's state, None before pruning. `told` are the warnings so far by their topics.
+    Attributes:
+        rows: The rows of finished epochs.
+        seconds: Time spent.
+        dense_accuracy: Accuracy of the dense network, if known.
+        epoch_settings: γ and η_t of the first step of a pruning epoch under way; otherwise empty.
+        schedule: The schedule's state; None before pruning.
+        warnings: The warnings so far, by topic.
     """
 
     rows: list[EpochRow]
     seconds: float
     dense_accuracy: float | None
-    opening: list[float]
+    epoch_settings: list[float]
     schedule: dict[str, Any] | None
-    told: dict[str, str]
-
-
-@dataclass
-class _Pruning:
-    """What steers and what watches."""
-
-    gate: Gate
-    scheduler: PruningScheduler[Any]
-    recorder: Recorder | None
+    warnings: dict[str, str]
 
 
 @dataclass
 class Training:
-    """One run under way: `dense`, then `start_pruning`, then `prune`.
+    """A run under way: call `dense`, then `start_pruning`, then `prune`.
 
-    `after_step` is called after every optimizer step and what belongs to it, `end_stage` after every stage under the
-    gate. In both, `position` and `arrays` are what another Training of the same run needs to go on to the bit.
-    `seconds` count from `started`, a time on the monotonic clock. `announce` gets a line for each warning. Of a `processes`
-    of processes that train together the first one watches.
+    `progress` and `arrays` hold what another Training of the same run needs to continue bit for bit.
+
+    Attributes:
+        config: The settings.
+        backend: What trains.
+        record: The run's folder.
+        observe: Receives the row of each epoch.
+        started: When the run started, on the monotonic clock.
+        announce: Receives each warning.
+        after_step: Called after every optimizer step.
+        end_stage: Called at the end of the pruning and the regrowth stage.
+        processes: The processes that train together; only rank 0 records telemetry.
     """
 
     config: RunConfig
@@ -102,26 +104,26 @@ class Training:
     rows: list[EpochRow] = field(default_factory=list, init=False)
     dense_accuracy: float | None = field(default=None, init=False)
     warnings: Warnings = field(init=False)
-    _pruning: _Pruning | None = field(default=None, init=False)
-    _opening: list[float] = field(default_factory=list, init=False)
+    _session: PruningSession[Any] | None = field(default=None, init=False)
+    _epoch_settings: list[float] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.warnings = Warnings(self.announce)
 
     @property
     def seconds(self) -> float:
-        """Time spent on the run, that before it was resumed included."""
+        """Time spent on the run, including the time before it was resumed."""
         return time.monotonic() - self.started
 
     @property
     def has_begun_pruning(self) -> bool:
-        """Whether `start_pruning` was called, here or before the run was resumed."""
-        return self._pruning is not None
+        """Whether `start_pruning` was called, in this process or before the run was resumed."""
+        return self._session is not None
 
     def dense(self) -> None:
-        """The dense stage. Raises NotFiniteError."""
-        for epoch in self._left("dense"):
-            with self._placed(epoch):
+        """Train the dense stage. Raises NotFiniteError."""
+        for epoch in self._remaining("dense"):
+            with self._located(epoch):
                 loss = self.backend.train_dense(
                     self._batches(epoch),
                     learning_rate=epoch.learning_rate,
@@ -131,83 +133,87 @@ class Training:
                 self._end_epoch(epoch, loss)
 
     def start_pruning(self, schedule: PruningSchedule[Any]) -> None:
-        """Put the gate on the network and the schedule at its controls."""
-        gate = self.backend.start_pruning(schedule.initial_presence)
-        scheduler = PruningScheduler(schedule, gate)
-        watched = level(self.config.telemetry) if self.processes.rank == 0 else None
-        recorder = None if watched is None else Recorder(schedule, gate, self.backend.probe(), watched)
-        scheduler.watcher = recorder
-        self._pruning = _Pruning(gate, scheduler, recorder)
+        """Start the pruning session."""
+        telemetry = self.config.telemetry if self.processes.rank == 0 else "off"
+        self._session = self.backend.start_pruning(schedule, self.warnings, telemetry)
 
     def prune(self) -> None:
-        """Both stages under the gate. Raises NotFiniteError."""
-        assert self._pruning is not None, "start_pruning() comes first"
+        """Train the pruning and the regrowth stage. Raises NotFiniteError."""
+        assert self._session is not None, "start_pruning() comes first"
         try:
-            for epoch in (*self._left("pruning"), *self._left("regrowth")):
-                with self._placed(epoch):
-                    self._train_under_gate(epoch, self._pruning)
+            for epoch in (*self._remaining("pruning"), *self._remaining("regrowth")):
+                with self._located(epoch):
+                    self._train_pruning_epoch(epoch, self._session)
                 if epoch.last:
                     self.end_stage()
-            self._pruning.scheduler.finish()  # what is missing where a GradScaler skipped steps
-            self._pruning.gate.confirm_masks()
+            self._session.finish()  # what is missing if a GradScaler skipped steps
         except BaseException:
-            with suppress(WriteError):  # what was seen of a run that failed tells why, but the failure itself counts
-                self._add_telemetry(self._pruning.recorder)
+            with suppress(WriteError):  # the failure itself matters more than its telemetry
+                self._add_telemetry()
             raise
-        self._add_telemetry(self._pruning.recorder)
+        self._add_telemetry()
 
-    def position(self) -> Position:
-        """Where the run is now."""
-        schedule = None if self._pruning is None else asdict(self._pruning.scheduler.state)
-        told = dict(self.warnings.lines)
-        return Position(list(self.rows), self.seconds, self.dense_accuracy, list(self._opening), schedule, told)
+    def progress(self) -> RunProgress:
+        """How far the run has come."""
+        return RunProgress(
+            rows=list(self.rows),
+            seconds=self.seconds,
+            dense_accuracy=self.dense_accuracy,
+            epoch_settings=list(self._epoch_settings),
+            schedule=None if self._session is None else self._session.state(),
+            warnings=dict(self.warnings.lines),
+        )
 
     def arrays(self) -> Arrays:
-        """The state of the backend and of telemetry. Raises NotFiniteError where something in it is not finite."""
+        """The state of the backend and of telemetry. Raises NotFiniteError if something in it is not finite."""
         self.backend.require_finite()
-        watched = self._pruning and self._pruning.recorder
-        return flatten({"backend": self.backend.state(), "telemetry": watched.state() if watched else {}})
+        recorder = self._session and self._session.recorder
+        return flatten({"backend": self.backend.state(), "telemetry": recorder.state() if recorder else {}})
 
-    def restore(self, position: Position, arrays: Mapping[str, NDArray[Any]], schedule: PruningSchedule[Any]) -> None:
-        """Go on from a saved position, at whose last epoch metrics.jsonl then ends, and arrays."""
-        if position.schedule is not None:
+    def restore(
+        self, progress: RunProgress, arrays: Mapping[str, NDArray[Any]], schedule: PruningSchedule[Any]
+    ) -> None:
+        """Continue from saved progress and arrays; metrics.jsonl is cut back to the rows of `progress`."""
+        if progress.schedule is not None:
             self.start_pruning(schedule)
         self.backend.restore(subtree(arrays, "backend"))
-        if self._pruning is not None:
-            self._pruning.scheduler.restore(position.schedule or {})
-            if self._pruning.recorder is not None:
-                self._pruning.recorder.restore(subtree(arrays, "telemetry"))
-        self.rows, self._opening = list(position.rows), list(position.opening)
-        self.dense_accuracy = position.dense_accuracy
-        self.warnings.lines = dict(position.told)
-        self.started -= position.seconds
+        if self._session is not None:
+            self._session.restore(progress.schedule or {})
+            if self._session.recorder is not None:
+                self._session.recorder.restore(subtree(arrays, "telemetry"))
+        self.rows, self._epoch_settings = list(progress.rows), list(progress.epoch_settings)
+        self.dense_accuracy = progress.dense_accuracy
+        self.warnings.lines.update(progress.warnings)
+        self.started -= progress.seconds
         self.record.set_epochs(self.rows)
 
-    def _add_telemetry(self, recorder: Recorder | None) -> None:
-        if recorder is not None:
-            self.record.add_telemetry(recorder.tables())
+    def _add_telemetry(self) -> None:
+        if self._session is not None and self._session.recorder is not None:
+            self.record.add_telemetry(self._session.recorder.tables())
 
-    def _left(self, stage: Stage) -> Iterator[Epoch]:
+    def _remaining(self, stage: Stage) -> Iterator[Epoch]:
         """Epochs of a stage that have not ended."""
-        return (epoch for epoch in planned(self.config) if epoch.stage == stage and epoch.number > len(self.rows))
+        return (
+            epoch for epoch in planned_epochs(self.config) if epoch.stage == stage and epoch.number > len(self.rows)
+        )
 
     def _batches(self, epoch: Epoch) -> Iterator[NDArray[np.intp]]:
         """The epoch's order of the training part, in batches."""
         return epoch_batches(self.config.seed, epoch.number, self.backend.samples, self.config.batch_size)
 
     @contextmanager
-    def _placed(self, epoch: Epoch) -> Iterator[None]:
-        """Let a NotFiniteError say in which step of the run it came, and what can be done."""
+    def _located(self, epoch: Epoch) -> Iterator[None]:
+        """Make a NotFiniteError say at which step of the run it happened, and the way out."""
         try:
             yield
         except NotFiniteError as error:
             raise error.at(
-                f"at {self._place(epoch, error.step)}; lower {epoch.stage}.learning_rate ({epoch.learning_rate:g}) and "
-                "run again"
+                f"at {self._location(epoch, error.step)}; lower {epoch.stage}.learning_rate ({epoch.learning_rate:g}) "
+                "and run again"
             ) from error
 
-    def _place(self, epoch: Epoch, step: int | None) -> str:
-        """A step of an epoch, its last where there is no number, in words."""
+    def _location(self, epoch: Epoch, step: int | None) -> str:
+        """A step of an epoch in words; without a number the epoch's last."""
         steps = len(batch_ends(self.backend.samples, self.config.batch_size))
         number = (epoch.number - 1) * steps + (steps if step is None else step)
         return f"step {number} (epoch {epoch.number}, {epoch.stage})"
@@ -215,51 +221,50 @@ class Training:
     def _after_step(self, epoch: Epoch) -> None:
         if self.backend.guard.first is not None:
             fault, step = self.backend.guard.first
-            self.warnings.warn_once("skipped", f"{self._place(epoch, step)} was skipped: {fault}")
+            self.warnings.warn_once("skipped", f"{self._location(epoch, step)} was skipped: {fault}")
         self.after_step()
 
-    def _warn_of_layers(self, epoch: Epoch) -> None:
-        """Of layers that have no weight left."""
-        for name in starved(self.backend.layers()):
-            exclude = "" if self.config.backend == "numpy" else f"--exclude {name}"
-            self.warnings.warn_once(f"starved {name}", starved_line(name, f"after epoch {epoch.number}", exclude))
-
-    def _train_under_gate(self, epoch: Epoch, pruning: _Pruning) -> None:
-        gate, scheduler, recorder = pruning.gate, pruning.scheduler, pruning.recorder
-        self._opening = self._opening or [gate.pressure, gate.presence_lr or 0.0]
-
-        def after_step() -> None:
-            scheduler.after_step()
-            self._after_step(epoch)
-
+    def _train_pruning_epoch(self, epoch: Epoch, session: PruningSession[Any]) -> None:
+        gate = session.gate
+        self._epoch_settings = self._epoch_settings or [gate.pressure, gate.presence_lr or 0.0]
         loss = self.backend.train_pruning(
             self._batches(epoch),
             learning_rate=epoch.learning_rate,
             label_smoothing=epoch.label_smoothing,
-            after_step=after_step,
+            after_step=partial(self._after_step, epoch),
         )
-        density, wanted = gate.surviving() / gate.total, scheduler.schedule.target_density(gate.steps)
-        pressure, presence_lr = self._opening
-        changes: tuple[int, int] | tuple[None, None] = (None, None)
-        if recorder is not None:
-            pruned, regrown = recorder.events()
-            before = [sum(getattr(row, name) for row in self.rows) for name in ("pruned", "regrown")]
-            changes = (pruned - before[0], regrown - before[1])
-        self._end_epoch(epoch, loss, density, wanted, pressure, presence_lr, changes)
-        self._opening = []
-        self._warn_of_layers(epoch)
-        where = f"after epoch {epoch.number}"
-        self.warnings.warn_once("density", out_of_reach(scheduler.schedule, gate, where))
+        pressure, presence_lr = self._epoch_settings
+        pruned, regrown = self._new_events(session)
+        self._end_epoch(
+            epoch,
+            loss,
+            density=gate.surviving() / gate.total,
+            wanted=session.schedule.target_density(gate.steps),
+            pressure=pressure,
+            presence_lr=presence_lr,
+            pruned=pruned,
+            regrown=regrown,
+        )
+        self._epoch_settings = []
+
+    def _new_events(self, session: PruningSession[Any]) -> tuple[int | None, int | None]:
+        """Prunings and regrowths since the last epoch; None without telemetry."""
+        if session.recorder is None:
+            return None, None
+        pruned, regrown = session.recorder.events()
+        return pruned - sum(row.pruned or 0 for row in self.rows), regrown - sum(row.regrown or 0 for row in self.rows)
 
     def _end_epoch(
         self,
         epoch: Epoch,
         loss: float,
+        *,
         density: float = 1.0,
         wanted: float = 1.0,
         pressure: float = 0.0,
         presence_lr: float = 0.0,
-        changes: tuple[int, int] | tuple[None, None] = (0, 0),
+        pruned: int | None = 0,
+        regrown: int | None = 0,
     ) -> None:
         self.backend.require_finite()
         evaluation = self.backend.evaluate()
@@ -274,8 +279,8 @@ class Training:
             train_loss=loss,
             test_loss=evaluation.loss,
             accuracy=evaluation.accuracy,
-            pruned=changes[0],
-            regrown=changes[1],
+            pruned=pruned,
+            regrown=regrown,
         )
         self.record.add_epoch(row)
         self.rows.append(row)

@@ -23,8 +23,9 @@ from typing import Any, Literal
 import tomli_w
 from safetensors.numpy import save
 
-from hyperflux.backends.base import LayerCount, Tensors
+from hyperflux.backends.base import Tensors
 from hyperflux.config import RunConfig
+from hyperflux.schedules.base import LayerCount
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.io.atomic_write import write_atomic
 from hyperflux.runs.lock import LOCK

@@ -1,4 +1,5 @@
-"""Courses of pruning as pure state machines: ours (`capacity`), the paper's (`published`), the rival (`magnitude`).
+"""Pruning schedules as pure state machines: the default course, the paper's (`published`), and the rival (`magnitude`).
 
-A schedule says what the gate of a network does next; a `scheduler` carries it out after every optimizer step.
+A schedule says what a gate does next; `PruningScheduler` carries it out after every optimizer step; `factory` builds
+the schedule for a network, a sparsity and a number of steps.
 """

@@ -1,4 +1,4 @@
-"""What a schedule is, and the gate that it steers: numbers only, never arrays, so that backends share schedules."""
+"""The contract of a pruning schedule and of the gate it steers: plain numbers, so that all backends share schedules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What holds until the next control step: γ and η_t. With a rate of None, t stays as it is."""
+    """What every optimizer step applies until the next control step.
+
+    Attributes:
+        pressure: γ.
+        presence_lr: η_t, the learning rate of t; None freezes t and with it the mask.
+    """
 
     pressure: float
     presence_lr: float | None
@@ -22,48 +27,63 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a control step sees: how far it lowered t, and ways to measure the density and the typical flux."""
+    """What a schedule learns at a control step.
+
+    Attributes:
+        shift: τ of E12, how far every t was lowered at this control step; 0 where capacity did not act.
+        density: Measures the density now, a fraction.
+        flux: Measures the typical flux now, see `Gate.typical_flux`.
+    """
 
     shift: float
     density: Callable[[], float]
     flux: Callable[[], float]
 
 
+@dataclass(frozen=True)
+class LayerCount:
+    """Prunable and surviving weights of one parameter."""
+
+    name: str
+    total: int
+    surviving: int
+
+
 class Gate(Protocol):
-    """A network's presence parameters, as a scheduler steers them."""
+    """The presence parameters of a network, as a scheduler steers them. Steps are optimizer steps."""
 
     pressure: float
     presence_lr: float | None
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that took place."""
+        """Optimizer steps taken; a step that a GradScaler or a guard skipped does not count."""
 
     @property
     def total(self) -> int:
-        """N."""
+        """N, the number of prunable weights."""
 
     def surviving(self) -> int:
-        """Present weights now."""
+        """Number of present weights."""
 
     def above(self, level: float) -> int:
-        """Weights whose t is at `level` or above."""
+        """Number of weights whose t is at `level` or above."""
 
-    def meet_capacity(self, kept: int) -> float:
-        """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
+    def meet_capacity(self, count: int) -> float:
+        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
 
     def rank_by_magnitude(self) -> None:
-        """Set t of the present weights to |w|, so that capacity keeps the largest; what is pruned stays below."""
+        """Set t of present weights to |w|, so that capacity keeps the largest; t of pruned weights stays negative."""
 
     def confirm_masks(self) -> None:
-        """Raise RunError where processes that train one network together have come to different masks."""
+        """Raise RunError if replicas of the network hold different masks."""
 
     def typical_flux(self) -> float:
-        """Mean over weights of √v̂, v̂ Adam's bias-corrected second moment of t: the size of κ g w."""
+        """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t: the size of κ g w."""
 
 
 class PruningSchedule(Protocol[S]):
-    """A course of pruning over optimizer steps; `S` is its state, a dataclass of plain numbers."""
+    """A course of pruning over optimizer steps. `S` is its state, a dataclass of plain numbers."""
 
     @property
     def pruning_steps(self) -> int:
@@ -73,6 +93,14 @@ class PruningSchedule(Protocol[S]):
     def regrowth_steps(self) -> int:
         """Steps of the regrowth stage."""
 
+    @property
+    def initial_presence(self) -> tuple[float, float]:
+        """The interval from which the first t are drawn."""
+
+    @property
+    def by_magnitude(self) -> bool:
+        """Whether capacity keeps the largest weights instead of the weights with the largest t."""
+
     def initial_state(self) -> S:
         """The state before the first step."""
 
@@ -80,34 +108,30 @@ class PruningSchedule(Protocol[S]):
         """The step after which the schedule acts next."""
 
     def settings(self, state: S) -> StepSettings:
-        """What holds until then."""
+        """What every step applies until then."""
 
-    def advance(self, state: S, seen: Observation) -> S:
+    def advance(self, state: S, observation: Observation) -> S:
         """The state after a control step."""
 
     def target_count(self, step: int) -> int | None:
-        """Weights that the control step after `step` leaves present; None leaves it to pressure and flux."""
+        """Weights present after the control step at `step`; None leaves the count to pressure and flux."""
 
     def target_density(self, step: int) -> float:
-        """The density wanted after `step` steps."""
+        """The density to be reached after `step` steps, a fraction."""
 
     def max_travel(self, step: int) -> float:
-        """How far t goes after `step` at its learning rate in every step left; inf where capacity moves it, see E12."""
+        """How far t can move in the steps after `step`; inf where capacity can move it any distance (see E12)."""
 
     def restore(self, saved: Mapping[str, Any]) -> S:
-        """A state from its dictionary. Raises InputError where it is of another program."""
-
-    @property
-    def initial_presence(self) -> tuple[float, float]:
-        """The interval from which the first t are drawn."""
-
-    @property
-    def by_magnitude(self) -> bool:
-        """Whether capacity keeps the largest weights instead of those with the largest t."""
+        """A state from its dictionary. Raises InputError if the dictionary is of another schedule."""
 
 
 def restored(kind: type[S], saved: Mapping[str, Any]) -> S:
-    """A state of plain numbers from its dictionary. Raises InputError where that is not one of this kind."""
+    """A state of plain numbers from its dictionary.
+
+    Raises:
+        InputError: The fields are not those of `kind`, or a value is not a number.
+    """
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(saved, Mapping) or saved.keys() != names:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Controllers of pressure: (state, what is seen) -> (state, pressure)."""
+"""Controllers of pressure: (state, observation) -> (state, pressure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from hyperflux.errors import InputError
 PRESSURE_EXPONENT = 1.5
 """γ = b^1.5 (E9)."""
 INERTIA_SHARE = 0.25
-"""Part of the step Δ that each further epoch on the same side of the trajectory adds to the next (E9)."""
+"""Share of Δ that each further epoch on the same side of the trajectory adds to the next change of b (E9)."""
+MIN_FLUX = 1e-30
+"""Smallest first γ/N, for networks where every gradient is 0 (E13)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,14 @@ class PublishedControllerState:
 
 @dataclass(frozen=True)
 class PublishedController:
-    """The paper's controller. `step` is Δ > 0: 0.3, and 0.2 on CIFAR, 0.15 on ImageNet."""
+    """The paper's controller.
+
+    Attributes:
+        step: Δ > 0. The paper uses 0.3, on CIFAR 0.2 and on ImageNet 0.15.
+
+    Raises:
+        InputError: `step` is not a positive number.
+    """
 
     step: float = 0.3
 
@@ -33,53 +42,60 @@ class PublishedController:
             raise InputError(f"controller step: {self.step} is not a positive number")
 
     def update(
-        self, state: PublishedControllerState, wanted: float, seen: float
+        self, state: PublishedControllerState, target_density: float, density: float
     ) -> tuple[PublishedControllerState, float]:
-        """State and pressure for the next epoch, after one that was to end at `wanted` and ended at `seen` (E9).
+        """State and pressure for the next epoch (E9).
 
-        Too dense: b rises by Δ and by an inertia that grows while it keeps rising. Else b falls in the same way, not
-        below 0. Both densities are fractions; the pressure is γ = b^1.5.
+        Too dense: b rises by Δ plus an inertia that grows while b keeps rising. Otherwise b falls in the same way, but
+        not below 0. The pressure is γ = b^1.5.
+
+        Args:
+            state: The state before the epoch that just ended.
+            target_density: The density that the epoch was to end at, a fraction.
+            density: The density that it ended at.
         """
         gain = self.step * INERTIA_SHARE
-        if seen > wanted:
+        if density > target_density:
             state = PublishedControllerState(state.base + self.step + state.rising, state.rising + gain, 0.0)
         else:
-            state = PublishedControllerState(
-                max(0.0, state.base - self.step - state.falling), 0.0, state.falling + gain
-            )
+            base = max(0.0, state.base - self.step - state.falling)
+            state = PublishedControllerState(base, 0.0, state.falling + gain)
         return state, state.base**PRESSURE_EXPONENT
-
-
-GAIN = 300.0
-"""Units of ln γ over the whole pruning stage for a shift as fast as t can move (E13)."""
-FASTEST = 0.05
-"""Most units of ln γ a step for such a shift: slow beside Adam's mean over ten steps (E13)."""
-FIRST_PRESSURE = 0.1
-"""γ/N at the first control step, as a share of the typical size of κ g w (E13)."""
-
-MIN_FLUX = 1e-30
-"""Least first γ/N, for networks where every gradient is 0 (E13)."""
 
 
 @dataclass(frozen=True)
 class ShiftController:
-    """The default controller: pressure rises while the gate has to be moved towards pruning, and falls while back.
+    """The default controller: it integrates the capacity gate's shift into ln γ.
 
-    `steps` are those of the pruning stage. The capacity gate holds the density; the pressure that makes it hold by
-    itself is the one at which no shift is needed.
+    The capacity gate holds the density on its trajectory by shifting every t. At the right pressure no shift is needed.
+
+    Attributes:
+        pruning_steps: Steps of the pruning stage.
+        gain: Change of ln γ over the whole pruning stage if the shift were as fast as t can move.
+        max_rate: Largest change of ln γ per step, slow compared with Adam's mean over ten steps.
+        first_pressure: γ/N at the first control step, as a share of the typical size of κ g w.
     """
 
-    steps: int
+    pruning_steps: int
+    gain: float = 300.0
+    max_rate: float = 0.05
+    first_pressure: float = 0.1
 
     def initial_log_pressure(self, total: int, flux: float) -> float:
         """Ln γ at the first control step, from N and the typical size of κ g w."""
-        return math.log(total * max(FIRST_PRESSURE * flux, MIN_FLUX))
+        return math.log(total * max(self.first_pressure * flux, MIN_FLUX))
 
-    def update(self, log_pressure: float, shift: float, reach: float, steps: int) -> float:
-        """Ln γ after an interval of `steps` at whose end the gate moved by `shift`; t moved by at most `reach` (E13).
+    def update(self, log_pressure: float, shift: float, max_travel: float, steps: int) -> float:
+        """Ln γ after a control interval (E13).
 
-        The error is the shift as a share of what t can do, u = shift/reach in [−1, 1], and ln γ its integral:
-        scale-free in N, η_t and the loss, as long as κ g w is well above Adam's ε.
+        The error is the shift as a share of what t can travel, u = shift/max_travel in [−1, 1]; ln γ is its integral.
+        That is scale-free in N, η_t and the loss, as long as κ g w is well above Adam's ε.
+
+        Args:
+            log_pressure: ln γ during the interval.
+            shift: How far the gate lowered every t at its end.
+            max_travel: How far t could move in the interval, η_t·steps.
+            steps: Steps of the interval.
         """
-        error = max(-1.0, min(1.0, shift / reach))
-        return log_pressure + min(GAIN / self.steps, FASTEST) * steps * error
+        error = max(-1.0, min(1.0, shift / max_travel))
+        return log_pressure + min(self.gain / self.pruning_steps, self.max_rate) * steps * error

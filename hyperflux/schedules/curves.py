@@ -1,4 +1,4 @@
-"""The courses a run follows: numbers in, numbers out. Epochs count from 1."""
+"""Curves that a run follows: densities and learning rates, numbers in and numbers out. Epochs count from 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEEPNESS = 6.0
 PRESENCE_CUTOFF = 50
 """Regrowth epochs after which the presence parameters' learning rate is exactly 0 (E10)."""
 SMALL_NETWORK = 10_000
-"""Prunable weights up to which a control step costs nothing beside a training step."""
+"""Up to this many prunable weights a control step is cheap compared with a training step."""
 MAX_CONTROL_INTERVAL = 5
 """Longest interval between two control steps of the default course."""
 

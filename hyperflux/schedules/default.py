@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperflux.errors import InputError
 from hyperflux.schedules.base import Observation, StepSettings, restored
 from hyperflux.schedules.controllers import ShiftController
 from hyperflux.schedules.curves import control_interval, density_at, trajectory
@@ -15,18 +16,46 @@ from hyperflux.spec import INITIAL_PRESENCE
 TRAJECTORY_PARTS = 100
 """E of the trajectory, whatever the number of epochs or steps (E8, E14)."""
 START_SHARE = 0.005
-"""The first t lie within this share of the way that t can go in the pruning stage (E14)."""
-ARRIVAL = 0.7
-"""Share of the pruning stage after which the density is lowest; in the rest it rises to the target (E14)."""
-DIP = 0.4
-"""The lowest density as a share of the target, for targets near 0; at a target of 1 there is no dip (E14)."""
-SETTLING = 0.3
-"""Share of the regrowth stage in which weights come back and compete; then the mask stays (E14)."""
+"""The first t lie within this share of the distance that t can travel in the pruning stage (E14)."""
+
+
+@dataclass(frozen=True)
+class DefaultCourse:
+    """The settings of the default course. Pass one as `controller` to `Pruner`, or as `[course]` in a recipe (E14).
+
+    Attributes:
+        lowest_at: Share of the pruning stage after which the density is lowest; then it rises to the target.
+        undershoot: The lowest density as a share of the target, for targets near 0. At 1 there is no undershoot.
+        freeze_at: Share of the regrowth stage after which the mask is frozen; until then weights compete.
+        gain: Gain of the pressure controller, see `ShiftController`.
+        max_rate: Its largest change of ln γ per step.
+        first_pressure: Its first pressure, as a share of the typical flux.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    lowest_at: float = 0.7
+    undershoot: float = 0.4
+    freeze_at: float = 0.3
+    gain: float = 300.0
+    max_rate: float = 0.05
+    first_pressure: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("lowest_at", "undershoot"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"course.{name}: {getattr(self, name)} is out of range; give a fraction in (0, 1]")
+        if not 0 <= self.freeze_at <= 1:
+            raise InputError(f"course.freeze_at: {self.freeze_at} is out of range; give a fraction in [0, 1]")
+        for name in ("gain", "max_rate", "first_pressure"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InputError(f"course.{name}: {getattr(self, name)} is out of range; give a number above 0")
 
 
 @dataclass(frozen=True)
 class DefaultState:
-    """Steps at the last control step, and ln γ, which is None before the first."""
+    """Step of the last control step, and ln γ, which is None before the first."""
 
     step: int = 0
     log_pressure: float | None = None
@@ -34,13 +63,24 @@ class DefaultState:
 
 @dataclass(frozen=True)
 class DefaultSchedule:
-    """A course that ends with exactly `final_count` of `total`, whatever the network, the data and the rates."""
+    """A schedule that ends with exactly `final_count` of `total` weights, whatever the network, data and rates.
+
+    Attributes:
+        total: N.
+        final_count: k, the number of weights left at the end.
+        pruning_steps: Steps of the pruning stage.
+        regrowth_steps: Steps of the regrowth stage.
+        presence_lr: η_t in the pruning stage.
+        course: What can be set beyond that.
+        trajectory: Densities of the pruning stage's fall, at `TRAJECTORY_PARTS` equal parts of it.
+    """
 
     total: int
     final_count: int
     pruning_steps: int
     regrowth_steps: int
     presence_lr: float = 1e-3
+    course: DefaultCourse = field(default_factory=DefaultCourse)
     trajectory: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,25 +88,31 @@ class DefaultSchedule:
 
     @property
     def lowest_count(self) -> int:
-        """Weights present at the course's lowest density."""
-        density = self.final_count / self.total
-        return max(1, round(self.final_count * (DIP + (1 - DIP) * density)))
+        """Weights present where the density is lowest."""
+        density, undershoot = self.final_count / self.total, self.course.undershoot
+        return max(1, round(self.final_count * (undershoot + (1 - undershoot) * density)))
 
     @property
     def steps_before_freeze(self) -> int:
-        """Steps of regrowth in which weights come back for others; then the mask stays."""
-        return round(self.regrowth_steps * SETTLING)
+        """Steps of regrowth in which weights compete; then the mask is frozen."""
+        return round(self.regrowth_steps * self.course.freeze_at)
+
+    @property
+    def controller(self) -> ShiftController:
+        """The controller of pressure."""
+        course = self.course
+        return ShiftController(self.pruning_steps, course.gain, course.max_rate, course.first_pressure)
 
     @property
     def initial_presence(self) -> tuple[float, float]:
-        """The interval of the first t: that of E2, shrunk in short runs so that it doesn't decide their outcome."""
+        """The interval of the first t (see E2), shrunk in short runs so that the draw does not decide the outcome."""
         low, high = INITIAL_PRESENCE
         scale = min(1.0, START_SHARE * self.presence_lr * self.pruning_steps / high)
         return low * scale, high * scale
 
     @property
     def by_magnitude(self) -> bool:
-        """The largest t stay."""
+        """False: the largest t stay."""
         return False
 
     def initial_state(self) -> DefaultState:
@@ -74,7 +120,7 @@ class DefaultSchedule:
         return DefaultState()
 
     def next_control_step(self, state: DefaultState) -> int:
-        """Every few steps, at the end of pruning, and until the mask has settled; then a step that never comes."""
+        """Every few steps, at the end of pruning, and until the mask is frozen; then a step that is never reached."""
         step = state.step + control_interval(self.pruning_steps, self.total)
         for last in (self.pruning_steps, self.pruning_steps + self.steps_before_freeze):
             if state.step < last:
@@ -82,37 +128,37 @@ class DefaultSchedule:
         return self.pruning_steps + self.regrowth_steps + 1
 
     def settings(self, state: DefaultState) -> StepSettings:
-        """Pressure and t's rate: constant while pruning; in regrowth no pressure, and a rate that falls to 0."""
+        """Constant η_t while pruning; in regrowth no pressure, and an η_t that falls to 0."""
         if state.step < self.pruning_steps:
             pressure = 0.0 if state.log_pressure is None else math.exp(state.log_pressure)
             return StepSettings(pressure, self.presence_lr)
         left = self.pruning_steps + self.steps_before_freeze - state.step
         return StepSettings(0.0, self.presence_lr * left / self.steps_before_freeze if left > 0 else None)
 
-    def advance(self, state: DefaultState, seen: Observation) -> DefaultState:
-        """The state after a control step; pressure is steered while pruning."""
+    def advance(self, state: DefaultState, observation: Observation) -> DefaultState:
+        """The state after a control step; the controller acts while pruning."""
         step = self.next_control_step(state)
         if step > self.pruning_steps:
             return DefaultState(step, state.log_pressure)
-        controller = ShiftController(self.pruning_steps)
         if state.log_pressure is None:
-            return DefaultState(step, controller.initial_log_pressure(self.total, seen.flux()))
+            return DefaultState(step, self.controller.initial_log_pressure(self.total, observation.flux()))
         steps = step - state.step
-        return DefaultState(step, controller.update(state.log_pressure, seen.shift, self.presence_lr * steps, steps))
+        travel = self.presence_lr * steps
+        return DefaultState(step, self.controller.update(state.log_pressure, observation.shift, travel, steps))
 
     def target_count(self, step: int) -> int:
-        """Weights present after the control step at `step`: N·D on the way down (E8), then up to the target (E14)."""
-        passed = step / self.pruning_steps
-        if passed < ARRIVAL:
-            density = density_at(self.trajectory, passed / ARRIVAL)
+        """Weights present after the control step at `step`: N·D on the way down, then up to the target (E14)."""
+        passed, lowest_at = step / self.pruning_steps, self.course.lowest_at
+        if passed < lowest_at:
+            density = density_at(self.trajectory, passed / lowest_at)
             return max(self.lowest_count, round(self.total * density))
         if passed >= 1:
             return self.final_count
-        risen = (passed - ARRIVAL) / (1 - ARRIVAL)
+        risen = (passed - lowest_at) / (1 - lowest_at)
         return round(self.lowest_count * math.pow(self.final_count / self.lowest_count, risen))
 
     def target_density(self, step: int) -> float:
-        """The density of `target_count`."""
+        """`target_count` as a fraction of N."""
         return self.target_count(step) / self.total
 
     def max_travel(self, step: int) -> float:
@@ -120,5 +166,5 @@ class DefaultSchedule:
         return math.inf
 
     def restore(self, saved: Mapping[str, Any]) -> DefaultState:
-        """A state from its dictionary. Raises InputError where it is of another program."""
+        """A state from its dictionary. Raises InputError if it is of another schedule."""
         return restored(DefaultState, saved)

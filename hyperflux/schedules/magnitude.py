@@ -1,4 +1,4 @@
-"""The rival: gradual magnitude pruning, global, on a cubic course (Zhu and Gupta 2017, arXiv 1710.01878)."""
+"""The rival: global gradual magnitude pruning on a cubic schedule (Zhu and Gupta 2017, arXiv 1710.01878)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from hyperflux.spec import INITIAL_PRESENCE
 
 @dataclass(frozen=True)
 class MagnitudeState:
-    """Control steps that have taken place."""
+    """Number of control steps taken."""
 
     controls: int = 0
 
 
 @dataclass(frozen=True)
 class MagnitudeSchedule:
-    """Keep the largest |θ| of the whole network; masks hold after each optimizer step, and nothing comes back.
+    """Keep the largest |θ| of the whole network; a pruned weight stays pruned.
 
-    The sparsity after a share x of the pruning stage is target·(1 − (1 − x)³); then the mask stays for the steps that
-    Hyperflux spends on regrowth. `final_count` of `total` are left.
+    After a share x of the pruning stage the sparsity is target·(1 − (1 − x)³). Then the mask is frozen for as many
+    steps as Hyperflux spends on regrowth.
+
+    Attributes:
+        total: N.
+        final_count: Number of weights left at the end.
+        pruning_steps: Steps of the pruning stage.
+        regrowth_steps: Steps after it, on a frozen mask.
     """
 
     total: int
@@ -34,12 +40,12 @@ class MagnitudeSchedule:
 
     @property
     def initial_presence(self) -> tuple[float, float]:
-        """Any start does: t only holds the mask."""
+        """Any positive interval works: t only holds the mask."""
         return INITIAL_PRESENCE
 
     @property
     def by_magnitude(self) -> bool:
-        """The largest weights stay."""
+        """True: the largest weights stay."""
         return True
 
     def initial_state(self) -> MagnitudeState:
@@ -47,7 +53,7 @@ class MagnitudeSchedule:
         return MagnitudeState()
 
     def next_control_step(self, state: MagnitudeState) -> int:
-        """Every few steps, up to the end of the pruning stage; after that, a step that never comes."""
+        """Every few steps, up to the end of the pruning stage; after that, a step that is never reached."""
         interval = control_interval(self.pruning_steps, self.total)
         if state.controls * interval >= self.pruning_steps:
             return self.pruning_steps + self.regrowth_steps + 1
@@ -57,17 +63,17 @@ class MagnitudeSchedule:
         """No pressure; t only holds the mask."""
         return StepSettings(0.0, None)
 
-    def advance(self, state: MagnitudeState, seen: Observation) -> MagnitudeState:
-        """One control step further."""
+    def advance(self, state: MagnitudeState, observation: Observation) -> MagnitudeState:
+        """The state after one more control step."""
         return MagnitudeState(state.controls + 1)
 
     def target_count(self, step: int) -> int:
-        """Weights left after `step` steps, at least `final_count`."""
+        """Weights present after `step` steps, at least `final_count`."""
         left = (1 - min(1.0, step / self.pruning_steps)) ** 3
         return self.final_count + round((self.total - self.final_count) * left)
 
     def target_density(self, step: int) -> float:
-        """The density of `target_count`."""
+        """`target_count` as a fraction of N."""
         return self.target_count(step) / self.total
 
     def max_travel(self, step: int) -> float:
@@ -75,5 +81,5 @@ class MagnitudeSchedule:
         return math.inf
 
     def restore(self, saved: Mapping[str, Any]) -> MagnitudeState:
-        """A state from its dictionary. Raises InputError where it is of another program."""
+        """A state from its dictionary. Raises InputError if it is of another schedule."""
         return restored(MagnitudeState, saved)

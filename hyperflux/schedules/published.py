@@ -1,4 +1,4 @@
-"""The published course, faithful to the letter: E8 to E10. It comes near its target, not onto it."""
+"""The published course to the letter: E8 to E10. It ends near its target, not exactly on it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,21 @@ class PublishedScheduleState:
 
 @dataclass(frozen=True)
 class PublishedSchedule:
-    """Trajectory (E8), controller (E9) and two stages (E10); an interval is an epoch of the paper.
+    """Trajectory (E8), controller (E9) and two stages (E10); a control interval is an epoch of the paper.
 
-    Intervals divide each stage as evenly as whole steps can. t's rate is `presence_lr` while pruning; in regrowth it
-    restarts at `presence_reset` times that and shrinks by `presence_decay` each interval.
+    Intervals divide each stage as evenly as whole steps allow.
+
+    Attributes:
+        final_density: The density at which the trajectory ends, a fraction.
+        pruning_steps: Steps of the pruning stage.
+        regrowth_steps: Steps of the regrowth stage.
+        pruning_intervals: Control intervals of the pruning stage.
+        regrowth_intervals: Control intervals of the regrowth stage.
+        presence_lr: η_t while pruning.
+        presence_reset: In regrowth η_t restarts at this multiple of `presence_lr`.
+        presence_decay: Factor on η_t at each interval of regrowth.
+        controller: The controller of pressure.
+        trajectory: Target densities at the ends of the pruning intervals.
     """
 
     final_density: float
@@ -46,12 +57,12 @@ class PublishedSchedule:
 
     @property
     def initial_presence(self) -> tuple[float, float]:
-        """The paper's interval of E2."""
+        """The paper's interval (see E2)."""
         return INITIAL_PRESENCE
 
     @property
     def by_magnitude(self) -> bool:
-        """Pressure and flux alone decide."""
+        """False: pressure and flux alone decide."""
         return False
 
     def initial_state(self) -> PublishedScheduleState:
@@ -59,7 +70,7 @@ class PublishedSchedule:
         return PublishedScheduleState()
 
     def next_control_step(self, state: PublishedScheduleState) -> int:
-        """The last step of the present interval; after the last one, a step that never comes."""
+        """The last step of the present interval; after the last one, a step that is never reached."""
         number = state.intervals + 1
         if number <= self.pruning_intervals:
             return number * self.pruning_steps // self.pruning_intervals
@@ -69,7 +80,7 @@ class PublishedSchedule:
         return self.pruning_steps + self.regrowth_steps + 1
 
     def settings(self, state: PublishedScheduleState) -> StepSettings:
-        """The controller's pressure while pruning, none in regrowth, t at rest afterwards (E10)."""
+        """The controller's pressure while pruning, none in regrowth, a frozen t afterwards (E10)."""
         number = state.intervals + 1
         if number <= self.pruning_intervals:
             return StepSettings(state.pressure, self.presence_lr)
@@ -80,16 +91,18 @@ class PublishedSchedule:
             )
         return StepSettings(0.0, None)
 
-    def advance(self, state: PublishedScheduleState, seen: Observation) -> PublishedScheduleState:
-        """The state after an interval that ended at the density seen; the controller acts while pruning."""
+    def advance(self, state: PublishedScheduleState, observation: Observation) -> PublishedScheduleState:
+        """The state after an interval; the controller acts on its final density while pruning."""
         number = state.intervals + 1
         if number > self.pruning_intervals:
             return replace(state, intervals=number, pressure=0.0)
-        controller, pressure = self.controller.update(state.controller, self.trajectory[number - 1], seen.density())
+        controller, pressure = self.controller.update(
+            state.controller, self.trajectory[number - 1], observation.density()
+        )
         return PublishedScheduleState(number, pressure, controller)
 
     def target_count(self, step: int) -> None:
-        """Pressure and flux alone decide."""
+        """None: pressure and flux alone decide."""
 
     def target_density(self, step: int) -> float:
         """The trajectory at the end of the interval that `step` belongs to."""
@@ -106,7 +119,7 @@ class PublishedSchedule:
         return rates
 
     def restore(self, saved: Mapping[str, Any]) -> PublishedScheduleState:
-        """A state from its dictionary. Raises InputError where it is of another program."""
+        """A state from its dictionary. Raises InputError if it is of another schedule."""
         if not isinstance(saved.get("controller"), Mapping):
             raise InputError(f"schedule state: {dict(saved)} is not of the published course")
         plain = {**saved, "controller": None}

@@ -91,9 +91,9 @@ class SimulatedNetwork:
         """Weights whose t is at `level` or above, in whole particles."""
         return round(int(np.count_nonzero(self._t >= level)) * self._weight)
 
-    def meet_capacity(self, kept: int) -> float:
+    def meet_capacity(self, count: int) -> float:
         """As `hyperflux.spec.meet_capacity`, to the nearest particle."""
-        self._t, self.last_shift = meet_capacity(self._t, max(1, round(kept / self._weight)))
+        self._t, self.last_shift = meet_capacity(self._t, max(1, round(count / self._weight)))
         return self.last_shift
 
     def rank_by_magnitude(self) -> None:

@@ -48,6 +48,10 @@ class NotFiniteError(RunError):
         """The same, with the place in other words."""
         return NotFiniteError(self.fault, self.step, self._why, where)
 
+    def in_step(self, step: int) -> NotFiniteError:
+        """The same error, in a step of the epoch."""
+        return NotFiniteError(self.fault, step, self._why, self._where)
+
 
 class Guard:
     """Judges every step by the faults found in it. `skipped` steps were left out, the last `in_a_row` without a break.

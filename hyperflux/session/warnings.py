@@ -1,79 +1,86 @@
-"""What a user should be told of while a network is pruned: each a plain line, None where there is nothing to tell."""
+"""What a user should know while a network is pruned: each warning is one plain line, given once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from hyperflux.backends.base import Evaluation, LayerCount
 from hyperflux.schedules.base import Gate, PruningSchedule
 
 NEAR = 1.1
-"""Factor on either side of the target within which a density counts as having reached it."""
+"""A density within this factor of the target, on either side, counts as having reached it."""
 CHANCE = 0.001
-"""Least probability of so many right guesses at which an accuracy is one of guessing."""
+"""An accuracy is one of guessing if as many right guesses have at least this probability."""
 
 
 class Warnings:
-    """Tells each caution once, by its `topic`, and keeps the lines in `told`."""
+    """Gives each warning once per topic.
+
+    Attributes:
+        lines: The warnings given so far, by topic, in order.
+    """
 
     def __init__(self, announce: Callable[[str], None]) -> None:
+        """`announce` receives each line."""
         self._announce = announce
         self.lines: dict[str, str] = {}
 
     def warn_once(self, topic: str, line: str | None) -> None:
-        """Announce a line unless there is none, or one was told on this topic."""
+        """Announce `line`, unless it is None or the topic already has a warning."""
         if line is not None and topic not in self.lines:
             self.lines[topic] = line
             self._announce(line)
 
 
-def starved(layers: Iterable[LayerCount]) -> list[str]:
-    """Names of the layers that have no weight left."""
-    return [layer.name for layer in layers if not layer.surviving]
-
-
-def starved_line(name: str, where: str, exclude: str) -> str:
-    """What it means that a layer has no weight left, and the way out: the option `exclude`, where there is one."""
-    kept = f"keep it dense with {exclude}, or take" if exclude else "take"
-    return f"{name}: has no weight left {where}, so its output no longer depends on its input; {kept} a lower sparsity"
+def empty_layer(name: str, where: str) -> str:
+    """The warning for a layer without any weight left; `where` says since when."""
+    return (
+        f"{name}: has no weight left {where}, so its output no longer depends on its input; exclude it from pruning, "
+        "or use a lower sparsity"
+    )
 
 
 def out_of_reach(schedule: PruningSchedule[Any], gate: Gate, where: str) -> str | None:
-    """Whether the density can't come to its target any more, at one learning rate of t a step.
+    """The warning that the density can no longer reach its target; None if it can.
 
-    A weight whose t is farther from 0 than all steps left will carry it stays as it is: present or pruned.
+    A weight whose t is farther from 0 than t can travel in the remaining steps stays present or pruned as it is.
     """
-    reach = schedule.max_travel(gate.steps)
-    if not math.isfinite(reach):
+    travel = schedule.max_travel(gate.steps)
+    if not math.isfinite(travel):
         return None  # capacity brings it there
     target = schedule.target_density(schedule.pruning_steps)
-    least, most = gate.above(reach) / gate.total, gate.above(-reach) / gate.total
+    least, most = gate.above(travel) / gate.total, gate.above(-travel) / gate.total
     if least <= target * NEAR and most >= target / NEAR:
         return None
     nearest = least if least > target * NEAR else most
     return (
-        f"density: {where} it can come no nearer to the target of {target:.3g} than {nearest:.3g}, because t moves by "
-        f"about {reach:.2g} in the steps left; give the pruning stage more steps, or take the default controller"
+        f"density: {where} it can get no closer to the target of {target:.3g} than {nearest:.3g}, because t moves by "
+        f"about {travel:.2g} in the remaining steps; give the pruning stage more steps, or use the default controller"
     )
 
 
-def at_chance(evaluation: Evaluation, classes: int, dense_accuracy: float | None) -> str | None:
-    """Whether the pruned network is right no more often than a guess may be, and the dense one was not so bad."""
-    samples = evaluation.samples
-    if not is_guessing(evaluation.accuracy, samples, classes):
+def at_chance(accuracy: float, samples: int, classes: int, dense_accuracy: float | None) -> str | None:
+    """The warning that the pruned network only guesses; None if it does better, or if the dense one guessed too.
+
+    Args:
+        accuracy: Share of correct answers of the pruned network.
+        samples: Number of test samples.
+        classes: Number of classes.
+        dense_accuracy: Share of correct answers of the dense network, if known.
+    """
+    if not is_guessing(accuracy, samples, classes):
         return None
     if dense_accuracy is not None and is_guessing(dense_accuracy, samples, classes):
         return None
     return (
-        f"accuracy: {evaluation.accuracy:.4f} after pruning is no better than guessing one of {classes} classes; take "
-        "a lower sparsity, or more epochs"
+        f"accuracy: {accuracy:.4f} after pruning is no better than guessing one of {classes} classes; use a lower "
+        "sparsity, or more epochs"
     )
 
 
 def is_guessing(accuracy: float, samples: int, classes: int) -> bool:
-    """Whether a guess is right at least so often with a probability of `CHANCE` or more: binomial, one in `classes`."""
+    """Whether guessing one of `classes` is at least this accurate with a probability of `CHANCE` or more (binomial)."""
     from scipy.special import bdtrc
 
     right = round(accuracy * samples)

@@ -13,8 +13,7 @@ from safetensors.numpy import load_file
 from tolerances import ROUNDING
 
 from hyperflux import RunConfig, spec
-from hyperflux.backends.torch.capacity import meet_capacity
-from hyperflux.backends.torch.kth_largest import kth_largest
+from hyperflux.backends.torch.capacity import kth_largest, meet_capacity
 from hyperflux.config import OptimizerSettings
 from hyperflux.models import initial_mlp
 from hyperflux.runs.driver import execute
@@ -128,7 +127,7 @@ def test_looking_near_the_gate_first_finds_the_same_threshold(parts, near, copie
     k = data.draw(st.integers(1, len(everything)))
     limits = {"MAX_COPIED": copied, "BLOCK": block}
     limits |= {"_blocks": lambda tensor: list(tensor.split(copied)) if len(tensor) else []} if by_torch else {}
-    with mock.patch.multiple("hyperflux.backends.torch.kth_largest", **limits):
+    with mock.patch.multiple("hyperflux.backends.torch.capacity", **limits):
         found = kth_largest(tensors, k, near)
     assert found == kth_largest(tensors, k) == (everything[k - 1], sum(x >= everything[k - 1] for x in everything))
 

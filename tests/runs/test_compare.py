@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from hyperflux import InputError, RunConfig
-from hyperflux.runs.compare import Comparison, Plan, execute_plan
 from hyperflux.report import comparison
+from hyperflux.runs.compare import Comparison, Plan, execute_plan
 from hyperflux.runs.folder import read_run
 
 BASE = RunConfig.from_dict(

@@ -14,9 +14,9 @@ from hyperflux.backends.numpy import NumpyBackend
 from hyperflux.data import load_dataset
 from hyperflux.deploy.compact import compaction
 from hyperflux.deploy.networks import load_networks
-from hyperflux.schedules.base import Observation
-from hyperflux.runs.folder import read_run
 from hyperflux.runs.driver import default_folder, execute, total_epochs
+from hyperflux.runs.folder import read_run
+from hyperflux.schedules.base import Observation
 
 # Small enough for a second, long enough for both stages: 32 steps an epoch, t moves 0.01 a step.
 QUICK = {

@@ -19,8 +19,8 @@ from image_files import write_folder
 from interrupted import left
 
 from hyperflux import InputError, RunConfig
-from hyperflux.runs.lock import LOCK, locked
 from hyperflux.runs.driver import execute
+from hyperflux.runs.lock import LOCK, locked
 
 HYPERFLUX = [sys.executable, "-c", "from hyperflux_cli.main import main; main()"]
 RECIPE = """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux import spec
-from hyperflux.backends.base import Evaluation, LayerCount, Tensors
+from hyperflux.backends.base import Evaluation, Tensors
 from hyperflux.backends.numpy.finite import state_fault
 from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.backends.numpy.loss import LossGradient
@@ -26,9 +26,13 @@ from hyperflux.io import fingerprints
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.io.weights_file import max_bytes, read_weights
 from hyperflux.models import layer_sizes
+from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
 from hyperflux.session.nonfinite import Guard, NotFiniteError
+from hyperflux.session.pruning import PruningSession
+from hyperflux.session.warnings import Warnings
 from hyperflux.spec import Array, Mask
+from hyperflux.telemetry.levels import level
 
 EVALUATION_BATCH = 4096
 
@@ -50,6 +54,7 @@ class NumpyBackend:
         weights, self._biases = self._mlp.initial(config.seed, self._dtype)
         # Dense training is Hyperflux with every weight present.
         self._gate = self._fresh_gate(weights, spec.INITIAL_PRESENCE)
+        self._session: PruningSession[Any] | None = None
         self._fresh_optimizers()
         self._losses: list[tuple[float, int]] = []
         self.guard = Guard(config.on_nonfinite)
@@ -81,15 +86,20 @@ class NumpyBackend:
         """Train one epoch without a gate."""
         return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step, after_step)
 
-    def start_pruning(self, initial: tuple[float, float]) -> NumpyGate:
+    def start_gate(self, initial: tuple[float, float]) -> NumpyGate:
         """Draw the presence parameters, by seed and parameter name, and start with fresh optimizers."""
-        self._gate = self._fresh_gate(self._gate.state.weights, initial)
+        self._gate, self._session = self._fresh_gate(self._gate.state.weights, initial), None
         self._fresh_optimizers()
         return self._gate
 
-    def probe(self) -> NumpyProbe:
-        """Counters of flips, for telemetry."""
-        return NumpyProbe(self._gate, {layer.name: layer.total for layer in self.layers()})
+    def start_pruning(
+        self, schedule: PruningSchedule[Any], warnings: Warnings, telemetry: str = "off"
+    ) -> PruningSession[Any]:
+        """Put a gate on the network and a session that follows `schedule` on the gate."""
+        gate, watched = self.start_gate(schedule.initial_presence), level(telemetry)
+        probe = None if watched is None else NumpyProbe(gate)
+        self._session = PruningSession(schedule, gate, warnings, probe=probe, level=watched)
+        return self._session
 
     def train_pruning(
         self,
@@ -131,7 +141,7 @@ class NumpyBackend:
 
     def layers(self) -> list[LayerCount]:
         """Counts of every weight matrix, first layer first."""
-        return [LayerCount(name, mask.size, int(np.count_nonzero(mask))) for name, mask in self.masks().items()]
+        return self._gate.layers()
 
     def tensors(self) -> Tensors:
         """Copies of the effective weights and the biases."""
@@ -238,10 +248,19 @@ class NumpyBackend:
                 self.guard.passed()
                 self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
                 self._losses.append((network.loss, len(batch)))
+                self._act()
             after_step()
         losses, sizes = zip(*self._losses, strict=True)
         self._losses = []
         return float(np.average(losses, weights=sizes)) if any(sizes) else math.nan
+
+    def _act(self) -> None:
+        """Let the pruning session act after a step that was taken."""
+        if self._session is not None:
+            try:
+                self._session.after_step()
+            except NotFiniteError as error:
+                raise error.in_step(len(self._losses)) from error
 
     def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:
         """Latent weights with newly drawn presence parameters, all present."""
@@ -251,7 +270,9 @@ class NumpyBackend:
                 for name, matrix in zip(self._mlp.names, self._mlp.split_weights(weights), strict=True)
             ]
         ).astype(self._dtype)
-        return NumpyGate(spec.State(weights, presence, spec.Moments.zeros_like(presence)))
+        matrices = self._mlp.split_weights(weights)
+        sizes = {name: matrix.size for name, matrix in zip(self._weight_names, matrices, strict=True)}
+        return NumpyGate(spec.State(weights, presence, spec.Moments.zeros_like(presence)), sizes)
 
     def _fresh_optimizers(self) -> None:
         self._weight_optimizer = build_optimizer(self._config.optimizer)

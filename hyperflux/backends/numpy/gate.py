@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux import spec
 from hyperflux.backends.numpy.optimizers import moments_from_arrays, moments_to_arrays
+from hyperflux.schedules.base import LayerCount
+from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import Array, Mask, State
+
+V = TypeVar("V", bound=np.generic)
 
 
 class NumpyGate:
-    """Flat w and t of a whole network, (N,), under training: a `hyperflux.schedules.base.Gate`.
+    """Flat w and t of a whole network, (N,), under training: a `hyperflux.session.pruning.SessionGate`.
 
-    `pressure_mean` is the share of pressure in Adam's first moment of t: what is left of that is flux.
+    Attributes:
+        state: w, t and the moments of t.
+        sizes: Weights of each layer by name, in order.
+        steps: Optimizer steps taken.
+        pressure: γ of the next step.
+        presence_lr: η_t of the next step.
+        pressure_mean: The part of Adam's first moment of t that is pressure; the rest is flux.
     """
 
-    def __init__(self, state: State) -> None:
-        self.state, self.steps = state, 0
+    def __init__(self, state: State, sizes: Mapping[str, int]) -> None:
+        self.state, self.sizes, self.steps = state, sizes, 0
         self.pressure, self.pressure_mean = 0.0, 0.0
         self.presence_lr: float | None = 0.0
 
@@ -60,16 +70,37 @@ class NumpyGate:
         self.state = State(updated, self.state.presence, self.state.moments)
 
     def surviving(self) -> int:
-        """Present weights now."""
+        """Number of present weights."""
         return int(np.count_nonzero(self.mask()))
+
+    def layers(self) -> list[LayerCount]:
+        """Prunable and surviving weights of each layer, first layer first."""
+        counts = [int(np.count_nonzero(mask)) for mask in self.split(self.mask())]
+        return [LayerCount(name, size, count) for (name, size), count in zip(self.sizes.items(), counts, strict=True)]
+
+    def split(self, values: NDArray[V]) -> list[NDArray[V]]:
+        """Views of flat `values`, (N,), one per layer."""
+        return np.split(values, np.cumsum(list(self.sizes.values()))[:-1])
+
+    def fault(self, latent: bool) -> Fault | None:
+        """The first t that is not finite; with `latent` also the first w."""
+        kinds = {"presence parameter": self.state.presence}
+        if latent:
+            kinds["latent weight"] = self.state.weights
+        for kind, values in kinds.items():
+            for name, part in zip(self.sizes, self.split(values), strict=True):
+                spoiled = part[~np.isfinite(part)]
+                if len(spoiled):
+                    return Fault(f"a {kind} of {name}", abs(float(spoiled[0])), curable=False)
+        return None
 
     def above(self, level: float) -> int:
         """Weights whose t is at `level` or above."""
         return int(np.count_nonzero(self.state.presence >= level))
 
-    def meet_capacity(self, kept: int) -> float:
-        """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
-        presence, shift = spec.meet_capacity(self.state.presence, kept)
+    def meet_capacity(self, count: int) -> float:
+        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
+        presence, shift = spec.meet_capacity(self.state.presence, count)
         self.state = State(self.state.weights, presence, self.state.moments)
         return shift
 
@@ -86,12 +117,12 @@ class NumpyGate:
         return spec.typical_flux(self.state.moments)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All but the schedule's orders, as arrays by name."""
+        """All but pressure and rate, as arrays by name."""
         counts = {"taken": np.array(self.steps), "pressure_mean": np.array(self.pressure_mean)}
         own = {"weights": self.state.weights, "presence": self.state.presence}
         return {**counts, **own, **moments_to_arrays(self.state.moments)}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from what `to_arrays` gave; the schedule gives its orders again."""
+        """Continue from what `to_arrays` returned; the schedule sets pressure and rate again."""
         self.state = State(saved["weights"], saved["presence"], moments_from_arrays(saved))
         self.steps, self.pressure_mean = int(saved["taken"]), float(saved["pressure_mean"])

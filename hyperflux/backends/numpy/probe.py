@@ -14,11 +14,10 @@ from hyperflux.telemetry.statistics import LayerArrays
 
 
 class NumpyProbe:
-    """Counts flips of every weight of a gate, (N,); `sizes` are the weights of each layer by name, in order."""
+    """Counts flips of every weight of a gate, (N,)."""
 
-    def __init__(self, gate: NumpyGate, sizes: Mapping[str, int]) -> None:
-        self._gate, self._names = gate, list(sizes)
-        self._starts = np.cumsum([0, *sizes.values()])[1:-1]
+    def __init__(self, gate: NumpyGate) -> None:
+        self._gate = gate
         self._mask = np.ones(gate.total, bool)
         self._flips, self._changed_in = np.zeros(gate.total, np.int32), np.zeros(gate.total, np.int16)
 
@@ -33,14 +32,15 @@ class NumpyProbe:
     def layers(self, flux: bool) -> list[LayerArrays]:
         """Every layer now."""
         state = self._gate.state
-        arrays = [self._split(array) for array in (state.presence, self._flips, self._changed_in)]
+        arrays = [self._gate.split(array) for array in (state.presence, self._flips, self._changed_in)]
         running = spec.running_flux(state.moments, self._gate.pressure_mean) if flux else None
-        fluxes = [None] * len(self._names) if running is None else self._split(running)
-        return [LayerArrays(*parts) for parts in zip(self._names, *arrays, fluxes, strict=True)]
+        names = list(self._gate.sizes)
+        fluxes = [None] * len(names) if running is None else self._gate.split(running)
+        return [LayerArrays(*parts) for parts in zip(names, *arrays, fluxes, strict=True)]
 
     def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
         """Changes of mask of every layer's weights."""
-        return self._split(self._flips)
+        return list(self._gate.split(self._flips))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The counters, copied."""
@@ -49,6 +49,3 @@ class NumpyProbe:
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from saved counters."""
         self._flips, self._changed_in, self._mask = (state[name].copy() for name in ("flips", "changed_in", "mask"))
-
-    def _split(self, array: NDArray[Any]) -> list[NDArray[Any]]:
-        return np.split(array, self._starts)

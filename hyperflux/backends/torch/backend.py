@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hyperflux.backends.base import Evaluation, LayerCount, Tensors
+from hyperflux.backends.base import Evaluation, Tensors
 from hyperflux.backends.torch import state, weights_file
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
@@ -22,16 +22,19 @@ from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
-from hyperflux.backends.torch.probe import TorchProbe
+from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.threads import threads_for, torch_threads
 from hyperflux.backends.torch.training import BatchPart, Precision, Progress, Tally, choose_device, tally, train_epoch
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.io.flatten import flatten, subtree
+from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
 from hyperflux.session.nonfinite import Guard
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, raise_on_all_ranks
+from hyperflux.session.pruning import PruningSession
+from hyperflux.session.warnings import Warnings
 
 
 class TorchBackend:
@@ -57,7 +60,7 @@ class TorchBackend:
         self._model = model.to(self._device, getattr(torch, config.dtype)).to(memory_format=layout)
         self._precision = Precision(config.amp, self._device)
         self._optimizer = build_optimizer(self._model, config.optimizer)
-        self._gated: TorchGate | None = None
+        self._gate: TorchGate | None = None
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         weights = sum(parameter.numel() for parameter in self._selected.values())
         self._threads = threads_for(weights, config.batch_size, self._device)
@@ -94,21 +97,41 @@ class TorchBackend:
         """Train one epoch without a gate."""
         return self._train(batches, learning_rate, label_smoothing, after_step)
 
-    def start_pruning(self, initial: tuple[float, float]) -> TorchGate:
+    def start_gate(self, initial: tuple[float, float]) -> TorchGate:
         """Draw the presence parameters, by seed and parameter name, and start with a fresh optimizer."""
-        if self._gated is not None:
-            self._gated.remove()
+        self._renew_optimizer()
+        self._gate = TorchGate(self._selected, self._optimizer, self._config.seed, initial, group=self._group)
+        return self._gate
+
+    def start_pruning(
+        self, schedule: PruningSchedule[Any], warnings: Warnings, telemetry: str = "off"
+    ) -> PruningSession[Any]:
+        """Put the network under a `Pruner` that follows `schedule`, and start with a fresh optimizer."""
+        self._renew_optimizer()
+        pruner = Pruner.with_schedule(
+            self._model,
+            self._optimizer,
+            schedule,
+            include=self._config.include or None,
+            exclude=self._config.exclude or None,
+            seed=self._config.seed,
+            telemetry=telemetry,
+            process_group=self._group,
+            warnings=warnings,
+        )
+        self._gate = pruner.gate
+        return pruner.session
+
+    def _renew_optimizer(self) -> None:
+        if self._gate is not None:
+            self._gate.remove()
         self._optimizer = build_optimizer(self._model, self._config.optimizer)
         self._precision = Precision(self._config.amp, self._device)
-        config, group = self._config, None if self._processes.size == 1 else distributed.group.WORLD
-        self._gated = TorchGate(self._selected, self._optimizer, config.seed, initial, group=group)
-        return self._gated
 
-    def probe(self) -> TorchProbe:
-        """Counters of flips, for telemetry."""
-        if self._gated is None:
-            raise RuntimeError("start_pruning() comes first")
-        return TorchProbe(self._gated)
+    @property
+    def _group(self) -> Any:
+        """The process group that compares masks; None in a single process."""
+        return None if self._processes.size == 1 else distributed.group.WORLD
 
     def train_pruning(
         self,
@@ -153,15 +176,15 @@ class TorchBackend:
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """M of every prunable parameter, in the model's order."""
-        if self._gated is None:
+        if self._gate is None:
             return {name: np.ones(tuple(parameter.shape), bool) for name, parameter in self._selected.items()}
-        return {name: mask.cpu().contiguous().numpy() for name, mask in self._gated.masks().items()}
+        return {name: mask.cpu().contiguous().numpy() for name, mask in self._gate.masks().items()}
 
     def layers(self) -> list[LayerCount]:
         """Counts of every prunable parameter, in the model's order."""
-        counts = {name: parameter.numel() for name, parameter in self._selected.items()}
-        present = counts if self._gated is None else self._gated.surviving_by_name()
-        return [LayerCount(name, count, present[name]) for name, count in counts.items()]
+        if self._gate is not None:
+            return self._gate.layers()
+        return [LayerCount(name, p.numel(), p.numel()) for name, p in self._selected.items()]
 
     def tensors(self) -> Tensors:
         """Copies of the parameters, effective weights among them, and of the buffers, such as batch statistics."""
@@ -174,8 +197,8 @@ class TorchBackend:
         except InputError as error:
             prefix = "" if str(error).startswith("checkpoint ") else f"checkpoint {path}: "
             raise InputError(f"{prefix}{error}") from error
-        if self._gated is not None:
-            self._gated.resync()
+        if self._gate is not None:
+            self._gate.resync()
 
     def state(self) -> Tensors:
         """All that the next step depends on, generators included, and the sums of the epoch so far."""
@@ -188,7 +211,7 @@ class TorchBackend:
             "model": state.model_state(self._model),
             "optimizer": state.optimizer_state(self._optimizer),
             "scaler": {name: np.array(value) for name, value in scaler.items()},
-            "gate": {} if self._gated is None else state.gate_state(self._gated),
+            "gate": {} if self._gate is None else state.gate_arrays(self._gate),
             **{f"process {rank}": own for rank, own in enumerate(everyone)},
         }
         return flatten(parts)
@@ -199,8 +222,8 @@ class TorchBackend:
         state.restore_optimizer(self._optimizer, subtree(saved, "optimizer"))
         if scaler := subtree(saved, "scaler"):
             self._precision.restore({name: value.item() for name, value in scaler.items()})
-        if self._gated is not None:
-            state.restore_gate(self._gated, subtree(saved, "gate"))
+        if self._gate is not None:
+            state.restore_gate_arrays(self._gate, subtree(saved, "gate"))
         own = subtree(saved, "own")
         self._epoch = int(own["epoch"])
         self.guard.restore(own)
@@ -221,7 +244,8 @@ class TorchBackend:
     def require_finite(self) -> None:
         """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
         with raise_on_all_ranks(self._processes):
-            self._watch.require_finite(self._optimizer, self._gated, self._progress.batches or None)
+            kept = {} if self._gate is None else self._gate.named_tensors()
+            self._watch.require_finite(self._optimizer, kept, self._progress.batches or None)
 
     def fingerprint(self) -> str:
         """A hash of the data."""

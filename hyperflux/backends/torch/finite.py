@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
 
-from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.session.nonfinite import Fault, Guard, NotFiniteError
 
 STEPS_UNSEEN = 20
 """Steps whose figures stay on a GPU before they are looked at together; on the CPU every step is looked at."""
-WORDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
 
 
 class StepWatch:
@@ -81,17 +79,15 @@ class StepWatch:
             return True
         return [self._judge(step, norms.tolist()) for step, norms in seen][-1]
 
-    def require_finite(self, optimizer: torch.optim.Optimizer, gated: TorchGate | None, step: int | None) -> None:
-        """Look at all that was not looked at, at the optimizer's state and the gate's. Raises NotFiniteError."""
+    def require_finite(self, optimizer: torch.optim.Optimizer, others: Mapping[str, Tensor], step: int | None) -> None:
+        """Check the steps not yet checked, the optimizer's state and `others`, by name. Raises NotFiniteError."""
         self.look()
         tensors = dict(zip(self._names, self._fixed, strict=False))
         for name, parameter in zip(self._names, self._parameters, strict=False):
             kept = optimizer.state.get(parameter, {}).items()
             of = name.removeprefix("the parameter ")
             tensors |= {f"the optimizer's {key} of {of}": value for key, value in kept if isinstance(value, Tensor)}
-        if gated is not None:
-            tensors |= gate_tensors(gated)
-        if fault := first_fault(tensors):
+        if fault := first_fault({**tensors, **others}):
             raise NotFiniteError(fault, step)
 
     def _judge(self, step: int, norms: Sequence[float]) -> bool:
@@ -105,12 +101,6 @@ class StepWatch:
             return True
         self._guard.skip(fault, step)
         return False
-
-
-def gate_tensors(gated: TorchGate, kinds: Iterable[str] = WORDS) -> dict[str, Tensor]:
-    """What a gate keeps, by what it is: t, w and both moments of t, or some `kinds` of them."""
-    kept = {name: state.tensors() for name, state in gated.states.items()}
-    return {f"a {WORDS[kind]} of {name}": tensors[kind] for kind in kinds for name, tensors in kept.items()}
 
 
 @torch.no_grad()

@@ -23,14 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.capacity import meet_capacity
+from hyperflux.backends.torch.distributed import require_same_masks
+from hyperflux.backends.torch.finite import first_fault
 from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import Share
 from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_wide_state, require_hooks
-from hyperflux.backends.torch.replicas import require_same_masks
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.errors import InputError
+from hyperflux.schedules.base import LayerCount
+from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import INITIAL_PRESENCE
 
+KINDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
+"""What a gate keeps per weight, in words for a message."""
 NEAR = 0.5
 """Where the k-th largest t is looked for first: this share of how far t goes between control steps, around the gate."""
 
@@ -120,25 +125,37 @@ class TorchGate:
         """M of every parameter, bool."""
         return {name: state.mask() for name, state in self.states.items()}
 
-    def surviving_by_name(self) -> dict[str, int]:
-        """Number of present weights of every parameter; waits for the device."""
+    def layers(self) -> list[LayerCount]:
+        """Prunable and surviving weights of every parameter, in the model's order; waits for the device."""
         counts = [torch.count_nonzero(mask) for mask in self.masks().values()]
-        together = torch.stack([count.to(counts[0].device) for count in counts])
-        return dict(zip(self._entries, together.tolist(), strict=True))
+        present = torch.stack([count.to(counts[0].device) for count in counts]).tolist()
+        return [
+            LayerCount(name, state.latent.numel(), count)
+            for (name, state), count in zip(self.states.items(), present, strict=True)
+        ]
 
     def surviving(self) -> int:
         """Number of present weights; waits for the device."""
-        return sum(self.surviving_by_name().values())
+        return sum(layer.surviving for layer in self.layers())
+
+    def fault(self, latent: bool) -> Fault | None:
+        """The first t that is not finite; with `latent` also the first w. Waits for the device."""
+        return first_fault(self.named_tensors(("presence", "latent") if latent else ("presence",)))
+
+    def named_tensors(self, kinds: Iterable[str] = KINDS) -> dict[str, Tensor]:
+        """The tensors of some `kinds`, for all parameters, each under words for a message."""
+        kept = {name: state.tensors() for name, state in self.states.items()}
+        return {f"a {KINDS[kind]} of {name}": tensors[kind] for kind in kinds for name, tensors in kept.items()}
 
     def above(self, level: float) -> int:
         """Weights whose t is at `level` or above; waits for the device."""
         return sum(int(torch.count_nonzero(state.presence >= level)) for state in self.states.values())
 
     @torch.no_grad()
-    def meet_capacity(self, kept: int) -> float:
-        """Lower every t so that exactly `kept` weights are present, see E12; gives by how much."""
+    def meet_capacity(self, count: int) -> float:
+        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
         near = NEAR * (self.presence_lr or math.inf) * max(1, self.steps - self.last_capacity)
-        shift = meet_capacity([state.presence for state in self.states.values()], kept, near)
+        shift = meet_capacity([state.presence for state in self.states.values()], count, near)
         self.last_capacity = self.steps
         self.write_effective()
         return shift
@@ -150,7 +167,7 @@ class TorchGate:
             state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
 
     def confirm_masks(self) -> None:
-        """Raise RunError, naming the parameter, where the replicas' masks are not the same; waits for the device."""
+        """Raise RunError with the parameter's name if the replicas hold different masks; waits for the device."""
         if self._group is not None:
             require_same_masks(self.masks(), self._group, self.steps)
 

@@ -6,40 +6,28 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.base import LayerCount
-from hyperflux.backends.torch import replicas
-from hyperflux.backends.torch.finite import first_fault, gate_tensors
+from hyperflux.backends.torch.distributed import process_group_of
 from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.gate_state import gate_state, restore_gate
 from hyperflux.backends.torch.probe import TorchProbe
-from hyperflux.backends.torch.selection import Patterns, select, unwrap
-from hyperflux.errors import InputError, RunError
-from hyperflux.io.did_you_mean import unknown_name
-from hyperflux.schedules.base import PruningSchedule, Stage
+from hyperflux.backends.torch.selection import Patterns, Selection, select, unwrap
+from hyperflux.errors import InputError
+from hyperflux.schedules.base import LayerCount, PruningSchedule, Stage
 from hyperflux.schedules.controllers import PublishedController
-from hyperflux.schedules.default import DefaultSchedule
-from hyperflux.schedules.feasibility import presence_distance, target_count
-from hyperflux.schedules.published import PublishedSchedule
-from hyperflux.schedules.scheduler import PruningScheduler
-from hyperflux.session.warnings import Warnings, out_of_reach, starved, starved_line
+from hyperflux.schedules.default import DefaultCourse
+from hyperflux.schedules.factory import pruning_schedule
+from hyperflux.session.pruning import PruningSession
+from hyperflux.session.warnings import Warnings
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.levels import level
-from hyperflux.telemetry.recorder import Recorder
 
-CONTROL_INTERVALS = 100
-"""How often the published controller acts in the pruning stage: as in the paper's CIFAR runs of 100 epochs."""
-CHECKS = 100
-"""How often in the pruning stage all parameters are looked at: whether a step finds them as the last one left them, are
-finite, and no layer is without a weight.
-"""
-STATE_FORMAT = 3
-
-CONTROLLERS = ("default", "published")
+STATE_FORMAT = 4
+"""Version of what `Pruner.state_dict` returns."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -49,33 +37,28 @@ _pruned_modules: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruner]] = wea
 
 
 class Pruner:
-    """Prune `model` while `optimizer` trains it; the training loop stays as it is.
+    """Prune a model while an optimizer trains it; the training loop stays as it is.
 
         pruner = Pruner(model, optimizer, target_sparsity=0.98, pruning_steps=39_000, regrowth_steps=23_400)
         ...                     # train: every optimizer.step() is one step of Hyperflux (E1 to E6)
         pruner.finalize()       # a plain module with exact zeros
 
-    Exactly round(N·(1 − target_sparsity)) weights are left, whatever the model and the steps: capacity and pressure are
-    steered every few steps of the pruning stage, pressure is 0 in regrowth, and its last part trains on a mask that
-    stays (E12 to E14). With the published controller (E8 to E10) the outcome is only near the target. Learning rates,
-    schedulers, clipping, accumulation and AMP are the user's own: a GradScaler that skips a step skips it here too.
-    Between steps the parameters hold the effective weights, with stock names.
+    Exactly round(N·(1 − target_sparsity)) weights are left, whatever the model and the number of steps. In the pruning
+    stage capacity and pressure are steered every few steps; in the regrowth stage the pressure is 0, and after three
+    tenths of it the mask is frozen (E12 to E14). With the published controller (E8 to E10) the final count is only near
+    the target. Learning rates, clipping, accumulation and AMP stay yours: a step that a GradScaler skips is skipped
+    here too. Between steps the parameters hold the effective weights under their stock names.
 
-    `include` and `exclude` choose parameters, see `hyperflux.backends.torch.selection.select`;
-    `print(pruner.selection)` shows what they chose. `presence_lr` is t's learning rate, `controller` "default",
-    "published" or a `PublishedController`. t is drawn by `seed` and the parameter's name. `telemetry` says how closely
-    pruning is watched, see `telemetry()`; it changes nothing else. A layer that has no weight left and a target out of
-    reach are logged once, as warnings of the logger "hyperflux". w, t and two moments are kept in the parameter's
-    dtype, at least float32: 16 bytes a weight, and 7 more unless telemetry is off.
+    w, t and two moments of t are kept in the parameter's dtype, at least float32: 16 bytes per weight, and 7 more with
+    telemetry. A layer without any weight left and a target out of reach are logged once each, as warnings of the logger
+    "hyperflux".
 
-    Under DistributedDataParallel give it the wrapped model: all replicas then come to the same masks, which a hash
-    confirms whenever the schedule acts; where they don't, all of them raise RunError with the parameter's name. Where
-    the wrapper is not at hand, or gradients are reduced in another way, name the replicas' `process_group`.
-
-    Raises InputError for settings out of range, for patterns and modules that `select` refuses, for an optimizer that
-    needs a closure or runs no step hooks, and for a model that is already under a
-    Pruner. A w or t that is not finite
-    makes the optimizer's step raise RunError: t at control steps, both at every hundredth of the pruning stage.
+    Attributes:
+        selection: The prunable parameters, and why each other parameter was left out; print it.
+        gate: The presence parameters and latent weights.
+        session: Schedule, controller, telemetry and warnings.
+        target_sparsity: As given.
+        presence_lr: As given.
     """
 
     def __init__(
@@ -89,61 +72,150 @@ class Pruner:
         include: Patterns | None = None,
         exclude: Patterns | None = None,
         presence_lr: float = 1e-3,
-        controller: Literal["default", "published"] | PublishedController = "default",
+        controller: Literal["default", "published"] | PublishedController | DefaultCourse = "default",
         seed: int = 0,
         telemetry: Literal["off", "light", "full"] = "light",
         process_group: Any = None,
     ) -> None:
-        watched = level(telemetry)
+        """Select the parameters, draw t, and register hooks on the optimizer.
+
+        Args:
+            model: Any module. Under DistributedDataParallel pass the wrapped model: all replicas then compute the same
+                masks, which they confirm by a hash at every control step.
+            optimizer: Any `torch.optim.Optimizer` that runs step hooks and needs no closure.
+            target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1.
+            pruning_steps: Optimizer steps of the pruning stage, at least 1.
+            regrowth_steps: Optimizer steps of the regrowth stage, at least 0.
+            include: Parameters to prune, see `hyperflux.backends.torch.selection.select`.
+            exclude: Parameters to leave dense.
+            presence_lr: η_t, the learning rate of t.
+            controller: The course: "default", a `DefaultCourse` with other settings, "published" or a
+                `PublishedController`.
+            seed: Seed of the first t; each parameter's draw depends on the seed and its name only.
+            telemetry: How closely to watch, see `telemetry()`; it changes no result.
+            process_group: The replicas' process group, if the wrapper is not at hand or gradients are reduced in
+                another way.
+
+        Raises:
+            InputError: A setting is out of range; a pattern or module is refused by `select`; the optimizer needs a
+                closure or runs no step hooks; the model is already under a Pruner; the published course has too few
+                steps for t to cross 0.
+        """
         _require_int("pruning_steps", pruning_steps, least=1)
         _require_int("regrowth_steps", regrowth_steps, least=0)
         _require_int("seed", seed, least=0)
         if not (math.isfinite(presence_lr) and presence_lr > 0):
             raise InputError(f"presence_lr: {presence_lr} is not a positive number")
+        level(telemetry)
         root = unwrap(model)
-        _refuse_second_pruner(root)
-        self.selection = select(root, optimizer, include, exclude)
-        self.target_sparsity = target_sparsity
-        self.pruning_steps, self.regrowth_steps, self.presence_lr = pruning_steps, regrowth_steps, presence_lr
-        total = sum(parameter.numel() for parameter in self.selection.prunable.values())
-        self._kept = target_count(total, target_sparsity, type(root).__name__)
-        schedule = self._schedule(total, controller)
-        group = replicas.process_group(model) if process_group is None else process_group
-        self._gated = TorchGate(self.selection.prunable, optimizer, seed, schedule.initial_presence, group=group)
-        self._scheduler = PruningScheduler(schedule, self._gated)
-        self._recorder: Recorder | None = None
-        if watched is not None:
-            self._recorder = self._scheduler.watcher = Recorder(schedule, self._gated, TorchProbe(self._gated), watched)
-        self._warnings = Warnings(_log.warning)
-        self._gated.after_step = self._after_step
+        selection = _selected(root, optimizer, include, exclude)
+        schedule = pruning_schedule(
+            selection.total,
+            target_sparsity,
+            pruning_steps,
+            regrowth_steps,
+            controller=controller,
+            presence_lr=presence_lr,
+            network=type(root).__name__,
+        )
+        self._start(model, optimizer, selection, schedule, seed, telemetry, process_group, Warnings(_log.warning))
+        self.target_sparsity, self.presence_lr = target_sparsity, presence_lr
+
+    @classmethod
+    def with_schedule(
+        cls,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: PruningSchedule[Any],
+        *,
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+        seed: int = 0,
+        telemetry: str = "light",
+        process_group: Any = None,
+        warnings: Warnings | None = None,
+    ) -> Pruner:
+        """A Pruner that follows a given schedule instead of building one.
+
+        Args:
+            model: As in `Pruner`.
+            optimizer: As in `Pruner`.
+            schedule: Any pruning schedule for the number of prunable weights.
+            include: As in `Pruner`.
+            exclude: As in `Pruner`.
+            seed: As in `Pruner`.
+            telemetry: As in `Pruner`.
+            process_group: As in `Pruner`.
+            warnings: Receives the warnings; by default they are logged.
+
+        Raises:
+            InputError: As `Pruner`.
+        """
+        pruner = cls.__new__(cls)
+        selection = _selected(unwrap(model), optimizer, include, exclude)
+        warnings = Warnings(_log.warning) if warnings is None else warnings
+        pruner._start(model, optimizer, selection, schedule, seed, telemetry, process_group, warnings)
+        last_step = schedule.pruning_steps + schedule.regrowth_steps
+        pruner.target_sparsity = 1 - schedule.target_density(last_step)
+        pruner.presence_lr = schedule.settings(schedule.initial_state()).presence_lr or 0.0
+        return pruner
+
+    def _start(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        selection: Selection,
+        schedule: PruningSchedule[Any],
+        seed: int,
+        telemetry: str,
+        process_group: Any,
+        warnings: Warnings,
+    ) -> None:
+        watched = level(telemetry)
+        group = process_group_of(model) if process_group is None else process_group
+        self.selection = selection
+        self.gate = gate = TorchGate(selection.prunable, optimizer, seed, schedule.initial_presence, group=group)
+        probe = None if watched is None else TorchProbe(gate)
+        self.session = PruningSession(schedule, gate, warnings, probe=probe, level=watched)
+        gate.after_step = self._after_step
         self._released = False
-        for module in root.modules():
+        for module in unwrap(model).modules():
             _pruned_modules[module] = weakref.ref(self)
 
     @property
+    def pruning_steps(self) -> int:
+        """Steps of the pruning stage."""
+        return self.session.schedule.pruning_steps
+
+    @property
+    def regrowth_steps(self) -> int:
+        """Steps of the regrowth stage."""
+        return self.session.schedule.regrowth_steps
+
+    @property
     def stage(self) -> Stage:
-        """The stage of the next step."""
-        return self._scheduler.stage
+        """The stage of the next step: "pruning", "regrowth" or "done"."""
+        return self.session.stage
 
     @property
     def step_count(self) -> int:
-        """Optimizer steps that took place."""
-        return self._gated.steps
+        """Optimizer steps taken; skipped steps do not count."""
+        return self.gate.steps
 
     @property
     def pressure(self) -> float:
         """γ that the next step will apply."""
-        return self._gated.pressure
+        return self.gate.pressure
 
     @property
     def total(self) -> int:
         """N, the number of prunable weights."""
-        return self._gated.total
+        return self.gate.total
 
     @property
     def surviving(self) -> int:
-        """Present weights now; waits for the device."""
-        return self._gated.surviving()
+        """Number of present weights; waits for the device."""
+        return self.gate.surviving()
 
     @property
     def sparsity(self) -> float:
@@ -151,20 +223,20 @@ class Pruner:
         return 1 - self.surviving / self.total
 
     def masks(self) -> dict[str, Tensor]:
-        """Name -> mask m, bool, in the parameter's shape; from t, never from zeros in the parameter."""
-        return self._gated.masks()
+        """Mask m by parameter name, bool, in the parameter's shape: from t, never from zeros in the parameter."""
+        return self.gate.masks()
 
     def presence(self) -> dict[str, Tensor]:
-        """Name -> copy of the presence parameters t."""
-        return {name: state.presence.clone() for name, state in self._gated.states.items()}
+        """A copy of the presence parameters t by parameter name."""
+        return {name: state.presence.clone() for name, state in self.gate.states.items()}
 
     def latent(self) -> dict[str, Tensor]:
-        """Name -> copy of the latent weights w."""
-        return {name: state.latent.clone() for name, state in self._gated.states.items()}
+        """A copy of the latent weights w by parameter name."""
+        return {name: state.latent.clone() for name, state in self.gate.states.items()}
 
     def flux(self) -> dict[str, Tensor]:
-        """Name -> restoring flux −κ g w of every weight, a running mean over about ten steps."""
-        return {name: state.restoring_flux() for name, state in self._gated.states.items()}
+        """Restoring flux −κ g w of every weight by parameter name, a running mean over about ten steps (see E4)."""
+        return {name: state.restoring_flux() for name, state in self.gate.states.items()}
 
     def telemetry(self) -> Tables:
         """What pruning has done so far, as the structured arrays of `hyperflux.telemetry.columns`; empty if off.
@@ -172,171 +244,124 @@ class Pruner:
         `pandas.DataFrame(pruner.telemetry()["layers"])` is a table of every layer over time; `numpy.savez_compressed`
         keeps them. Waits for the device.
         """
-        return {} if self._recorder is None else self._recorder.tables()
+        recorder = self.session.recorder
+        return {} if recorder is None else recorder.tables()
 
     def layers(self) -> list[LayerCount]:
-        """Prunable and surviving weights of each parameter, in the model's order."""
-        counts = self._gated.surviving_by_name()
-        return [LayerCount(name, state.latent.numel(), counts[name]) for name, state in self._gated.states.items()]
+        """Prunable and surviving weights of each parameter, in the model's order; waits for the device."""
+        return self.gate.layers()
 
     def resync(self) -> None:
         """Accept weights that were changed from outside (a checkpoint loaded) as the latent ones, and mask them.
 
         The mask stays. A pruned weight that is 0 in the module keeps its latent value.
         """
-        self._gated.resync()
+        self.gate.resync()
 
     def finalize(self) -> None:
         """Remove every hook and leave a plain module with exact zeros under its stock names; safe to call twice.
 
-        With the default controller exactly the wanted number of weights is left, even where the steps have not all
-        taken place, which is logged as a warning. Training on after this moves pruned weights away from 0. Raises
-        InputError where the weights were changed from outside since the last step, RunError where they are not finite.
+        With the default controller exactly the target count is left, even if some steps were never taken, which is
+        logged as a warning. Training on after this moves pruned weights away from 0.
+
+        Raises:
+            InputError: The weights were changed from outside since the last step.
+            NotFiniteError: A t or w is not finite.
+            RunError: Replicas hold different masks.
         """
         if self._released:
             return
-        self._gated.verify()
-        self._require_finite("presence", "latent")
+        self.gate.verify()
+        self.session.require_finite(latent=True)
         if self.stage != "done":
             planned = self.pruning_steps + self.regrowth_steps
             _log.warning("finalize() after %d of %d steps: the weights left had little time", self.step_count, planned)
-        self._scheduler.finish()
+        self.session.finish()
         self.release()
 
     def release(self) -> None:
-        """Remove every hook and leave the effective weights as they are, wherever the course has come to.
+        """Remove every hook and leave the effective weights as they are, at any point of the schedule.
 
-        `finalize` is for a course that has come to its end, this for one that was given up.
+        `finalize` ends a run that is complete; `release` ends one that is given up.
         """
         if self._released:
             return
-        self._gated.remove()
+        self.gate.remove()
         self._released = True
         for module in [module for module, owner in _pruned_modules.items() if owner() is self]:
             del _pruned_modules[module]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a Pruner built with the same arguments needs to go on to the bit, beside the model's and the
-        optimizer's own state: plain numbers and copied tensors, which `torch.load(weights_only=True)` reads. Raises
-        RunError where it is not finite.
+        """Everything a Pruner built with the same arguments needs to continue bit for bit.
+
+        The model's and the optimizer's own state come on top. The values are plain numbers and copied tensors, which
+        `torch.load(weights_only=True)` reads.
+
+        Raises:
+            InputError: The weights were changed from outside since the last step.
+            NotFiniteError: A t or w is not finite.
         """
-        self._gated.verify()
-        self._require_finite("presence", "latent")
+        self.gate.verify()
+        self.session.require_finite(latent=True)
+        recorder = self.session.recorder
         return {
             "format": STATE_FORMAT,
             "settings": self._settings(),
-            "schedule": asdict(self._scheduler.state),
-            "steps": self._gated.steps,
-            "parameters": {
-                name: {
-                    **{key: tensor.clone() for key, tensor in state.tensors().items()},
-                    "steps": state.steps,
-                    "pressure_mean": state.pressure_mean,
-                }
-                for name, state in self._gated.states.items()
-            },
-            "telemetry": None if self._recorder is None else _map(torch.from_numpy, self._recorder.state()),
+            "schedule": self.session.state(),
+            "gate": gate_state(self.gate),
+            "telemetry": None if recorder is None else _map(torch.from_numpy, recorder.state()),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave, and write the effective weights into the model.
+        """Restore what `state_dict` returned, and write the effective weights into the model.
 
-        Raises InputError where it is of another format, other settings, or other parameters; then nothing has changed.
+        Raises:
+            InputError: The state has another format, other settings or other parameters; then nothing has changed.
         """
-        _require_equal("format", saved.get("format"), STATE_FORMAT)
+        self._require_loadable(saved)
+        restore_gate(self.gate, saved["gate"])
+        self.session.restore(saved["schedule"])
+        if self.session.recorder is not None:
+            self.session.recorder.restore(_map(Tensor.numpy, saved["telemetry"]))
+
+    def _require_loadable(self, saved: Mapping[str, Any]) -> None:
+        if (found := saved.get("format")) != STATE_FORMAT:
+            raise InputError(
+                f"pruner state: format {found!r} was saved by another version of hyperflux; this one reads format "
+                f"{STATE_FORMAT}, so continue with that version"
+            )
         for name, value in self._settings().items():
             _require_equal(name, saved["settings"].get(name), value)
-        if self._recorder is not None and saved["telemetry"] is None:
+        if self.session.recorder is not None and saved["telemetry"] is None:
             raise InputError('pruner state: saved without telemetry; build this Pruner with telemetry="off"')
-        states = self._gated.states
-        _require_equal("parameters", sorted(saved["parameters"]), sorted(states))
+        states, parameters = self.gate.states, saved["gate"]["parameters"]
+        _require_equal("parameters", sorted(parameters), sorted(states))
         for name, state in states.items():
-            _require_equal(f"shape of {name}", saved["parameters"][name]["latent"].shape, state.latent.shape)
-        self._scheduler.schedule.restore(saved["schedule"])
-        for name, state in states.items():
-            values = saved["parameters"][name]
-            for key, tensor in state.tensors().items():
-                tensor.copy_(values[key])
-            state.steps, state.pressure_mean = values["steps"], values["pressure_mean"]
-        self._gated.steps = saved["steps"]
-        self._gated.write_effective()
-        self._scheduler.restore(saved["schedule"])
-        if self._recorder is not None:
-            self._recorder.restore(_map(Tensor.numpy, saved["telemetry"]))
+            _require_equal(f"shape of {name}", parameters[name]["latent"].shape, state.latent.shape)
+        self.session.schedule.restore(saved["schedule"])
 
     def _settings(self) -> dict[str, object]:
+        schedule = self.session.schedule
+        course = getattr(schedule, "course", None) or getattr(schedule, "controller", None)
         names = ("target_sparsity", "pruning_steps", "regrowth_steps", "presence_lr")
-        schedule = self._scheduler.schedule
-        course = f"published, {schedule.controller}" if isinstance(schedule, PublishedSchedule) else "default"
-        return {"course": course, **{name: getattr(self, name) for name in names}}
+        return {"schedule": f"{type(schedule).__name__}, {course}", **{name: getattr(self, name) for name in names}}
 
     def _after_step(self) -> None:
-        every = max(1, self.pruning_steps // CHECKS)
-        checks = self.step_count % every == 0
-        if checks:
-            self._require_finite("presence", "latent")
-        elif self._scheduler.is_due:
-            self._require_finite("presence")
-        self._scheduler.after_step()
-        if checks and self.stage != "done":
-            self._warn()
-        self._gated.check_contents = (self.step_count + 1) % every == 0
+        self.session.after_step()
+        self.gate.check_contents = self.session.next_check_is_due
 
-    def _require_finite(self, *kinds: str) -> None:
-        """Raise RunError where a t or w, if these are the `kinds`, is not finite; waits for the device."""
-        if fault := first_fault(gate_tensors(self._gated, kinds)):
-            raise RunError(
-                f"{fault} by step {self.step_count}; go back to the last good state, and take no step whose loss or "
-                "gradients are not finite"
-            )
 
-    def _warn(self) -> None:
-        """Log, once each, that a layer has no weight left or that the target is out of reach; waits for the device."""
-        where = f"after step {self.step_count}"
-        for name in starved(self.layers()):
-            self._warnings.warn_once(f"starved {name}", starved_line(name, where, f"exclude={name!r}"))
-        self._warnings.warn_once("density", out_of_reach(self._scheduler.schedule, self._gated, where))
-
-    def _schedule(self, total: int, controller: str | PublishedController) -> PruningSchedule[Any]:
-        """The default course, or the published one with a control interval where the paper has an epoch."""
-        if controller == "default":
-            return DefaultSchedule(total, self._kept, self.pruning_steps, self.regrowth_steps, self.presence_lr)
-        reach, distance = self.presence_lr * self.pruning_steps, presence_distance(self.target_sparsity)
-        if reach < distance:
-            _log.warning(
-                "pruning_steps: %d steps of %g are too few for presence parameters to fall by the %.3g that sparsity "
-                "%g takes; give %d steps or a higher presence_lr",
-                self.pruning_steps, self.presence_lr, distance, self.target_sparsity,
-                math.ceil(distance / self.presence_lr),
-            )  # fmt: skip
-        pruning = min(CONTROL_INTERVALS, self.pruning_steps)
-        regrowth = min(self.regrowth_steps, max(1, round(pruning * self.regrowth_steps / self.pruning_steps)))
-        return PublishedSchedule(
-            1 - self.target_sparsity,
-            self.pruning_steps,
-            self.regrowth_steps,
-            pruning,
-            regrowth,
-            self.presence_lr,
-            controller=_published(controller),
-        )
+def _selected(
+    root: nn.Module, optimizer: torch.optim.Optimizer, include: Patterns | None, exclude: Patterns | None
+) -> Selection:
+    """The selection of a model that is under no other Pruner."""
+    if any(owner() is not None for module in root.modules() if (owner := _pruned_modules.get(module)) is not None):
+        raise InputError(f"model {type(root).__name__}: already under a Pruner; call its finalize() first")
+    return select(root, optimizer, include, exclude)
 
 
 def _map(change: Callable[[A], B], values: Mapping[str, A]) -> dict[str, B]:
     return {name: change(value) for name, value in values.items()}
-
-
-def _published(name: str | PublishedController) -> PublishedController:
-    if isinstance(name, PublishedController):
-        return name
-    if name not in CONTROLLERS:
-        raise unknown_name("controller", name, CONTROLLERS)
-    return PublishedController()
-
-
-def _refuse_second_pruner(model: nn.Module) -> None:
-    if any(owner() is not None for module in model.modules() if (owner := _pruned_modules.get(module)) is not None):
-        raise InputError(f"model {type(model).__name__}: already under a Pruner; call its finalize() first")
 
 
 def _require_int(name: str, value: int, least: int) -> None:

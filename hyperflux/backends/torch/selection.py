@@ -41,6 +41,11 @@ class Selection:
     prunable: dict[str, nn.Parameter]
     left_out: dict[str, str]
 
+    @property
+    def total(self) -> int:
+        """N, the number of prunable weights."""
+        return sum(parameter.numel() for parameter in self.prunable.values())
+
     def __str__(self) -> str:
         """One line a parameter."""
         rows = [(name, f"{parameter.numel():,} weights, prunable") for name, parameter in self.prunable.items()]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.gate_state import gate_state, restore_gate
 from hyperflux.backends.torch.training import Progress
 from hyperflux.io.flatten import flatten, subtree
 
@@ -29,27 +30,24 @@ def restore_model(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> None:
         tensor.copy_(torch.from_numpy(saved[name]))
 
 
-def gate_state(gated: TorchGate) -> Arrays:
-    """Everything of the gate but the schedule's orders."""
-    parts = {
-        name: {key: to_array(tensor) for key, tensor in state.tensors().items()} for name, state in gated.states.items()
+def gate_arrays(gate: TorchGate) -> Arrays:
+    """The state of a gate."""
+    state = gate_state(gate)
+    parts = {f"parameter/{name}": _arrays(values) for name, values in state.pop("parameters").items()}
+    return flatten({"counts": _arrays(state), **parts})
+
+
+def restore_gate_arrays(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> None:
+    """Into a gate on the same parameters; restore the model before."""
+    parameters = {
+        name: {
+            key: torch.from_numpy(array) if array.ndim else array.item()
+            for key, array in subtree(saved, f"parameter/{name}").items()
+        }
+        for name in gate.states
     }
-    for name, state in gated.states.items():
-        parts[name] |= {"steps": np.array(state.steps), "pressure_mean": np.array(state.pressure_mean)}
-    counts = {"steps": np.array(gated.steps), "last_capacity": np.array(gated.last_capacity)}
-    return flatten({"counts": counts, **{f"parameter/{name}": values for name, values in parts.items()}})
-
-
-@torch.no_grad()
-def restore_gate(gated: TorchGate, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Into a gate on the same parameters, whose effective weights are then written; the model comes first."""
-    for name, state in gated.states.items():
-        values = subtree(saved, f"parameter/{name}")
-        for key, tensor in state.tensors().items():
-            tensor.copy_(torch.from_numpy(values[key]))
-        state.steps, state.pressure_mean = int(values["steps"]), float(values["pressure_mean"])
-    gated.steps, gated.last_capacity = int(saved["counts/steps"]), int(saved["counts/last_capacity"])
-    gated.write_effective()
+    counts = {name: int(count) for name, count in subtree(saved, "counts").items()}
+    restore_gate(gate, {**counts, "parameters": parameters})
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
@@ -114,6 +112,11 @@ def to_array(tensor: Tensor) -> NDArray[Any]:
     """A copy on the host."""
     array: NDArray[Any] = tensor.detach().cpu().contiguous().numpy().copy()
     return array
+
+
+def _arrays(values: Mapping[str, Any]) -> Arrays:
+    """Tensors and numbers as arrays."""
+    return {key: to_array(value) if isinstance(value, Tensor) else np.array(value) for key, value in values.items()}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -14,6 +14,7 @@ from hyperflux.backends.base import Evaluation
 from hyperflux.backends.torch.finite import StepWatch
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.session.nonfinite import NotFiniteError
 
 PRECISIONS = ("off", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -159,7 +160,10 @@ def train_epoch(
             batch_loss = loss(forward(inputs), targets)
         precision.backward(batch_loss if mine.weight == 1 else batch_loss * mine.weight, optimizer)
         if watch is None or watch.permits(batch_loss, progress.batches + 1):
-            precision.step(optimizer)
+            try:
+                precision.step(optimizer)
+            except NotFiniteError as error:  # found by the pruning session inside the step
+                raise error.in_step(progress.batches + 1) from error
             progress.add(batch_loss, mine.samples)
         else:
             progress.leave_out()

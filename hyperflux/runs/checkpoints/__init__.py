@@ -1,1 +1,4 @@
-"""Checkpoints of a run under way: the file, the folder that keeps the last two, when to write one, when to stop."""
+"""Checkpoints of a run under way: the file, the folder that keeps the last two, their provenance, and the writer."""
+
+DEFAULT_INTERVAL = "10min"
+"""How often a run writes a checkpoint by default."""

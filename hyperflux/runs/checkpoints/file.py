@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 
 from hyperflux.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the format; a file of another one is refused."""
 HEADER_SIZE = 8
 """Bytes of a safetensors file that give the length of its header, where the metadata stand."""

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from hyperflux.runs.checkpoints.file import Checkpoint, checksum
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.io.atomic_write import write_atomic
+from hyperflux.runs.checkpoints.file import Checkpoint, checksum
 
 KEPT = 2
 """Good checkpoints that are kept: the older one is there for the case that the newer one is damaged."""

@@ -1,4 +1,4 @@
-"""What a checkpoint belongs to: the run's settings, its data, its dense weights, the libraries that trained it."""
+"""Provenance of a checkpoint: the run's settings, data, dense weights and library versions."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from typing import Any
 import numpy as np
 
 from hyperflux._version import __version__
-from hyperflux.io import fingerprints
 from hyperflux.backends.base import Backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
+from hyperflux.io import fingerprints
 
 CHANGEABLE = ("data_dir", "checkpoint", "workers", "on_nonfinite")
-"""Settings that may change in a run's config.toml before it goes on: where things lie, on which no result depends, and
-what happens to a step that could not be taken.
-"""
+"""Settings that may change in a run's config.toml before it is resumed: locations, and what happens to a bad step."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """`data` and `dense_weights` are fingerprints, the latter None where the run trains its own; `device` is told by
-    the backend's `place`.
+    """What a checkpoint was made from.
+
+    Attributes:
+        config: The run's settings, without those that may change.
+        data: Fingerprint of the data.
+        dense_weights: Fingerprint of the weights file; None if the run trains its own start.
+        versions: Library versions.
+        device: What computes, see `Backend.place`.
     """
 
     config: dict[str, Any]
@@ -35,27 +39,27 @@ class Provenance:
 
     @classmethod
     def of(cls, config: RunConfig, backend: Backend) -> Provenance:
-        """That of a run. Raises InputError where the file of dense weights can't be read."""
+        """The provenance of a run. Raises InputError if the weights file can't be read."""
         weights = fingerprints.of_file(config.checkpoint) if config.checkpoint else None
         settings = {name: value for name, value in config.to_dict().items() if name not in CHANGEABLE}
         return cls(settings, backend.fingerprint(), weights, versions(backend), backend.place())
 
-    def require_alike(self, every: Sequence[Provenance]) -> None:
-        """Raise InputError where processes that are to train together have come with different things."""
+    def require_same_on_all_ranks(self, every: Sequence[Provenance]) -> None:
+        """Raise InputError if any rank has other settings, data, weights or versions than rank 0."""
         for name in ("config", "data", "dense_weights", "versions"):
-            for number, origin in enumerate(every):
-                if getattr(origin, name) != getattr(every[0], name):
+            for rank, other in enumerate(every):
+                if getattr(other, name) != getattr(every[0], name):
                     raise InputError(
-                        f"{name.replace('_', ' ')}: process {number} does not have those of process 0; start all with "
-                        "the same settings, files and versions"
+                        f"{name.replace('_', ' ')}: rank {rank} differs from rank 0; start all ranks with the same "
+                        "settings, files and versions"
                     )
 
     def require(self, saved: Provenance, announce: Callable[[str], None]) -> None:
-        """Raise InputError where `saved`, of a checkpoint, is of other settings, data or weights; announce others."""
+        """Raise InputError if a checkpoint has other settings, data or weights; announce other versions."""
         if changed := [name for name, value in self.config.items() if saved.config.get(name) != value]:
             raise InputError(
-                f"{changed[0]}: is {self.config[changed[0]]!r} in config.toml, but the run began with "
-                f"{saved.config.get(changed[0])!r}; put it back, or begin a new run with --recipe"
+                f"{changed[0]}: is {self.config[changed[0]]!r} in config.toml, but the run started with "
+                f"{saved.config.get(changed[0])!r}; put it back, or start a new run with --recipe"
             )
         if self.data != saved.data:
             raise InputError(

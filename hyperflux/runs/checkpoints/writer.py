@@ -1,53 +1,133 @@
-"""Writes a run's checkpoints when they are due, and stops the run when it was told to."""
+"""Writes a run's checkpoints when they are due, and stops the run when a signal asks for it."""
 
 from __future__ import annotations
 
+import os
+import re
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
 
+from hyperflux.errors import InputError, Interrupted
 from hyperflux.runs.checkpoints.file import Checkpoint
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
-from hyperflux.runs.checkpoints.interval import CheckpointTimer, CheckpointInterval
-from hyperflux.errors import Interrupted
 from hyperflux.runs.folder import resume_command
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, raise_on_all_ranks
 
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+"""Seconds of each unit of time."""
+
 Stop = Callable[[], int | None]
-"""The number of the signal that tells a run to stop; None while there is none."""
+"""Returns the number of the signal that asks a run to stop; None while there is none."""
+
+
+@dataclass(frozen=True)
+class CheckpointInterval:
+    """Every `steps` optimizer steps, or every `seconds`; the other one is None."""
+
+    steps: int | None
+    seconds: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointInterval:
+        """From "500" or "500steps", "30s", "10min" or "2h". Raises InputError for anything else, and for zero."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|steps|)", text.strip())
+        if found and (number := float(found[1])) > 0:
+            if found[2] in UNITS:
+                return cls(None, number * UNITS[found[2]])
+            if number.is_integer():
+                return cls(int(number), None)
+        raise InputError(
+            f"checkpoint-every: {text!r}; give a number of steps such as 500, or a time such as 10min or 2h"
+        )
+
+
+class CheckpointTimer:
+    """Says when the next checkpoint is due."""
+
+    def __init__(self, interval: CheckpointInterval) -> None:
+        self._interval = interval
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the interval again: a checkpoint has been written."""
+        self._steps, self._since = 0, time.monotonic()
+
+    def step(self) -> bool:
+        """Count a step; whether a checkpoint is due after it."""
+        self._steps += 1
+        if self._interval.steps is not None:
+            return self._steps >= self._interval.steps
+        return self._interval.seconds is not None and time.monotonic() - self._since >= self._interval.seconds
 
 
 class CheckpointWriter:
-    """Call `after_step` after every optimizer step, `save` at the end of a stage; `content` is the run's state then.
+    """Call `after_step` after every optimizer step, and `save` at the end of a stage.
 
-    The processes of a group do so together, and the first one writes: where one of them is told to stop, all do.
+    All ranks of a process group call both together; rank 0 writes. If one rank is asked to stop, all stop.
     """
 
     def __init__(
         self,
         folder: CheckpointFolder,
-        pace: CheckpointInterval,
+        interval: CheckpointInterval,
         stop: Stop,
         content: Callable[[], Checkpoint],
         processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self._folder, self._clock, self._stop, self._content = folder, CheckpointTimer(pace), stop, content
+        """`content` returns the run's state now."""
+        self._folder, self._timer, self._stop, self._content = folder, CheckpointTimer(interval), stop, content
         self._processes = processes
 
     def after_step(self) -> None:
-        """Save where a checkpoint is due. Raises Interrupted, once saved, where the run was told to stop."""
-        due, number = self._processes.all_reduce_max([self._clock.step(), self._stop() or 0])
+        """Save if a checkpoint is due. Raises Interrupted, once saved, if the run was asked to stop."""
+        due, number = self._processes.all_reduce_max([self._timer.step(), self._stop() or 0])
         if due or number:
             self.save()
         if number:
             name = signal.Signals(number).name
-            stopped = Interrupted(f"stopped by {name}; go on with {resume_command(self._folder.path.parent)}", number)
+            folder = self._folder.path.parent
+            stopped = Interrupted(f"stopped by {name}; continue with {resume_command(folder)}", number)
             stopped.reported_elsewhere = self._processes.rank > 0
             raise stopped
 
     def save(self) -> None:
-        """Write a checkpoint now. Raises WriteError where the disk refuses; the last one is there still."""
+        """Write a checkpoint now. Raises WriteError if the disk refuses; the previous one stays."""
         content = self._content()
         with raise_on_all_ranks(self._processes):
             if self._processes.rank == 0:
                 self._folder.write(content)
-        self._clock.restart()
+        self._timer.restart()
+
+
+@contextmanager
+def catch_stop_signals() -> Iterator[Stop]:
+    """Within this context the first Ctrl-C or SIGTERM is only noted, and the function yielded returns its number.
+
+    A second signal acts as usual. For the main thread only; processes forked within ignore Ctrl-C and end on SIGTERM.
+    """
+    noted: list[int] = []
+    owner, before = os.getpid(), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner and number == signal.SIGINT:
+            return  # a terminal sends it to every process, and the step under way needs its workers
+        if os.getpid() == owner and not noted:
+            noted.append(number)
+        else:
+            restore()
+            os.kill(os.getpid(), number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: noted[0] if noted else None
+    finally:
+        restore()

@@ -9,7 +9,7 @@ from processes import run_together
 from replicas import accumulated, sharded, trained, unlike
 
 from hyperflux import InputError, RunError
-from hyperflux.backends.torch.replicas import digest
+from hyperflux.backends.torch.distributed import digest
 
 
 @pytest.mark.parametrize(

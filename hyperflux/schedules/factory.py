@@ -1,0 +1,104 @@
+"""The one place that builds a pruning schedule: from a network's size, a sparsity and the steps of both stages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hyperflux.errors import InputError
+from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.schedules.base import PruningSchedule
+from hyperflux.schedules.controllers import PublishedController
+from hyperflux.schedules.default import DefaultCourse, DefaultSchedule
+from hyperflux.schedules.feasibility import presence_distance, target_count
+from hyperflux.schedules.magnitude import MagnitudeSchedule
+from hyperflux.schedules.published import PublishedSchedule
+
+METHODS = ("hyperflux", "magnitude")
+CONTROLLERS = ("default", "published")
+PUBLISHED_INTERVALS = 100
+"""Control intervals of the published course where the pruning stage is given in steps: the paper's CIFAR epochs."""
+
+Controller = str | PublishedController | DefaultCourse
+"""What chooses the course of Hyperflux: a name of `CONTROLLERS`, or the settings of one of the two."""
+
+
+def pruning_schedule(
+    total: int,
+    sparsity: float,
+    pruning_steps: int,
+    regrowth_steps: int,
+    *,
+    method: str = "hyperflux",
+    controller: Controller = "default",
+    presence_lr: float = 1e-3,
+    presence_reset: float = 1.0,
+    presence_decay: float = 0.75,
+    epoch_steps: int | None = None,
+    network: str = "the network",
+) -> PruningSchedule[Any]:
+    """Build the schedule that prunes `total` weights to `sparsity`.
+
+    Args:
+        total: N, the number of prunable weights.
+        sparsity: Share of weights to remove, a fraction between 0 and 1.
+        pruning_steps: Optimizer steps of the pruning stage, at least 1.
+        regrowth_steps: Optimizer steps of the regrowth stage, at least 0.
+        method: "hyperflux" or "magnitude".
+        controller: The course of Hyperflux: "default", "published", or settings of either.
+        presence_lr: η_t, the learning rate of t while pruning.
+        presence_reset: Published course only, see `PublishedSchedule`.
+        presence_decay: Published course only, see `PublishedSchedule`.
+        epoch_steps: Steps per epoch. The published controller then acts once per epoch, and messages speak of epochs;
+            otherwise it acts `PUBLISHED_INTERVALS` times in the pruning stage.
+        network: Name of the network in messages.
+
+    Raises:
+        InputError: The sparsity is no fraction, or leaves all weights or none; method or controller is unknown; the
+            published course has too few steps for t to cross 0.
+    """
+    final_count = target_count(total, sparsity, network)
+    steps = (pruning_steps, regrowth_steps)
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    if method == "magnitude":
+        return MagnitudeSchedule(total, final_count, *steps)
+    if isinstance(controller, str):
+        if controller not in CONTROLLERS:
+            raise unknown_name("controller", controller, CONTROLLERS)
+        controller = DefaultCourse() if controller == "default" else PublishedController()
+    if isinstance(controller, DefaultCourse):
+        return DefaultSchedule(total, final_count, *steps, presence_lr, controller)
+    _require_enough_steps(sparsity, pruning_steps, presence_lr, epoch_steps)
+    return PublishedSchedule(
+        1 - sparsity, *steps, *_intervals(*steps, epoch_steps), presence_lr, presence_reset, presence_decay, controller
+    )
+
+
+def _intervals(pruning_steps: int, regrowth_steps: int, epoch_steps: int | None) -> tuple[int, int]:
+    """Control intervals of both stages of the published course."""
+    if epoch_steps is not None:
+        return pruning_steps // epoch_steps, regrowth_steps // epoch_steps
+    pruning = min(PUBLISHED_INTERVALS, pruning_steps)
+    return pruning, min(regrowth_steps, max(1, round(pruning * regrowth_steps / pruning_steps)))
+
+
+def _require_enough_steps(sparsity: float, steps: int, presence_lr: float, epoch_steps: int | None) -> None:
+    """Raise InputError if the published course has too few steps for t to cross 0."""
+    distance = presence_distance(sparsity)
+    if presence_lr * steps >= distance:
+        return
+    needed = math.ceil(distance / presence_lr)
+    given, way_out = f"pruning_steps: {steps}", f'{needed} steps, a higher presence_lr or controller="default"'
+    if epoch_steps is not None:
+        given = f"pruning.epochs: {steps // epoch_steps} give {steps} steps of about {presence_lr:g},"
+        way_out = (
+            f"--pruning-epochs {math.ceil(distance / presence_lr / epoch_steps)}, a higher "
+            "pruning.presence_learning_rate or --controller default"
+        )
+    else:
+        given += f" steps of about {presence_lr:g} are"
+    raise InputError(
+        f"{given} too few for presence parameters to fall by the {distance:.3g} that sparsity {sparsity:g} takes; "
+        f"give {way_out}"
+    )
