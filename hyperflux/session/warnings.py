@@ -36,8 +36,8 @@ class Warnings:
 def empty_layer(name: str, where: str) -> str:
     """The warning for a layer without any weight left; `where` says since when."""
     return (
-        f"{name}: has no weight left {where}, so its output no longer depends on its input; exclude it from pruning, "
-        "or use a lower sparsity"
+        f"{name}: has no weight left {where}, so its output no longer depends on its input; use a lower sparsity or, "
+        f"on the torch backend, exclude {name}"
     )
 
 

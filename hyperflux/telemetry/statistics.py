@@ -45,23 +45,24 @@ class Summary:
     @classmethod
     def of(cls, layer: LayerArrays, interval: int) -> Summary:
         """Summarise a layer at the end of an interval."""
-        present = layer.presence >= 0
-        values = np.zeros(0, np.float32) if layer.flux is None else layer.flux
-        flux = {name: values for name in POPULATIONS}
+        present, changed_in = (layer.presence >= 0).ravel(), layer.changed_in.ravel()
+        pruned = ~present
+        flux = {name: np.zeros(0, np.float32) for name in POPULATIONS}
         if layer.flux is not None:
-            chosen = (~present, present & (layer.changed_in == interval), present)
-            flux = {name: np.sort(values[mask]) for name, mask in zip(POPULATIONS, chosen, strict=True)}
+            chosen = (pruned, present & (changed_in == interval), present)
+            values = layer.flux.ravel()
+            flux = {name: np.sort(np.compress(mask, values)) for name, mask in zip(POPULATIONS, chosen, strict=True)}
         return cls(
             np.bincount(layer.flips.ravel()),
-            np.bincount(layer.changed_in[present], minlength=interval + 1),
-            np.bincount(layer.changed_in[~present], minlength=interval + 1),
+            np.bincount(np.compress(present, changed_in), minlength=interval + 1),
+            np.bincount(np.compress(pruned, changed_in), minlength=interval + 1),
             flux,
         )
 
     @classmethod
     def together(cls, parts: Sequence[Summary]) -> Summary:
         """Several layers as one."""
-        flux = {name: np.sort(np.concatenate([part.flux[name] for part in parts])) for name in POPULATIONS}
+        flux = {name: _merged([part.flux[name] for part in parts]) for name in POPULATIONS}
         return cls(
             added(part.flip_counts for part in parts),
             added(part.last_present for part in parts),
@@ -104,6 +105,11 @@ def added(parts: Iterable[Counts]) -> Counts:
     for part in parts:
         total[: len(part)] += part
     return total
+
+
+def _merged(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.floating[Any]]:
+    """Sorted arrays as one: NumPy's stable sort merges what is in order already."""
+    return np.sort(np.concatenate(parts), kind="stable")
 
 
 def _median(histogram: Counts) -> int:

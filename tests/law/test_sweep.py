@@ -136,7 +136,7 @@ def test_settling_is_a_small_change_over_a_window_after_a_first_while():
 
 def pruned_backend(name, dtype="float64"):
     backend = build_backend(config(name, dtype=dtype))
-    gate = backend.start_pruning((0.01, 0.02))
+    gate = backend.start_gate((0.01, 0.02))
     gate.pressure, gate.presence_lr = 0.5, 1e-2
     backend.train_pruning(
         epoch_batches(0, 1, backend.samples, 32), learning_rate=1e-3, label_smoothing=0.1, after_step=lambda: None

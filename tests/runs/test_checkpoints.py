@@ -16,7 +16,7 @@ from hyperflux import InputError, RunError
 from hyperflux.runs.checkpoints import file
 from hyperflux.runs.checkpoints.file import Checkpoint
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
-from hyperflux.runs.checkpoints.interval import CheckpointInterval, CheckpointTimer
+from hyperflux.runs.checkpoints.writer import CheckpointInterval, CheckpointTimer
 
 SHAPES = st.sampled_from([(), (0,), (3,), (2, 3), (1, 0, 2)])
 KINDS = st.sampled_from(["f4", "f8", "i2", "i4", "i8", "u1", "?"])

@@ -15,7 +15,7 @@ from interrupted import STEPS, Breaker, LastCheckpoint, PowerCut, broken_off, le
 from hyperflux import InputError
 from hyperflux import __version__ as VERSION
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
-from hyperflux.runs.checkpoints.interval import CheckpointInterval
+from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.driver import execute, resume
 
 SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "decay_all": False}

@@ -30,14 +30,14 @@ def test_published_controller_reproduces_the_table():
     """E9"""
     controller, state = PublishedController(0.3), PublishedControllerState()
     for too_dense, base, rising, falling in TABLE:
-        state, pressure = controller.update(state, wanted=0.5, seen=0.6 if too_dense else 0.4)
+        state, pressure = controller.update(state, target_density=0.5, density=0.6 if too_dense else 0.4)
         assert (state.base, state.rising, state.falling) == pytest.approx((base, rising, falling), abs=1e-15)
         assert pressure == pytest.approx(base**1.5, rel=1e-12, abs=1e-20)
 
 
 def test_a_density_on_the_trajectory_counts_as_reached():
     """E9: "above D(e)" is strict."""
-    state, _ = PublishedController().update(PublishedControllerState(1.0, 0.0, 0.0), wanted=0.5, seen=0.5)
+    state, _ = PublishedController().update(PublishedControllerState(1.0, 0.0, 0.0), target_density=0.5, density=0.5)
     assert state.base == pytest.approx(0.7, rel=ROUNDING)
 
 

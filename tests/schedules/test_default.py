@@ -1,4 +1,4 @@
-"""The default course: exactly the wanted number of weights, at every control step, whatever the gate does meanwhile."""
+"""The default course: exactly the target count at every control step, whatever the gate does in between."""
 
 import json
 import math
@@ -8,11 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperflux import InputError
+from hyperflux import InputError, RunConfig
 from hyperflux.schedules.base import Observation
-from hyperflux.schedules.controllers import FASTEST, GAIN, ShiftController
+from hyperflux.schedules.controllers import ShiftController
 from hyperflux.schedules.curves import control_interval, density_at, trajectory
-from hyperflux.schedules.default import ARRIVAL, DefaultSchedule
+from hyperflux.schedules.default import DefaultCourse, DefaultSchedule
+from hyperflux.schedules.factory import pruning_schedule
+
+SHARES = st.floats(0.05, 1.0)
+
+
+@st.composite
+def courses(draw):
+    default = DefaultCourse()
+    return draw(st.just(default) | st.builds(DefaultCourse, lowest_at=SHARES, undershoot=SHARES, freeze_at=SHARES))
 
 
 @st.composite
@@ -24,11 +33,12 @@ def schedules(draw):
         draw(st.integers(1, 100_000)),
         draw(st.integers(0, 100_000)),
         draw(st.sampled_from([1e-4, 1e-3, 0.1])),
+        draw(courses()),
     )
 
 
 def control_steps(schedule, shift=0.0):
-    """Every control step with the orders that follow it, under a constant shift."""
+    """Every control step with the settings that follow it, under a constant shift."""
     state = schedule.initial_state()
     while (step := schedule.next_control_step(state)) <= schedule.pruning_steps + schedule.regrowth_steps:
         state = schedule.advance(state, Observation(shift, lambda: 0.5, lambda: 1e-3))
@@ -37,23 +47,23 @@ def control_steps(schedule, shift=0.0):
 
 @given(schedules())
 def test_the_density_falls_along_e8_below_the_target_and_rises_to_it(schedule):
-    """E14, E8: D at every step down to the dip, from there up to the target at the end of the pruning stage."""
+    """E14, E8: D at every step down to the lowest density, then up to the target at the end of the pruning stage."""
+    lowest_at, undershoot = schedule.course.lowest_at, schedule.course.undershoot
     end = schedule.pruning_steps + schedule.regrowth_steps
     steps = sorted({round(share * schedule.pruning_steps) for share in (0, 0.1, 0.3, 0.5, 0.69, 0.7, 0.8, 0.9, 1)})
-    down, up = ([s for s in steps if (s < ARRIVAL * schedule.pruning_steps) is side] for side in (True, False))
+    down, up = ([s for s in steps if (s / schedule.pruning_steps < lowest_at) is side] for side in (True, False))
     kept = [[schedule.target_count(step) for step in part] for part in (down, up)]
     assert kept[0] == sorted(kept[0], reverse=True)
     assert kept[1] == sorted(kept[1])
     assert schedule.target_count(0) == schedule.total
     assert {schedule.target_count(step) for step in (schedule.pruning_steps, end)} == {schedule.final_count}
     density = schedule.final_count / schedule.total
-    assert (
-        abs(schedule.lowest_count - max(1, schedule.final_count * (0.4 + 0.6 * density))) <= 0.5 + 1e-9 * schedule.total
-    )
+    lowest = max(1, schedule.final_count * (undershoot + (1 - undershoot) * density))
+    assert abs(schedule.lowest_count - lowest) <= 0.5 + 1e-9 * schedule.total
     assert min(*kept[0], *kept[1]) >= schedule.lowest_count
     course = trajectory(schedule.lowest_count / schedule.total, 100)
     for step in down:
-        wanted = schedule.total * density_at(course, step / (ARRIVAL * schedule.pruning_steps))
+        wanted = schedule.total * density_at(course, step / (lowest_at * schedule.pruning_steps))
         assert abs(schedule.target_count(step) - max(schedule.lowest_count, wanted)) <= 0.5 + 1e-9 * schedule.total
 
 
@@ -87,9 +97,9 @@ def test_pressure_follows_the_shift():
     """E13: the first pressure by the size of flux; then ln γ is the integral of the shift's share of t's reach."""
     controller = ShiftController(6000)
     assert controller.initial_log_pressure(1000, 2e-3) == pytest.approx(math.log(1000 * 0.1 * 2e-3))
-    assert controller.update(1.0, 2e-3, reach=4e-3, steps=4) == pytest.approx(1.0 + GAIN / 6000 * 4 * 0.5)
-    assert controller.update(1.0, -2e-3, reach=4e-3, steps=4) == pytest.approx(1.0 - GAIN / 6000 * 4 * 0.5)
-    assert ShiftController(100).update(1.0, 9.0, reach=1e-3, steps=1) == 1.0 + FASTEST, "bounded in short runs"
+    assert controller.update(1.0, 2e-3, max_travel=4e-3, steps=4) == pytest.approx(1.0 + 300 / 6000 * 4 * 0.5)
+    assert controller.update(1.0, -2e-3, max_travel=4e-3, steps=4) == pytest.approx(1.0 - 300 / 6000 * 4 * 0.5)
+    assert ShiftController(100).update(1.0, 9.0, max_travel=1e-3, steps=1) == 1.0 + 0.05, "bounded in short runs"
     assert math.isfinite(controller.initial_log_pressure(1000, 0.0)), "a network without gradients has a pressure too"
 
 
@@ -97,8 +107,8 @@ def test_pressure_does_not_depend_on_the_number_of_control_steps():
     """E13: the same shift in one interval or in five gives the same pressure."""
     controller, log_pressure = ShiftController(5000), 0.0
     for _ in range(5):
-        log_pressure = controller.update(log_pressure, 2e-4, reach=1e-3, steps=1)
-    assert log_pressure == pytest.approx(controller.update(0.0, 1e-3, reach=5e-3, steps=5))
+        log_pressure = controller.update(log_pressure, 2e-4, max_travel=1e-3, steps=1)
+    assert log_pressure == pytest.approx(controller.update(0.0, 1e-3, max_travel=5e-3, steps=5))
 
 
 def test_the_first_t_shrink_in_short_runs():
@@ -126,3 +136,34 @@ def test_saved_and_restored_it_continues_identically(schedule, shift, cut):
 def test_a_state_of_another_shape_is_refused(saved):
     with pytest.raises(InputError, match="schedule state"):
         DefaultSchedule(10, 5, 10, 5).restore(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lowest_at", 0.0),
+        ("lowest_at", 1.1),
+        ("undershoot", -0.1),
+        ("undershoot", math.nan),
+        ("freeze_at", -0.1),
+        ("freeze_at", math.nan),
+        ("gain", 0.0),
+        ("max_rate", math.inf),
+        ("first_pressure", math.nan),
+    ],
+)
+def test_a_course_setting_out_of_range_is_refused(name, value):
+    with pytest.raises(InputError, match=rf"^course\.{name}: .* is out of range; give a "):
+        DefaultCourse(**{name: value})
+
+
+def test_the_course_of_a_pruner_and_of_a_run_can_be_set():
+    """E13, E14: by a field, from one's own loop and from a recipe."""
+    course = DefaultCourse(lowest_at=0.5, undershoot=1.0, freeze_at=0.0, gain=30.0)
+    table = {"lowest_at": 0.5, "undershoot": 1.0, "freeze_at": 0.0, "gain": 30.0}
+    schedule = RunConfig.from_dict({"course": table}).schedule(1000, 10)
+    assert schedule.course == course
+    assert schedule.controller == ShiftController(600, gain=30.0)
+    assert schedule.lowest_count == schedule.final_count == 50
+    assert schedule.steps_before_freeze == 0
+    assert pruning_schedule(1000, 0.95, 600, 400, controller=course).course == course

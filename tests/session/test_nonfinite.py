@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from hyperflux import InputError, RunError, data
 from hyperflux.backends import build_backend
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
-from hyperflux.runs.checkpoints.interval import CheckpointInterval
+from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.data_order import epoch_batches
 from hyperflux.runs.driver import execute, resume
 from hyperflux.runs.folder import read_run
@@ -166,7 +166,7 @@ def test_a_skipped_batch_is_as_none_at_all(spoil, backend, bad, name):
     for chosen in (batches, [batch for batch, spoiled in zip(batches, bad, strict=True) if not spoiled]):
         backend_ = build_backend(config)
         losses = [backend_.train_dense(chosen, **rates)]
-        gate = backend_.start_pruning((0.2, 0.5))
+        gate = backend_.start_gate((0.2, 0.5))
         gate.pressure, gate.presence_lr = 10.0, 0.01
         losses.append(backend_.train_pruning(chosen, **rates))
         kept = {name: array.tobytes() for name, array in backend_.state().items() if "skipped" not in name}
@@ -201,7 +201,7 @@ def test_skipping_is_of_no_use_where_a_weight_is_not_finite(tmp_path, backend):
 def test_no_checkpoint_is_written_of_a_state_that_is_not_finite(tmp_path, monkeypatch, backend):
     """Whatever spoils it: here a hand that reaches for a t after the third epoch, a step before the next checkpoint."""
     kind, gates = type(build_backend(quick(backend=backend))), []
-    start = kind.start_pruning
+    start = kind.start_gate
 
     def noting(self, initial):
         gates.append(start(self, initial))
@@ -214,7 +214,7 @@ def test_no_checkpoint_is_written_of_a_state_that_is_not_finite(tmp_path, monkey
             )
             presence[-1] = float("nan")
 
-    monkeypatch.setattr(kind, "start_pruning", noting)
+    monkeypatch.setattr(kind, "start_gate", noting)
     said = r"a presence parameter of fc2\.weight became nan at step 25 \(epoch 4, pruning\); lower .* and run again$"
     with pytest.raises(RunError, match=said):
         execute(quick(backend=backend), tmp_path / "run", observe, every=CheckpointInterval.parse("1"))

@@ -8,7 +8,7 @@ import numpy as np
 from hyperflux import RunConfig
 from hyperflux.errors import Interrupted
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
-from hyperflux.runs.checkpoints.interval import CheckpointInterval
+from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.driver import execute, resume
 
 # 8 steps an epoch: 8 dense, 40 of pruning, 16 of regrowth.
@@ -93,5 +93,5 @@ class LastCheckpoint:
     def content(self):
         """Facts without the time, and arrays as bytes."""
         facts = json.loads(json.dumps(self.last.facts))
-        del facts["position"]["seconds"]
+        del facts["progress"]["seconds"]
         return facts, {name: (a.dtype, a.shape, a.tobytes()) for name, a in self.last.arrays.items()}

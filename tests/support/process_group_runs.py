@@ -16,7 +16,7 @@ from hyperflux.backends.torch.distributed import TorchProcessGroup, explained
 from hyperflux.errors import InputError, Interrupted, RunError, WriteError
 from hyperflux.runs import driver
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
-from hyperflux.runs.checkpoints.interval import CheckpointInterval
+from hyperflux.runs.checkpoints.writer import CheckpointInterval
 
 
 def with_dropout(name, shape, classes, seed):

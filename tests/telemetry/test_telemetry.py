@@ -11,10 +11,12 @@ from small_backend import make_backend
 from torch.nn.functional import cross_entropy
 
 from hyperflux import InputError, Pruner, spec
+from hyperflux.backends.numpy.probe import NumpyProbe
 from hyperflux.schedules.default import DefaultSchedule
 from hyperflux.schedules.magnitude import MagnitudeSchedule
 from hyperflux.schedules.published import PublishedSchedule
-from hyperflux.schedules.scheduler import PruningScheduler
+from hyperflux.session.pruning import PruningSession
+from hyperflux.session.warnings import Warnings
 from hyperflux.telemetry.columns import QUANTILES, SCHEMA, flux_column
 from hyperflux.telemetry.levels import LEVELS, Level
 from hyperflux.telemetry.recorder import Recorder
@@ -40,9 +42,8 @@ def schedules(draw):
 def watched(schedule, level, seed, monkeypatch):
     """Tables of a run on the NumPy backend, and what was noted beside them at every step: masks, and κ g w."""
     backend = make_backend(seed=seed, optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 0.01})
-    gate = backend.start_pruning(schedule.initial_presence)
-    scheduler = PruningScheduler(schedule, gate)
-    scheduler.watcher = recorder = Recorder(schedule, gate, backend.probe(), level)
+    gate = backend.start_gate(schedule.initial_presence)
+    session = PruningSession(schedule, gate, Warnings(lambda line: None), probe=NumpyProbe(gate), level=level)
     masks, slopes, orders, straight_through = [np.ones(N, bool)], [], [], spec.straight_through
 
     def note_slope(*arrays):
@@ -52,15 +53,15 @@ def watched(schedule, level, seed, monkeypatch):
         return for_weights, for_presence
 
     def after_step():
-        scheduler.after_step()
+        session.after_step()
         masks.append(gate.mask())
 
     monkeypatch.setattr(spec, "straight_through", note_slope)
     count = schedule.pruning_steps + schedule.regrowth_steps
     backend.train_pruning(drawn_batches(count), learning_rate=0.1, label_smoothing=0.1, after_step=after_step)
     monkeypatch.undo()
-    scheduler.finish()
-    return recorder.tables(), np.array(masks), np.array(slopes), orders
+    session.finish()
+    return session.recorder.tables(), np.array(masks), np.array(slopes), orders
 
 
 def running_flux(slopes, orders, end):
@@ -197,8 +198,8 @@ def test_a_course_that_is_cut_short_is_measured_at_its_end():
 
 def test_a_skipped_step_leaves_no_row():
     schedule, backend = DefaultSchedule(N, 9, 10, 0, 0.1), make_backend()
-    gate = backend.start_pruning(schedule.initial_presence)
-    recorder = Recorder(schedule, gate, backend.probe(), Level(10, 0))
+    gate = backend.start_gate(schedule.initial_presence)
+    recorder = Recorder(schedule, gate, NumpyProbe(gate), Level(10, 0))
     recorder.after_step()
     assert len(recorder.tables()["network"]) == 0
 

@@ -157,7 +157,7 @@ class TorchBackend:
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
         """Mean of g over the whole training part, without mixed precision; images are augmented by draws of its own."""
-        parameters = list(self._selected.values())
+        parameters = self.prunable_parameters()
         totals = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
         size = self._config.batch_size
         batches = np.split(np.arange(self.samples), range(size, self.samples, size))
@@ -173,6 +173,10 @@ class TorchBackend:
         self._model.train(was_training)
         means = (total.div_(self.samples).cpu().contiguous().numpy() for total in totals)
         return dict(zip(self._selected, means, strict=True))
+
+    def prunable_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are pruned, in the model's order."""
+        return list(self._selected.values())
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """M of every prunable parameter, in the model's order."""

@@ -98,6 +98,8 @@ class TorchGate:
             name: _Entry(name, parameter, WeightState.of(parameter, dtype, seed, name, initial))
             for name, parameter in parameters.items()
         }
+        self.states = {name: entry.state for name, entry in self._entries.items()}
+        """The state of every parameter by name; the tensors are those in use, not copies."""
         self._kernels = Kernels()
         self._active: list[tuple[_Entry, Tensor, Tensor]] = []
         self._unwritten: list[_Entry] = []
@@ -111,13 +113,8 @@ class TorchGate:
         ]
         self.write_effective()
 
-    @property
-    def states(self) -> dict[str, WeightState]:
-        """The state of every parameter by name; the tensors are those in use, not copies."""
-        return {name: entry.state for name, entry in self._entries.items()}
-
-    def kept_tensors(self) -> list[Tensor]:
-        """All that is held in memory beside the parameters."""
+    def held_tensors(self) -> list[Tensor]:
+        """All tensors held in addition to the parameters, to measure memory."""
         tensors = chain.from_iterable(state.tensors().values() for state in self.states.values())
         return [*tensors, *self._kernels.buffers()]
 

@@ -13,19 +13,23 @@ from torch import Tensor
 
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.weight_state import WeightState
+from hyperflux.telemetry.host_counters import HostCounters
 from hyperflux.telemetry.statistics import LayerArrays
+
+KINDS = ("flips", "changed_in", "mask")
+"""What is counted for every weight."""
 
 
 @dataclass
-class _Counters:
-    """Of one parameter, tensors of its shape on its device: 7 bytes a weight."""
+class _DeviceCounters:
+    """Counters of one parameter on its device, tensors of its shape: 7 bytes per weight."""
 
     flips: Tensor
     changed_in: Tensor
     mask: Tensor
 
     @classmethod
-    def of(cls, state: WeightState) -> _Counters:
+    def of(cls, state: WeightState) -> _DeviceCounters:
         t = state.presence
         return cls(
             torch.zeros_like(t, dtype=torch.int32),
@@ -34,74 +38,98 @@ class _Counters:
         )
 
     def count(self, state: WeightState, interval: int) -> None:
-        if state.presence.device.type == "cpu":
-            self._count_on_host(_host(state.presence) >= 0, interval)
-            return
         mask = state.mask()
-        self._move_to(mask.device)
         changed = self.mask.bitwise_xor_(mask)
         self.flips.add_(changed)
         self.changed_in.masked_fill_(changed, interval)
         self.mask = mask
 
-    def _move_to(self, device: torch.device) -> None:
-        """Follow the parameter, where it has moved."""
-        if self.mask.device != device:
-            for name in ("flips", "changed_in", "mask"):
-                setattr(self, name, getattr(self, name).to(device))
-
-    def _count_on_host(self, mask: NDArray[np.bool_], interval: int) -> None:
-        """The same by NumPy, on the tensors' own memory: it finds the few changes several times faster than torch."""
-        self._move_to(torch.device("cpu"))
-        changed = np.flatnonzero(mask != _host(self.mask))
-        _host(self.flips).flat[changed] += 1
-        _host(self.changed_in).flat[changed] = interval
-        self.mask = torch.from_numpy(mask)
-
 
 class TorchProbe:
-    """Counts flips of every weight of a gate. Between intervals nothing waits for the device."""
+    """Counts flips of every weight of a gate. Between intervals nothing waits for the device.
 
-    def __init__(self, gated: TorchGate) -> None:
-        self._gated = gated
-        self._counters = {name: _Counters.of(state) for name, state in gated.states.items()}
+    All parameters on the host are counted together, so that many small ones cost little. Others are counted on their
+    device.
+    """
+
+    def __init__(self, gate: TorchGate) -> None:
+        self._gate = gate
+        self._place()
 
     @torch.no_grad()
     def count(self, interval: int) -> None:
-        """Note every weight whose mask is not that of the last call."""
-        for name, state in self._gated.states.items():
-            self._counters[name].count(state, interval)
+        """Note the mask of every weight after a step."""
+        states = self._gate.states
+        if [state.presence.device for state in states.values()] != self._devices:
+            self._follow()
+        if self._host_parts:
+            self._host.count([states[name].presence.numpy() for name in self._host_parts], interval)
+        for name, counters in self._elsewhere.items():
+            counters.count(states[name], interval)
 
     @torch.no_grad()
     def layers(self, flux: bool) -> list[LayerArrays]:
         """Every layer now, on the host."""
+        flips, changed_in = self._counted("flips"), self._counted("changed_in")
         result = []
-        for name, state in self._gated.states.items():
-            counters = self._counters[name]
-            running = _host(state.restoring_flux()) if flux else None
-            counted = _host(counters.flips), _host(counters.changed_in)
-            result.append(LayerArrays(name, _host(state.presence), *counted, running))
+        for name, state in self._gate.states.items():
+            running = _on_host(state.restoring_flux()) if flux else None
+            result.append(LayerArrays(name, _on_host(state.presence), flips[name], changed_in[name], running))
         return result
 
     def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
-        """Changes of mask of every layer's weights, on the host."""
-        return [_host(counters.flips) for counters in self._counters.values()]
+        """How often the mask of every layer's weights has changed, on the host."""
+        return list(self._counted("flips").values())
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The counters, copied to the host."""
-        return {
-            f"{kind} {name}": _host(getattr(counters, kind)).copy()
-            for name, counters in self._counters.items()
-            for kind in ("flips", "changed_in", "mask")
-        }
+        counted = {kind: self._counted(kind) for kind in KINDS}
+        return {f"{kind} {name}": counted[kind][name].copy() for name in self._gate.states for kind in KINDS}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from saved counters."""
-        for name, counters in self._counters.items():
-            for kind in ("flips", "changed_in", "mask"):
+        """Continue from saved counters."""
+        parts = {kind: [state[f"{kind} {name}"].ravel() for name in self._host_parts] for kind in KINDS}
+        if self._host_parts:
+            self._host.restore(**{kind: np.concatenate(parts[kind]) for kind in KINDS})
+        for name, counters in self._elsewhere.items():
+            for kind in KINDS:
                 getattr(counters, kind).copy_(torch.from_numpy(state[f"{kind} {name}"]))
 
+    def held_tensors(self) -> list[Tensor]:
+        """The counters where they are, to measure memory."""
+        elsewhere = [getattr(counters, kind) for counters in self._elsewhere.values() for kind in KINDS]
+        return [*map(torch.from_numpy, self._host.held()), *elsewhere]
 
-def _host(tensor: Tensor) -> NDArray[Any]:
-    """The tensor as an array, which shares its memory where that is the host's."""
+    def _place(self) -> None:
+        """Make new counters where the parameters' states are now."""
+        states = self._gate.states
+        self._devices = [state.presence.device for state in states.values()]
+        self._host_parts: dict[str, slice] = {}
+        total = 0
+        for name, state in states.items():
+            if state.presence.is_cpu:
+                self._host_parts[name] = slice(total, total := total + state.presence.numel())
+        self._host = HostCounters(total)
+        elsewhere = {name: state for name, state in states.items() if name not in self._host_parts}
+        self._elsewhere = {name: _DeviceCounters.of(state) for name, state in elsewhere.items()}
+
+    def _follow(self) -> None:
+        """Follow parameters that have moved to another device."""
+        counted = self.state()
+        self._place()
+        self.restore(counted)
+
+    def _counted(self, kind: str) -> dict[str, NDArray[Any]]:
+        """One of `KINDS` for every layer, on the host."""
+        states, on_host = self._gate.states, getattr(self._host, kind)
+        return {
+            name: on_host[self._host_parts[name]].reshape(tuple(states[name].presence.shape))
+            if name in self._host_parts
+            else _on_host(getattr(self._elsewhere[name], kind))
+            for name in states
+        }
+
+
+def _on_host(tensor: Tensor) -> NDArray[Any]:
+    """The tensor as an array; it shares the memory if that is the host's."""
     return tensor.detach().cpu().numpy()

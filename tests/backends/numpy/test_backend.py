@@ -19,7 +19,7 @@ PRUNING = {"learning_rate": 0.05, "label_smoothing": 0.1, "after_step": lambda: 
 
 def start(backend, pressure=0.0):
     """Start pruning under a constant pressure."""
-    gate = backend.start_pruning(spec.INITIAL_PRESENCE)
+    gate = backend.start_gate(spec.INITIAL_PRESENCE)
     gate.pressure, gate.presence_lr = pressure, 0.05
     return gate
 

@@ -216,6 +216,6 @@ def test_parameters_of_two_dtypes_are_ranked_as_one():
         optimizer.step()
     assert {t.dtype for t in pruner.presence().values()} == {torch.float64}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32, torch.float64}
-    assert pruner.surviving == pruner._scheduler.schedule.target_count(12)
+    assert pruner.surviving == pruner.session.schedule.target_count(12)
     pruner.finalize()
     assert sum(int(model.get_parameter(name).count_nonzero()) for name in pruner.masks()) == pruner.surviving == 163

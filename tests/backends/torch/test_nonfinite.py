@@ -191,8 +191,8 @@ def test_in_a_long_course_it_is_found_at_the_next_look(controller, state, found)
     settings = {"target_sparsity": 0.9, "pruning_steps": 20_000, "regrowth_steps": 10, "controller": controller}
     pruner = Pruner(model, optimizer, **settings)
     assert pruner.total > 10_000
-    pruner._gated.steps = found - 3  # a course that long is not worth its time
-    pruner._scheduler.restore({**asdict(pruner._scheduler.schedule.initial_state()), **state})
+    pruner.gate.steps = found - 3  # a course that long is not worth its time
+    pruner.session.restore({**asdict(pruner.session.schedule.initial_state()), **state})
     train(model, optimizer, 1, math.nan)
     train(model, optimizer, 1)
     with pytest.raises(RunError, match=rf"a presence parameter of 1\.weight became nan by step {found};"):
@@ -218,16 +218,16 @@ def test_a_pruner_tells_once_of_a_layer_without_weights(caplog):
         record.getMessage() for record in caplog.records if f"{starved[0]}: has no weight left" in record.getMessage()
     ]
     assert len(told) == 1
-    assert f"keep it dense with exclude='{starved[0]}', or take a lower sparsity" in told[0]
+    assert told[0].endswith(f"use a lower sparsity or, on the torch backend, exclude {starved[0]}")
 
 
 def test_a_published_pruner_tells_that_its_target_is_out_of_reach(caplog):
-    """E9: with a presence_lr of 5e-3 t hardly comes to 0 in the pruning stage, and the target is 60 %."""
-    model, optimizer, _ = pruned(controller="published", presence_lr=5e-3)
+    """E9: with a presence_lr of 8e-3 t hardly comes to 0 in the pruning stage, and the target is 60 %."""
+    model, optimizer, _ = pruned(controller="published", presence_lr=8e-3)
     with caplog.at_level(logging.WARNING, "hyperflux"):
         train(model, optimizer, 80)
     (told,) = [record.getMessage() for record in caplog.records if "density:" in record.getMessage()]
-    assert "it can come no nearer to the target of 0.4 than" in told
+    assert "it can get no closer to the target of 0.4 than" in told
     caplog.clear()
     model, optimizer, _ = pruned()
     train(model, optimizer, 80)

@@ -70,11 +70,11 @@ def test_the_default_course_is_autograd_and_capacity(kind):
     model, twin, make = build(kind), build(kind), OPTIMIZERS["momentum"]
     optimizer = make(model.parameters())
     pruner = Pruner(model, optimizer, target_sparsity=0.8, pruning_steps=100, regrowth_steps=100, presence_lr=0.01)
-    schedule = pruner._scheduler.schedule
+    schedule = pruner.session.schedule
     oracle = AutogradOracle(twin, pruner.presence(), make, presence_lr=0.01)
     for step, (inputs, labels) in enumerate(batches(200), start=1):
         for group in oracle.presence_optimizer.param_groups:
-            group["lr"] = pruner._gated.presence_lr or 0.0
+            group["lr"] = pruner.gate.presence_lr or 0.0
         oracle.step(inputs, labels, pruner.pressure)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(inputs), labels, label_smoothing=0.1).backward()

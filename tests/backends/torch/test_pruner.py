@@ -242,7 +242,7 @@ def test_a_fused_optimizer_under_a_scaler_sees_unscaled_flux():
 def test_flux_is_the_running_mean_less_pressure():
     """E4, E5: at the first step it is −κ g w, whatever the pressure."""
     model, optimizer, pruner = pruned()
-    pruner._gated.pressure = 1e3
+    pruner.gate.pressure = 1e3
     weight = model[1].weight.detach().clone()
     inputs, labels = next(batches(1))
     cross_entropy(model(inputs), labels).backward()

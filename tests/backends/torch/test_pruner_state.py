@@ -53,8 +53,8 @@ def test_a_large_network_goes_on_to_the_bit_from_between_two_control_steps(start
 
     model, optimizer, pruner = made()
     assert pruner.total > 10_000
-    pruner._gated.steps = start  # a course that long is not worth its time: begin 20 steps before the cut
-    pruner._scheduler.restore({"step": start // 3 * 3, "log_pressure": 1.0 if start else None})
+    pruner.gate.steps = start  # a course that long is not worth its time: begin 20 steps before the cut
+    pruner.session.restore({"step": start // 3 * 3, "log_pressure": 1.0 if start else None})
     train(model, optimizer, 20)
     saved = [copy.deepcopy(part.state_dict()) for part in (model, optimizer, pruner)]
     train(model, optimizer, 20, seed=1)

@@ -120,7 +120,7 @@ class _Trained:
 
     def kept(self) -> list[torch.Tensor]:
         """What pruning holds."""
-        return [] if self.pruner is None else self.pruner.gate.kept_tensors()
+        return [] if self.pruner is None else self.pruner.gate.held_tensors()
 
     def tables(self) -> Tables:
         return {} if self.pruner is None else self.pruner.telemetry()
