@@ -149,7 +149,7 @@ class RunConfig:
     )
     sparsity: float = setting(0.95, "share of the weights to remove, between 0 and 1", "--sparsity")
     batch_size: int = setting(32, "samples per step", "--batch-size")
-    seed: int = setting(0, "seed of all random numbers: weights, pruning and order of the data", "--seed")
+    seed: int = setting(0, "seed of the weights, of pruning and of the order of the data", "--seed")
     checkpoint: str = setting(
         "", "file of trained weights (safetensors or torch) to start from; skips dense training", "--checkpoint"
     )
