@@ -1,4 +1,4 @@
-"""Command-line options made from the settings in `hyperflux.config`, and settings made from the options given."""
+"""Command-line options from the settings in `hyperflux.config`, and settings from the options given."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class PlainPath(click.Path):
-    """A path whose name can be written down and shown: UTF-8, without control characters."""
+    """A path that can be stored and printed: UTF-8, without control characters."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        """A `Path`; fails for other names."""
+        """The path. Fails for other names."""
         if CONTROLS.search(str(value)):
             self.fail(f"{shown(value)} holds a control character or is not UTF-8; rename it", parameter, context)
         return super().convert(value, parameter, context)
 
 
 def settings_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
-    """Decorate a command with an option, None by default, for every setting that has a flag, but those `without`.
+    """A decorator that adds an option to a command for every setting with a flag. Options default to None.
 
-    What to leave out is named as in a recipe: `seed`, `pruning.epochs`.
+    Args:
+        without: Settings to leave out, named as in a recipe: `seed`, `pruning.epochs`.
     """
 
     def decorate(command: F) -> F:
@@ -54,14 +55,14 @@ def _option(path: tuple[str, ...], flag: str, kind: type, default: Any, text: st
 
 
 def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested `tables` of a recipe with the options that were given laid over them."""
+    """The nested tables of a recipe, overridden by the options given."""
     result = dict(tables)
     for key, value in given.items():
         if value is not None and value != ():
             *section, name = key.split("__")
             if section:
                 table = result.get(section[0], {})
-                # Anything but a table is left for the configuration to refuse, with its name.
+                # The configuration refuses anything but a table, by name.
                 result[section[0]] = {**table, name: value} if isinstance(table, Mapping) else table
             else:
                 result[name] = value
@@ -69,7 +70,7 @@ def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 
 def require_same_settings(stated: Mapping[str, Any], config: RunConfig, folder: Path) -> None:
-    """Raise InputError where a setting that an option or a recipe states is not that of the run in a folder."""
+    """Raise InputError if an option or a recipe sets something else than the run in `folder` has."""
     RunConfig.from_dict(stated)
     flags = {path: flag for path, flag, *_ in _flagged(RunConfig, ())}
     own = dict(_leaves(config.to_dict(), ()))
@@ -77,8 +78,8 @@ def require_same_settings(stated: Mapping[str, Any], config: RunConfig, folder: 
         value = list(value) if isinstance(value, tuple) else value
         if own[path] != value:
             raise InputError(
-                f"{flags.get(path, '.'.join(path))}: {value!r} is not that of the run in {folder}, which has "
-                f"{own[path]!r}; leave it out, or begin a new run in another folder"
+                f"{flags.get(path, '.'.join(path))}: {value!r} differs from the run in {folder}, which has "
+                f"{own[path]!r}; leave it out, or start a new run in another folder"
             )
 
 

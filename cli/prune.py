@@ -1,4 +1,4 @@
-"""`hyperflux prune`: train, prune and regrow a network on a data set, and leave a run's folder."""
+"""`hyperflux prune`: train and prune a network, and write a run's folder."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe's settings; see `hyperflux recipes`.")
+@click.option("--recipe", metavar="NAME|FILE", help="Take settings from a recipe; see `hyperflux recipes`.")
 @settings_options()
-@click.option("--out", type=PlainPath(), help="New folder for the run  [default: under runs/]")
-@click.option("--resume", "resumed", is_flag=True, help="Go on with the unfinished run in the folder --out.")
+@click.option("--out", type=PlainPath(), help="New folder for the run  [default: a new one in runs/]")
+@click.option("--resume", "resumed", is_flag=True, help="Continue the unfinished run in the folder --out.")
 @click.option(
     "--checkpoint-every",
     metavar="STEPS|TIME",
     default=DEFAULT_INTERVAL,
     show_default=True,
-    help="How often to save where the run is: 500 (steps), 30s, 10min, 2h; also at the end of each stage.",
+    help="How often to save a checkpoint: 500 (steps), 30s, 10min or 2h. One more is saved at the end of each stage.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one line of JSON and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the outcome, as one line of JSON.")
 def prune(
     recipe: str | None, out: Path | None, resumed: bool, checkpoint_every: str, as_json: bool, **given: Any
 ) -> None:
-    """Train a network, prune it to the wanted sparsity with Hyperflux, and write the result to a folder.
+    """Train a network, prune it to a sparsity, and write the result to a folder.
 
-    Options given here override the recipe's settings. A run's config.toml is itself a recipe: giving it to --recipe
-    repeats the run. Ctrl-C stops a run after the step under way; `--resume --out FOLDER` goes on with one that was
-    stopped or broken off, to the same end.
+    Options override the settings of the recipe. A run's config.toml is a recipe too: `--recipe config.toml` repeats
+    the run.
 
-    `torchrun --nproc-per-node 4 $(which hyperflux) prune ...` trains with four processes, each on its part of every
+    Ctrl-C stops a run after the current step and saves it. `--resume --out FOLDER` continues a run that was
+    interrupted in any way; the result is the same as without the interruption.
+
+    `torchrun --nproc-per-node 4 $(which hyperflux) prune ...` trains in four processes, each on its part of every
     batch.
     """
     from hyperflux.backends import launched_process_group
@@ -77,7 +79,7 @@ def prune(
 
 
 def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping[str, Any]) -> tuple[RunConfig, Path]:
-    """Settings and folder of the run that the options mean. Raises InputError where they mean none."""
+    """Settings and folder of the run. Raises InputError if the options contradict each other or a stored run."""
     from hyperflux import InputError, recipes
     from hyperflux.config import RunConfig
     from hyperflux.runs.driver import default_folder
@@ -88,7 +90,7 @@ def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping
         config = RunConfig.from_dict(stated)
         return config, out or default_folder(config)
     if out is None:
-        raise InputError("--resume: needs --out, the folder of the run that is to go on")
+        raise InputError("--resume: also needs --out, the folder of the run to continue")
     config = recorded_config(out)
     config = replace(config, on_nonfinite=stated.pop("on_nonfinite", config.on_nonfinite))
     require_same_settings(stated, config, out)

@@ -1,4 +1,4 @@
-"""The settings of a run: validated, immutable, and the one source of CLI options, recipes and `config.toml`."""
+"""The settings of a run, validated and immutable. CLI options, recipes and `config.toml` all come from here."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
 MAX_EPOCHS = 100_000
-"""The longest stage: what lies above is a slip of the keyboard."""
+"""Longest stage. A larger number is taken for a typing error."""
 MAX_SAMPLES = (1 << 31) - 1
-"""The largest batch, and the most training samples."""
+"""Largest batch, and largest number of training samples."""
 MAX_WORKERS = 256
 MAX_INTEGER = (1 << 63) - 1
-"""What TOML promises to hold, and every library takes as a seed."""
+"""Largest integer that TOML guarantees and every library accepts as a seed."""
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
 RETIRED = {"moments": "full"}
-"""Settings of older versions, and the value that is now the only one."""
+"""Settings of older versions: name -> the only value that is still accepted."""
 
 T = TypeVar("T")
 
 
 def setting(default: Any, help: str, flag: str | None = None) -> Any:
-    """A field with a line of help; with a `flag` it is also an option of `hyperflux prune`."""
+    """A dataclass field with a line of help; with a `flag` it is also an option of `hyperflux prune`."""
     return field(default=default, metadata={"help": help, "flag": flag})
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The weights' optimizer, in every stage (E6). Momentum and Nesterov belong to SGD."""
+    """The optimizer of the weights, in every stage (E6). Momentum and Nesterov are for SGD only."""
 
     name: Literal["sgd", "adam"] = setting("adam", "sgd or adam")
-    momentum: float = setting(0.0, "momentum of sgd, below 1")
+    momentum: float = setting(0.0, "momentum of sgd, from 0 to below 1")
     nesterov: bool = setting(False, "Nesterov momentum of sgd")
-    weight_decay: float = setting(0.0, "added to every gradient, times the parameter")
-    decay_all: bool = setting(True, "weight decay on biases and norms too")
+    weight_decay: float = setting(0.0, "weight decay: this times the parameter is added to its gradient")
+    decay_all: bool = setting(True, "apply weight decay to biases and normalisation layers too")
 
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adam"):
@@ -65,12 +65,12 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """Training before pruning; skipped where a checkpoint gives the weights."""
+    """Training before pruning; skipped if `checkpoint` names a file of trained weights."""
 
-    epochs: int = setting(30, "epochs of dense training before pruning", "--dense-epochs")
+    epochs: int = setting(30, "epochs of training before pruning", "--dense-epochs")
     learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
-    final_learning_rate: float = setting(1e-5, "where the cosine ends")
-    label_smoothing: float = setting(0.05, "of the cross-entropy (E7)")
+    final_learning_rate: float = setting(1e-5, "weights' learning rate at the end, reached on a cosine")
+    label_smoothing: float = setting(0.05, "label smoothing of the loss, from 0 to below 1 (E7)")
 
     def __post_init__(self) -> None:
         _require_stage("dense", self, min_epochs=0)
@@ -78,14 +78,14 @@ class DenseSettings:
 
 @dataclass(frozen=True)
 class PruningSettings:
-    """The first stage of Hyperflux (E10)."""
+    """The first stage of Hyperflux: weights are removed (E10)."""
 
-    epochs: int = setting(60, "epochs of the pruning stage", "--pruning-epochs")
+    epochs: int = setting(60, "epochs in which weights are pruned", "--pruning-epochs")
     learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
-    final_learning_rate: float = setting(1e-3, "where the cosine ends")
-    label_smoothing: float = setting(0.1, "of the cross-entropy (E7)")
-    presence_learning_rate: float = setting(1e-3, "learning rate of t (E6)")
-    controller_step: float = setting(0.3, "Δ of the published controller (E9)")
+    final_learning_rate: float = setting(1e-3, "weights' learning rate at the end, reached on a cosine")
+    label_smoothing: float = setting(0.1, "label smoothing of the loss, from 0 to below 1 (E7)")
+    presence_learning_rate: float = setting(1e-3, "learning rate of the presence parameters t (E6)")
+    controller_step: float = setting(0.3, "step Δ of the published controller (E9)")
 
     def __post_init__(self) -> None:
         _require_stage("pruning", self, min_epochs=1)
@@ -97,17 +97,17 @@ class PruningSettings:
 
 @dataclass(frozen=True)
 class RegrowthSettings:
-    """The second stage of Hyperflux (E10): no pressure, and a learning rate of t that dies away.
+    """The second stage of Hyperflux: no pressure, and t's learning rate falls to 0 (E10).
 
-    Its reset and decay are those of the published controller.
+    `presence_reset` and `presence_decay` apply to the published controller only.
     """
 
-    epochs: int = setting(40, "epochs of the regrowth stage", "--regrowth-epochs")
+    epochs: int = setting(40, "epochs after that, in which lost accuracy is recovered", "--regrowth-epochs")
     learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
-    final_learning_rate: float = setting(1e-6, "where the cosine ends")
-    label_smoothing: float = setting(0.1, "of the cross-entropy (E7)")
-    presence_reset: float = setting(0.1, "t's learning rate restarts at this multiple of the pruning stage's")
-    presence_decay: float = setting(0.95, "factor on t's learning rate each epoch")
+    final_learning_rate: float = setting(1e-6, "weights' learning rate at the end, reached on a cosine")
+    label_smoothing: float = setting(0.1, "label smoothing of the loss, from 0 to below 1 (E7)")
+    presence_reset: float = setting(0.1, "t's learning rate restarts at this multiple of its rate in the pruning stage")
+    presence_decay: float = setting(0.95, "t's learning rate is multiplied by this after each epoch")
 
     def __post_init__(self) -> None:
         _require_stage("regrowth", self, min_epochs=0)
@@ -117,42 +117,48 @@ class RegrowthSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run. Two equal configurations give the same run on the same machine."""
+    """All settings of a run. Equal configurations give bit-identical runs on the same machine."""
 
-    backend: str = setting("torch", "what trains: torch or numpy", "--backend")
+    backend: str = setting("torch", "library that trains the network: torch or numpy", "--backend")
     dataset: str = setting(
-        "digits", "digits, mnist, cifar10, cifar100, imagenet, imagefolder or synthetic", "--dataset"
+        "digits", "data to train on: digits, mnist, cifar10, cifar100, imagenet, imagefolder or synthetic", "--dataset"
     )
-    data_dir: str = setting("", "folder of the data set's files  [$HYPERFLUX_DATA or ./data]", "--data-dir")
-    train_samples: int = setting(0, "train on so many samples only; 0 takes all", "--train-samples")
-    augment: bool = setting(True, "random crops and flips of colour images")
+    data_dir: str = setting("", "folder with the data set's files  [default: $HYPERFLUX_DATA or ./data]", "--data-dir")
+    train_samples: int = setting(0, "train on this many samples only; 0 means all", "--train-samples")
+    augment: bool = setting(True, "crop and flip colour images at random")
     model: str = setting(
         "lenet300",
-        "lenet300, mlp:IN-...-OUT, resnet20, resnet18, resnet50, vgg19, deit_tiny, deit_small, torchvision:NAME or "
-        "timm:NAME",
+        "network to prune: lenet300, mlp:IN-...-OUT, resnet20, resnet18, resnet50, vgg19, deit_tiny, deit_small, "
+        "torchvision:NAME or timm:NAME",
         "--model",
     )
-    include: tuple[str, ...] = setting((), "prune only what has this name, wildcards allowed; repeatable", "--include")
-    exclude: tuple[str, ...] = setting((), "keep what has this name dense; repeatable", "--exclude")
-    method: str = setting("hyperflux", "how to prune: hyperflux or magnitude", "--method")
+    include: tuple[str, ...] = setting(
+        (), "prune only layers or parameters of this name, wildcards allowed; may be repeated", "--include"
+    )
+    exclude: tuple[str, ...] = setting(
+        (), "don't prune layers or parameters of this name, wildcards allowed; may be repeated", "--exclude"
+    )
+    method: str = setting("hyperflux", "pruning method: hyperflux, or magnitude (smallest weights first)", "--method")
     controller: str = setting(
-        "default", "of hyperflux: default, which meets the sparsity exactly, or published", "--controller"
+        "default",
+        "how hyperflux meets the sparsity: default (exactly) or published (as in the paper, nearly)",
+        "--controller",
     )
-    sparsity: float = setting(0.95, "wanted sparsity, a fraction", "--sparsity")
-    batch_size: int = setting(32, "samples a step", "--batch-size")
-    seed: int = setting(0, "seed of weights, presence parameters and data order", "--seed")
+    sparsity: float = setting(0.95, "share of the weights to remove, between 0 and 1", "--sparsity")
+    batch_size: int = setting(32, "samples per step", "--batch-size")
+    seed: int = setting(0, "seed of the weights, of pruning and of the order of the data", "--seed")
     checkpoint: str = setting(
-        "", "safetensors file or torch checkpoint to start from instead of dense training", "--checkpoint"
+        "", "file of trained weights (safetensors or torch) to start from; skips dense training", "--checkpoint"
     )
-    dtype: str = setting("float32", "float32 or float64")
-    device: str = setting("auto", "cuda, mps or cpu; auto takes the first there is", "--device")
-    telemetry: str = setting("light", "how closely to watch pruning: off, light or full", "--telemetry")
+    dtype: str = setting("float32", "number format of the weights: float32 or float64")
+    device: str = setting("auto", "where to train: cuda, mps or cpu; auto takes the first one available", "--device")
+    telemetry: str = setting("light", "how much to record about pruning: off, light or full", "--telemetry")
     amp: str = setting("off", "mixed precision: off, bfloat16 or float16", "--amp")
-    channels_last: bool = setting(False, "memory layout of images, faster on recent GPUs")
+    channels_last: bool = setting(False, "store images channels last, which is faster on recent GPUs")
     compile: bool = setting(False, "compile the network with torch.compile")
-    workers: int = setting(4, "processes that decode large images")
+    workers: int = setting(4, "number of processes that decode large images")
     on_nonfinite: str = setting(
-        "stop", "where a loss, gradient or weight is not finite: stop, or skip the step", "--on-nonfinite"
+        "stop", "if a loss, gradient or weight is infinite or NaN: stop the run, or skip the step", "--on-nonfinite"
     )
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     dense: DenseSettings = field(default_factory=DenseSettings)
@@ -186,7 +192,7 @@ class RunConfig:
         _require_count("seed", self.seed, 0, MAX_INTEGER)
 
     def _require_what_numpy_can(self) -> None:
-        """Raise InputError for settings that only the torch backend follows."""
+        """Raise InputError for settings that only the torch backend supports."""
         only_torch = {
             f"data set {self.dataset}": self.dataset in IMAGE_DATASETS,
             f"model {self.model}": not is_mlp(self.model),
@@ -227,9 +233,10 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Settings from nested tables, as TOML gives them; what is left out takes its default.
+        """Settings from nested tables such as those of a TOML file. Missing settings take their defaults.
 
-        Raises InputError for an unknown key, a value of the wrong type or one out of range.
+        Raises:
+            InputError: A key is unknown, or a value has the wrong type or is out of range.
         """
         kept = dict(values)
         for name, only in RETIRED.items():
@@ -238,12 +245,12 @@ class RunConfig:
         return _build(cls, kept, "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested tables of every setting: `from_dict` gives an equal configuration back."""
+        """All settings as nested tables; `from_dict` turns them back into an equal configuration."""
         return _tables(self)
 
 
 def _tables(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as tables."""
+    """A settings dataclass as nested tables."""
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
     return {name: _plain(value) for name, value in values.items()}
 
@@ -255,7 +262,7 @@ def _plain(value: Any) -> Any:
 
 
 def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A settings dataclass from a table that stands at `where` ("pruning.") in its file."""
+    """A settings dataclass from a table; `where` is its prefix in the file, such as "pruning."."""
     hints = typing.get_type_hints(cls)
     known: dict[str, Any] = {}
     for name, value in values.items():
@@ -270,7 +277,7 @@ def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of the field's type; an int serves as a float."""
+    """`value` if it has the field's type; an int is accepted as a float."""
     if type(value) is int and abs(value) > MAX_INTEGER:
         raise InputError(f"{name}: is out of range; an integer lies between -{MAX_INTEGER} and {MAX_INTEGER}")
     if kind is float and type(value) is int:
@@ -287,7 +294,7 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
 
 
 def _text(name: str, value: str) -> str:
-    """Raise InputError for a text that could be neither written down nor shown."""
+    """`value`. Raises InputError for control characters and text that is not UTF-8."""
     if CONTROLS.search(value):
         raise InputError(f"{name}: {shown(value)} holds a control character or is not UTF-8; use another name")
     return value
@@ -305,7 +312,7 @@ def _require(name: str, value: float, holds: bool, range_: str) -> None:
 
 
 def _require_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, min_epochs: int) -> None:
-    """Raise InputError for epochs, learning rates or a label smoothing out of range."""
+    """Raise InputError if epochs, learning rates or label smoothing are out of range."""
     epochs = settings.epochs
     if epochs < min_epochs:
         raise InputError(f"{stage}.epochs: {epochs} is too few; give --{stage}-epochs {min_epochs} or more")

@@ -1,8 +1,9 @@
-"""A training step of LeNet-300-100 on MNIST under the default course, torch against NumPy, in rotation in one process.
+"""Time a training step of LeNet-300-100 on MNIST under the default course: torch against NumPy.
 
     python docs/figures/backends.py DATA_DIR
 
-Prints the medians and the ratio to torch. Both use as many threads as OMP_NUM_THREADS and OPENBLAS_NUM_THREADS allow.
+Uses interleaved timing in one process and prints the medians and the ratio to torch. Both backends use as many threads
+as OMP_NUM_THREADS and OPENBLAS_NUM_THREADS allow. The figures are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ROTATIONS = 30
 
 
 def turn(backend: str, data_dir: str) -> Turn:
-    """So many steps of one backend."""
+    """A turn of `STEPS` training steps on one backend."""
     settings = {"backend": backend, "dataset": "mnist", "data_dir": data_dir, "model": "lenet300", "batch_size": 128}
     config = RunConfig.from_dict({**settings, "device": "cpu", "telemetry": "off"})
     trained = build_backend(config)

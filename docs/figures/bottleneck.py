@@ -1,7 +1,9 @@
-"""How far can the last layer be pressed? LeNet-300-100 with presence parameters in fc3 alone (100 x 10 weights).
+"""How far can the last layer be pressed? LeNet-300-100 where only fc3 (100 x 10 weights) is pruned.
 
-N of the pressure stays that of the whole network, as in the paper; pressure is 5^j and rises every ten epochs, for a
-hundred epochs. python docs/figures/bottleneck.py OUT_DIR [DATA_DIR] prints a row a level and draws bottleneck.png.
+    python docs/figures/bottleneck.py OUT_DIR [DATA_DIR]
+
+Prints one row per pressure and draws bottleneck.png. The pressure is 5^j and rises every ten epochs, for a hundred
+epochs. N is that of the whole network, as in the paper. The figures are in docs/findings.md.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from hyperflux.spec import INITIAL_PRESENCE
 LEVELS = 10
 """Pressures 5^0 to 5^9."""
 EPOCHS = 10
-"""At each level."""
+"""Epochs at each pressure."""
 SEEDS = {"digits": (0, 1, 2), "mnist": (0,)}
 
 
 def main() -> None:
-    """Press the last layer of each data set's network."""
+    """Run the experiment on each data set."""
     out, sets = arguments("docs/figures/bottleneck.py")
     drawn, axes = figure(7.0, 4.2)
     for dataset, data_dir in sets:

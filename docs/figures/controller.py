@@ -1,4 +1,9 @@
-"""Figures and table of docs/controller.md, on simulated networks: python docs/figures/controller.py [SETTINGS]."""
+"""Draw the figures and print the table of docs/controller.md, on simulated networks.
+
+    python docs/figures/controller.py [SETTINGS]
+
+SETTINGS is the number of random settings, 100 by default.
+"""
 
 import math
 import sys
@@ -28,7 +33,7 @@ def published(schedule: DefaultSchedule) -> PublishedSchedule:
 
 
 def sweep(count: int) -> None:
-    """Tracking and turns of both controllers over random settings: the table, and a plot of errors against steps."""
+    """Print tracking errors and turns of both controllers over random settings; plot the errors against steps."""
     measured: dict[str, list[tuple[int, float, int]]] = {"default": [], "published": []}
     for conditions, default in random_settings(count, most_steps=MAX_STEPS, seed=7):
         for name, schedule in (("default", default), ("published", published(default))):
@@ -46,14 +51,14 @@ def sweep(count: int) -> None:
         print(f"| {name} | {' | '.join(f'{v:.3f}' for v in of_errors)} | {' | '.join(f'{v:.0f}' for v in of_turns)} |")
         steps = [steps for steps, *_ in rows]
         axes.scatter(steps, np.maximum(errors, 1e-4), s=10, color=colour, label=name, alpha=0.7, linewidths=0)
-    axes.set(xscale="log", yscale="log", xlabel="steps of the pruning stage", ylabel="r.m.s. of ln(density / wanted)")
+    axes.set(xscale="log", yscale="log", xlabel="steps of the pruning stage", ylabel="r.m.s. of ln(density / target)")
     axes.set_title(f"{count} simulated networks of 100 to 25 million weights")
     axes.legend(frameon=False)
     save(drawn, HERE / "controller-sweep.png")
 
 
 def one_network() -> None:
-    """Density and pressure of both controllers on one simulated network."""
+    """Plot density, pressure and shift of both controllers on one simulated network."""
     conditions = Conditions(20_000, flux=1e-6, noise=3.0, stress=0.6)
     drawn, axes = figure(height=6.0, rows=3)
     default = DefaultSchedule(20_000, 400, 10_000, 0)
@@ -68,7 +73,7 @@ def one_network() -> None:
             shifts = np.array([row.shift for row in rows[1:]])
             smooth = np.convolve(shifts, np.ones(20) / 20, "valid")
             axes[2].plot(steps[20:], smooth, color=colour)
-    axes[0].set(yscale="log", ylabel="density (dotted: wanted)")
+    axes[0].set(yscale="log", ylabel="density (dotted: target)")
     axes[1].set(yscale="log", ylabel="pressure γ")
     axes[2].set(xlabel="optimizer step", ylabel="shift u (mean of 20)")
     axes[2].axhline(0, color="#555555", linewidth=0.8)

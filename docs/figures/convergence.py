@@ -1,6 +1,8 @@
-"""Density under constant pressure from three different starts: LeNet-300-100 on digits, and on MNIST.
+"""Does the density settle under a constant pressure? LeNet-300-100 on digits and MNIST, from three starts.
 
-python docs/figures/convergence.py OUT_DIR [DATA_DIR] prints where each run settles and draws convergence-DATASET.png.
+    python docs/figures/convergence.py OUT_DIR [DATA_DIR]
+
+Prints where each run ends and draws convergence-DATASET.png. The figures are in docs/findings.md.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ PRESSURES = (2**-4, 2**-2, 2**0)
 
 
 def present(gate: Any) -> None:
-    """All weights, t as the paper draws it."""
+    """All weights are present, with t drawn as in the paper."""
 
 
 def half(gate: Any) -> None:
-    """A random half of the weights is pruned."""
+    """Prune a random half of the weights."""
     for name, state in gate.states.items():
         gone = generator(0, f"half of {name}").random(tuple(state.presence.shape)) < 0.5
         state.presence[gone] *= -1
@@ -33,7 +35,7 @@ def half(gate: Any) -> None:
 
 
 def sparse(gate: Any) -> None:
-    """All but a random tenth of the weights are pruned."""
+    """Prune all but a random tenth of the weights."""
     gate.meet_capacity(round(0.1 * gate.total))
 
 

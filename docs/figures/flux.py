@@ -1,7 +1,9 @@
-"""How flux decides: do missed weights come back and stay, and does the flux of survivors follow the pressure?
+"""Do weights with a high flux come back and stay? Does the flux of survivors follow the pressure?
 
-python docs/figures/flux.py OUT_DIR [DATA_DIR] prints both tables for LeNet-300-100 on digits, and on MNIST, and draws
-flux-return-DATASET.png and flux-survivors.png.
+    python docs/figures/flux.py OUT_DIR [DATA_DIR]
+
+Prints both tables for LeNet-300-100 on digits and MNIST, and draws flux-return-DATASET.png and flux-survivors.png. The
+figures are in docs/findings.md.
 """
 
 from __future__ import annotations
@@ -24,35 +26,35 @@ from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.seeding import generator
 
 MOMENTS = 40
-"""How often every pruned weight's flux is noted, while the density falls."""
+"""How often the flux of every pruned weight is recorded while the density falls."""
 EDGES = (-np.inf, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)
-"""Of restoring flux as a multiple of the pressure γ/N that acts on the weight."""
+"""Bins of restoring flux, in multiples of the pressure γ/N on each weight."""
 PRESSURES = tuple(2.0**power for power in range(-6, 3))
 SETTLING_EPOCHS = {"digits": 100, "mnist": 12}
 REMOVED = 200
-"""Survivors that are removed one at a time to see what their flux would be."""
+"""Survivors removed one at a time, to measure the flux that each would have."""
 SAMPLES = 4000
 
 
 class Returns:
-    """A watcher of a scheduler: notes who is pruned with which flux, and what has become of them a moment later."""
+    """Records which weights are pruned, with which flux, and whether they are present a moment later."""
 
     def __init__(self, gate: Any, every: int, last: int) -> None:
         self._gate, self._every, self._last = gate, every, last
         self.noted: list[tuple[Any, Any, Any]] = []
 
     def after_step(self) -> None:
-        """At every moment until the density is lowest: the mask, and flux/(γ/N) of every weight."""
+        """Record the mask and flux/(γ/N) of every weight, at each moment until the density is lowest."""
         gate = self._gate
         if gate.steps % self._every == 0 and gate.steps <= self._last and gate.pressure > 0:
             ratio = spec.running_flux(gate.state.moments, gate.pressure_mean) * gate.total / gate.pressure
             self.noted.append((gate.mask(), ratio.astype(np.float32), gate.steps))
 
     def finish(self) -> None:
-        """Nothing is left to note."""
+        """Do nothing: the last mask is read in `table`."""
 
     def table(self) -> list[tuple[str, int, float, float, float]]:
-        """(Flux, pruned weights seen with it, share present one moment later, one after that too, at the end)."""
+        """Per bin of flux: pruned weights in it, shares present one moment later, two in a row, and at the end."""
         rows, final = [], self._gate.mask()
         for low, high in pairwise(EDGES):
             seen = next_one = next_two = at_end = 0
@@ -77,7 +79,7 @@ class Returns:
 
 
 def returning(dataset: str, data_dir: str, out: Path) -> None:
-    """The default course at 98 % sparsity: returns by flux."""
+    """Run the default course at 98 % sparsity; print and draw how many weights return, by flux."""
     config, backend = trained(dataset, data_dir, out, backend="numpy", sparsity=0.98)
     schedule = feasible_schedule(config, backend)
     gate = backend.start_gate(schedule.initial_presence)
@@ -107,7 +109,7 @@ def returning(dataset: str, data_dir: str, out: Path) -> None:
 
 
 def survivors(dataset: str, data_dir: str, out: Path) -> list[tuple[float, float, Any]]:
-    """Settle under each pressure in turn, then remove survivors one by one: (density, γ/N, their fluxes)."""
+    """Train under each pressure in turn and remove survivors one by one: (density, γ/N, sorted fluxes) per pressure."""
     config, backend = trained(dataset, data_dir, out, backend="numpy")
     gate: Any = backend.start_gate(spec.INITIAL_PRESENCE)
     gate.presence_lr = config.pruning.presence_learning_rate
@@ -151,7 +153,7 @@ def survivors(dataset: str, data_dir: str, out: Path) -> list[tuple[float, float
 
 
 def main() -> None:
-    """Both experiments on each data set."""
+    """Run both experiments on each data set."""
     out, sets = arguments("docs/figures/flux.py")
     drawn, axes = figure(7.0, 4.2)
     for colour, (dataset, data_dir) in zip(COLOURS, sets, strict=False):

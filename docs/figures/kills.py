@@ -1,8 +1,8 @@
-"""Kills a run with SIGKILL at random moments, resumes it each time, and compares its end with that of a whole run.
+"""Kill a run with SIGKILL at random moments, resume it each time, and compare its files with an uninterrupted run's.
 
     python docs/figures/kills.py --kills 20 prune --dataset mnist --data-dir data --checkpoint-every 50
 
-Every other kill waits for a checkpoint that is being written. Prints a row of the table in docs/reliability.md.
+Every other kill comes while a checkpoint is being written. Prints a row of the table in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 HYPERFLUX = [sys.executable, "-c", "from hyperflux_cli.main import main; main()"]
 COMPARED = ("config.toml", "metrics.jsonl", "dense.safetensors", "model.safetensors", "telemetry.npz")
 STARTING = 120.0
-"""Seconds that a process may take to begin with its work."""
+"""Longest wait for a process to start its work, in seconds."""
 
 
 def main() -> None:
-    """Do what the arguments say."""
+    """Run, kill, resume, compare. Exits with 1 if the files differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _wait_for_work(process: subprocess.Popen[bytes], cut: Path) -> None:
-    """Until this process has written something of the run."""
+    """Wait until this process has written a file of the run, or has ended."""
     began, since = time.monotonic(), time.time()
     while process.poll() is None and time.monotonic() - began < STARTING:
         for path in (cut / "metrics.jsonl", *cut.glob("checkpoint/*")):
@@ -71,7 +71,7 @@ def _wait_for_work(process: subprocess.Popen[bytes], cut: Path) -> None:
 
 
 def _wait_for_part(process: subprocess.Popen[bytes], cut: Path) -> None:
-    """Until a checkpoint is being written."""
+    """Wait until a checkpoint is being written, or the process has ended."""
     while process.poll() is None and not list(cut.glob("checkpoint/.*.part")):
         pass
 

@@ -1,4 +1,4 @@
-"""What the experiments of docs/findings.md share: a trained LeNet-300-100 under a gate that the script steers."""
+"""What the experiments of docs/findings.md share: a trained LeNet-300-100 and a loop that trains it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPES = {"digits": "digits", "mnist": "lenet300-mnist"}
 
 
 def arguments(usage: str) -> tuple[Path, list[tuple[str, str]]]:
-    """OUT_DIR, and (data set, its folder): digits always, mnist where a DATA_DIR is given."""
+    """OUT_DIR and a list of (data set, its folder): always digits, and mnist if DATA_DIR is given."""
     if not 2 <= len(sys.argv) <= 3:
         sys.exit(f"usage: python {usage} OUT_DIR [DATA_DIR]")
     sets = [("digits", ""), *([("mnist", sys.argv[2])] if len(sys.argv) == 3 else [])]
@@ -27,7 +27,7 @@ def arguments(usage: str) -> tuple[Path, list[tuple[str, str]]]:
 
 
 def trained(dataset: str, data_dir: str, out: Path, seed: int = 0, **changes: object) -> tuple[RunConfig, Backend]:
-    """The recipe's settings with `changes`, and a backend that holds its dense network, trained once into `out`."""
+    """The recipe's settings with `changes`, and a backend with its dense network, which is trained once into `out`."""
     settings = {**recipes.load(RECIPES[dataset]), "data_dir": data_dir, "seed": seed}
     folder = out / f"dense-{dataset}-{seed}"
     if not (folder / "dense.safetensors").exists():
@@ -41,7 +41,7 @@ def trained(dataset: str, data_dir: str, out: Path, seed: int = 0, **changes: ob
 def epochs(
     config: RunConfig, backend: Backend, count: int, after_step: Callable[[], None] = lambda: None
 ) -> Iterator[int]:
-    """Train under the gate at the pruning stage's first rate; gives each epoch's number, from 1, when it has ended."""
+    """Train for `count` epochs at the pruning stage's first rate. Yields each epoch's number, from 1, at its end."""
     for epoch in range(1, count + 1):
         backend.train_pruning(
             epoch_batches(config.seed, epoch, backend.samples, config.batch_size),

@@ -1,6 +1,8 @@
-"""What the regrowth stage adds: LeNet-300-100 on digits (three seeds) and MNIST (one), at 99.5 % sparsity.
+"""What does the regrowth stage add? LeNet-300-100 on digits (three seeds) and MNIST (one), at 99.5 % sparsity.
 
-python docs/figures/regrowth.py OUT_DIR [DATA_DIR] prints a row for each way of spending the same epochs.
+    python docs/figures/regrowth.py OUT_DIR [DATA_DIR]
+
+Prints one row for each way to spend the same number of epochs. The figures are in docs/findings.md.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def settings(config: RunConfig, changes: dict[str, Any], dataset: str, checkpoint: str) -> RunConfig:
-    """The run's settings: all ways take the same number of epochs."""
+    """The settings of one run. Every way takes the same number of epochs."""
     values = config.to_dict()
     pruning, regrowth = EPOCHS[dataset]
     if changes.get("epochs") == 0:

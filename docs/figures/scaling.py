@@ -1,4 +1,9 @@
-"""Figure and table of docs/performance.md, the update's time against N: python docs/figures/scaling.py [LARGEST]."""
+"""Time the update against the number of weights: figure and table of docs/performance.md.
+
+    python docs/figures/scaling.py [LARGEST]
+
+LARGEST is the largest number of weights, 10^8 by default.
+"""
 
 import functools
 import sys
@@ -16,7 +21,7 @@ ROTATIONS = 7
 
 
 def measured(weights: int) -> tuple[float, float, float]:
-    """Seconds of one update of so many weights in ten layers: fused, plain, and those of a copy of as many bytes."""
+    """Seconds of one update of this many weights in ten layers: fused, plain, and a copy of as many bytes."""
     parameters = [torch.zeros(weights // LAYERS) for _ in range(LAYERS)]
     cost = time_update(parameters, ROTATIONS, functools.partial(int))
     return cost.times[0].seconds, cost.times[1].seconds, cost.copy_seconds
@@ -26,7 +31,7 @@ def main(most: int) -> None:
     """Measure, print the table and draw."""
     sizes = [size for power in range(4, 9) for size in (10**power, 3 * 10**power) if size <= most]
     rows = [measured(size) for size in sizes]
-    print("| weights | fused (ms) | plain (ms) | copy of as many bytes (ms) | fused, ns a weight |")
+    print("| weights | fused (ms) | plain (ms) | copy of as many bytes (ms) | fused, ns per weight |")
     print("|---|---|---|---|---|")
     for size, seconds in zip(sizes, rows, strict=True):
         cells = " | ".join(f"{1e3 * value:.3g}" for value in seconds)

@@ -292,11 +292,11 @@ def test_a_torn_lock_that_nobody_holds_is_free(tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sparsity", "0.9"], "--sparsity: 0.9 is not that of the run in run, which has 0.8; leave it out"),
-        (["--pruning-epochs", "3"], "--pruning-epochs: 3 is not that of the run in run, which has 14"),
-        (["--recipe", "torch.toml"], "--dataset: 'digits' is not that of the run in run, which has 'synthetic'"),
-        (["--recipe", "digits"], "is not that of the run in run"),
-        (["--include", "fc1"], "--include: ['fc1'] is not that of the run in run, which has []"),
+        (["--sparsity", "0.9"], "--sparsity: 0.9 differs from the run in run, which has 0.8; leave it out"),
+        (["--pruning-epochs", "3"], "--pruning-epochs: 3 differs from the run in run, which has 14"),
+        (["--recipe", "torch.toml"], "--dataset: 'digits' differs from the run in run, which has 'synthetic'"),
+        (["--recipe", "digits"], "differs from the run in run"),
+        (["--include", "fc1"], "--include: ['fc1'] differs from the run in run, which has []"),
         (["--checkpoint-every", "soon"], "checkpoint-every: 'soon'; give a number of steps such as 500"),
     ],
 )
@@ -343,7 +343,7 @@ def test_without_resume_the_user_is_told_of_it(here, begun):
 
 def test_resume_needs_the_folder(here):
     code, _, err = finished(start(here, "--resume"))
-    assert (code, err) == (2, ["hyperflux: --resume: needs --out, the folder of the run that is to go on"])
+    assert (code, err) == (2, ["hyperflux: --resume: also needs --out, the folder of the run to continue"])
     code, _, err = finished(start(here, "--resume", "--out", "nowhere"))
     assert (code, err) == (2, ["hyperflux: nowhere: holds no run; name the folder of one with --out"])
     assert not (here / "nowhere").exists()

@@ -119,7 +119,7 @@ def test_a_terminal_sees_the_progress_of_one_process(here):
 def test_other_commands_are_refused(here):
     code, _, said = finished(start(here, "compare"))
     assert code == 1
-    assert set(said) == {"hyperflux: compare: works in one process; start it without torchrun"}
+    assert set(said) == {"hyperflux: compare: runs in one process; start it without torchrun"}
 
 
 def test_one_that_is_told_to_stop_leaves_the_others_in_order(monkeypatch):
