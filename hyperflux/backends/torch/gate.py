@@ -26,7 +26,7 @@ from hyperflux.backends.torch.capacity import meet_capacity
 from hyperflux.backends.torch.distributed import require_same_masks
 from hyperflux.backends.torch.finite import first_fault
 from hyperflux.backends.torch.kernels.choice import Kernels
-from hyperflux.backends.torch.kernels.plain import Share
+from hyperflux.backends.torch.kernels.plain import ParameterUpdate
 from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_wide_state, require_hooks
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.errors import InputError
@@ -235,15 +235,15 @@ class TorchGate:
                 self._require_untouched(entry)
         for entry in entries:
             self._follow(entry)
-        shares = [_share(entry, scale) for entry in entries]
-        self._kernels.take_step(shares, self.pressure / self.total, self.presence_lr)
-        for entry, share in zip(entries, shares, strict=True):
+        updates = [_update_of(entry, scale) for entry in entries]
+        self._kernels.take_step(updates, self.pressure / self.total, self.presence_lr)
+        for entry, update in zip(entries, updates, strict=True):
             gradient = entry.parameter.grad
             assert gradient is not None
             self._active.append((entry, entry.parameter.data, gradient))
             entry.parameter.data = entry.state.latent
-            if share.gradient is not gradient:
-                entry.parameter.grad = share.gradient
+            if update.gradient is not gradient:
+                entry.parameter.grad = update.gradient
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._stepping or (self._nested and calls_itself(optimizer)):
@@ -300,8 +300,8 @@ class TorchGate:
         entry.remember()
 
 
-def _share(entry: _Entry, scale: Tensor | None) -> Share:
-    """The entry's share of the step: its own gradient, or a copy where that has another dtype or memory layout."""
+def _update_of(entry: _Entry, scale: Tensor | None) -> ParameterUpdate:
+    """What the step does to an entry: with its own gradient, or a copy if that has another dtype or memory layout."""
     gradient = entry.parameter.grad
     assert gradient is not None
     if gradient.layout != torch.strided:
@@ -314,4 +314,4 @@ def _share(entry: _Entry, scale: Tensor | None) -> Share:
     latent = entry.state.latent
     if gradient.dtype != latent.dtype or not same_layout(gradient, latent):
         gradient = torch.empty_like(latent).copy_(gradient)
-    return Share(entry.state, gradient, scale)
+    return ParameterUpdate(entry.state, gradient, scale)

@@ -17,7 +17,7 @@ from hyperflux.backends.torch.bench.steps import measure_steps
 from hyperflux.backends.torch.kernels import blocks, choice, fused
 from hyperflux.backends.torch.kernels.choice import AGREEMENT, choose_kernel, require_kernel_agrees
 from hyperflux.backends.torch.kernels.fused import Fused, gate
-from hyperflux.backends.torch.kernels.plain import Plain, Share
+from hyperflux.backends.torch.kernels.plain import ParameterUpdate, Plain
 from hyperflux.backends.torch.weight_state import WeightState
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def shares(draw):
         gradient[0, 0, 0, 0] = draw(st.sampled_from([0.0, -0.0, 1.0, -1e10]))
         for sharing in (ours, theirs):
             tensors = {name: tensor.clone() for name, tensor in state.tensors().items()}
-            sharing.append(Share(WeightState(**tensors, steps=state.steps), gradient.clone(), scale))
+            sharing.append(ParameterUpdate(WeightState(**tensors, steps=state.steps), gradient.clone(), scale))
     pressure = draw(st.sampled_from([0.0, 1e-9, 1.0]))
     return ours, theirs, pressure, draw(st.sampled_from([None, 0.0, 1e-3, 0.05]))
 
@@ -150,9 +150,9 @@ def test_bits_do_not_depend_on_threads_nor_on_the_other_parameters(threads):
         generator, before = torch.Generator().manual_seed(0), torch.get_num_threads()
         tensors = [torch.randn(70_001, generator=generator) for _ in range(5)]
         state = WeightState(*tensors[:3], tensors[3].square(), steps=3)
-        more = [Share(WeightState(*torch.rand(4, 5)), torch.rand(5)) for _ in range(others)]
+        more = [ParameterUpdate(WeightState(*torch.rand(4, 5)), torch.rand(5)) for _ in range(others)]
         torch.set_num_threads(count)
-        Fused(CPU, torch.float32).take_step([*more, Share(state, tensors[4])], 1e-6, 1e-3)
+        Fused(CPU, torch.float32).take_step([*more, ParameterUpdate(state, tensors[4])], 1e-6, 1e-3)
         torch.set_num_threads(before)
         outcomes.append(state.tensors())
     assert all(torch.equal(outcomes[0][name], outcomes[1][name]) for name in outcomes[0])

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hyperflux.backends.torch.kernels.choice import choose_kernel, require_kernel_agrees
-from hyperflux.backends.torch.kernels.plain import Kernel, Plain, Share
+from hyperflux.backends.torch.kernels.plain import Kernel, ParameterUpdate, Plain
 from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.timing import Timing, Turn, interleave
 
@@ -22,7 +22,7 @@ then, once the optimizer has moved w, w and t in and θ out."""
 MAX_COPIED_BYTES = 1 << 29
 """Largest buffer copied to measure the device's bandwidth."""
 TRIED_DENSITY = 0.05
-"""Share of the weights that are present, at random places."""
+"""ParameterUpdate of the weights that are present, at random places."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[],
     Raises InputError where the kernel that is chosen for them does not agree with the plain one.
     """
     states = [_state(parameter) for parameter in parameters]
-    shares = [Share(state, 1e-3 * torch.randn_like(state.latent)) for state in states]
+    updates = [ParameterUpdate(state, 1e-3 * torch.randn_like(state.latent)) for state in states]
     like = states[0].latent
     kernel = choose_kernel(like.device, like.dtype)
     require_kernel_agrees(kernel, like.device, like.dtype)
@@ -67,14 +67,14 @@ def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[],
     copied = torch.empty(min(needed // 2, MAX_COPIED_BYTES), device=like.device, dtype=torch.uint8).random_()
     target = torch.empty_like(copied)
     variants = {
-        f"{kernel.name} kernel": Turn.of(_waiting(wait, lambda: _update(kernel, shares, parameters))),
-        "plain way": Turn.of(_waiting(wait, lambda: _update(Plain(), shares, parameters))),
+        f"{kernel.name} kernel": Turn.of(_waiting(wait, lambda: _update(kernel, updates, parameters))),
+        "plain way": Turn.of(_waiting(wait, lambda: _update(Plain(), updates, parameters))),
         "copy": Turn.of(_waiting(wait, lambda: target.copy_(copied))),
     }
     update, plain, copy = interleave(variants, rotations, wait)
     scale = needed / (2 * copied.numel())
     with BytesMoved() as counted:
-        _update(kernel, shares, parameters)
+        _update(kernel, updates, parameters)
     return UpdateCost(
         kernel.name, str(like.dtype).removeprefix("torch."), weights, [update, plain], counted.total, needed,
         copy.seconds * scale, copy.ratio * scale,
@@ -117,12 +117,12 @@ def _state(parameter: Tensor) -> WeightState:
     return state
 
 
-def _update(kernel: Kernel, shares: Sequence[Share], parameters: Sequence[Tensor]) -> None:
+def _update(kernel: Kernel, updates: Sequence[ParameterUpdate], parameters: Sequence[Tensor]) -> None:
     """All that pruning adds to a step between two control steps; t hardly moves."""
     with torch.no_grad():
-        kernel.take_step(shares, 1e-9, 1e-9)
-        for share, parameter in zip(shares, parameters, strict=True):
-            kernel.write_effective(share.state, parameter)
+        kernel.take_step(updates, 1e-9, 1e-9)
+        for update, parameter in zip(updates, parameters, strict=True):
+            kernel.write_effective(update.state, parameter)
 
 
 def _waiting(wait: Callable[[], None], call: Callable[[], object]) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""A step in blocks of weights that stay in the cache: states cut up, and put together, to what a buffer holds."""
+"""Blocks of weights that stay in the cache during a step: large parameters are cut, small ones put together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.kernels.plain import Share
+from hyperflux.backends.torch.kernels.plain import ParameterUpdate
 from hyperflux.backends.torch.weight_state import WeightState
 
 CPU_BLOCK = 5 << 16
-"""Weights handled at once on a CPU: enough that calls cost little beside the work, few enough for its caches."""
+"""Weights per block on a CPU: enough that calls are cheap compared with the work, few enough for the caches."""
 GPU_BLOCK = 1 << 22
 """The same on a GPU, where a call costs more."""
 
@@ -21,15 +21,19 @@ GPU_BLOCK = 1 << 22
 class Piece:
     """A parameter, or as much of it as fits into a block.
 
-    `number` is that of its share of the step, `start` where in the parameter's memory it begins. `state` has views of
-    the tensors; steps are counted by the share's own. `rooms` has a place in every buffer, laid out as the tensors are.
+    Attributes:
+        number: Position of its parameter's update in the step.
+        start: Where it begins in the parameter's memory.
+        whole: Whether it is the whole parameter.
+        state: Views of the parameter's tensors; the parameter's own state counts the steps.
+        scratch: A part of the block's buffer, laid out as the tensors are.
     """
 
     number: int
     start: int
     whole: bool
     state: WeightState
-    rooms: tuple[Tensor, ...]
+    scratch: Tensor
 
     def of(self, tensor: Tensor) -> Tensor:
         """The same piece of another tensor that is laid out as the parameter is."""
@@ -37,37 +41,37 @@ class Piece:
 
 
 class Blocks:
-    """Cuts steps into as many pieces at a time as `buffers`, all of one size, have room for.
+    """Cuts steps into blocks of as many pieces as `buffer` has room for.
 
-    Where a parameter is cut does not depend on the others. All is kept for the next step, and cut anew only where other
-    shares take part or their tensors have been replaced.
+    Where a parameter is cut does not depend on the others. The pieces are kept for the next step; they are cut again
+    only if other parameters take part or their tensors were replaced.
     """
 
-    def __init__(self, buffers: Sequence[Tensor]) -> None:
-        self._buffers, self._size = buffers, len(buffers[0])
+    def __init__(self, buffer: Tensor) -> None:
+        self._buffer = buffer
         self._cut: list[Tensor] = []
         self._blocks: list[list[Piece]] = []
 
-    def of(self, shares: Sequence[Share]) -> list[list[Piece]]:
+    def of(self, updates: Sequence[ParameterUpdate]) -> list[list[Piece]]:
         """The pieces of every block."""
-        if len(shares) != len(self._cut) or any(
-            share.state.latent is not latent for share, latent in zip(shares, self._cut, strict=True)
+        if len(updates) != len(self._cut) or any(
+            update.state.latent is not latent for update, latent in zip(updates, self._cut, strict=True)
         ):
-            self._cut = [share.state.latent for share in shares]
-            self._blocks = list(self._filled(shares))
+            self._cut = [update.state.latent for update in updates]
+            self._blocks = list(self._filled(updates))
         return self._blocks
 
-    def _filled(self, shares: Sequence[Share]) -> Iterator[list[Piece]]:
+    def _filled(self, updates: Sequence[ParameterUpdate]) -> Iterator[list[Piece]]:
         block: list[Piece] = []
-        used = 0
-        for number, share in enumerate(shares):
-            for start, whole, state in _pieces(share.state, self._size):
+        used, size = 0, len(self._buffer)
+        for number, update in enumerate(updates):
+            for start, whole, state in _pieces(update.state, size):
                 like = state.latent
-                if used + like.numel() > self._size:
+                if used + like.numel() > size:
                     yield block
                     block, used = [], 0
-                rooms = tuple(buffer.as_strided(like.shape, like.stride(), used) for buffer in self._buffers)
-                block.append(Piece(number, start, whole, state, rooms))
+                scratch = self._buffer.as_strided(like.shape, like.stride(), used)
+                block.append(Piece(number, start, whole, state, scratch))
                 used += like.numel()
         if block:
             yield block
@@ -79,18 +83,18 @@ def block_size(device: torch.device) -> int:
 
 
 def parts(tensor: Tensor, block: int) -> list[Tensor]:
-    """All elements in the order of memory, a block at a time: of tensors without gaps."""
+    """All elements of a tensor without gaps in memory order, one block at a time."""
     flat = in_memory(tensor)
     return [flat[start : start + block] for start in range(0, len(flat), block)]
 
 
 def in_memory(tensor: Tensor) -> Tensor:
-    """The elements of a tensor without gaps in the order of memory: a view of one dimension."""
+    """The elements of a tensor without gaps in memory order, as a view of one dimension."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _pieces(state: WeightState, block: int) -> Iterator[tuple[int, bool, WeightState]]:
-    """The state as it is where it fits into a block, else flat parts in the order of memory."""
+    """The state itself if it fits into a block; otherwise flat parts in memory order."""
     if state.latent.numel() <= block:
         yield 0, True, state
         return

@@ -1,4 +1,4 @@
-"""Which kernel computes the steps: the fused one where it proves itself against the plain one, else the plain one."""
+"""Which kernel computes the steps: the fused one if it agrees with the plain one, otherwise the plain one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.kernels.fused import Fused
-from hyperflux.backends.torch.kernels.plain import Kernel, Plain, Share
+from hyperflux.backends.torch.kernels.plain import Kernel, ParameterUpdate, Plain
 from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.errors import InputError
 
 FUSED_DEVICES = ("cpu", "cuda")
-"""Devices whose arithmetic knows subnormal numbers, which the fused gate compares with."""
+"""Devices with subnormal numbers, which the fused gate compares with."""
 AGREEMENT = 16
-"""Most roundings by which t and its moments may differ from the plain way's after a step, as a share of their scale."""
+"""Roundings by which t and its moments may differ from the plain kernel's after a step, relative to their scale."""
 TRIED_WEIGHTS = 1000
 TRIED_STEPS = 3
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("hyperflux")
 
 
 class Kernels:
-    """The kernel of every device and dtypes at hand, chosen when the first parameter of its kind is met."""
+    """One kernel for each device and dtype, chosen when its first parameter is met."""
 
     def __init__(self) -> None:
         self._chosen: dict[tuple[torch.device, torch.dtype], Kernel] = {}
@@ -38,44 +38,49 @@ class Kernels:
         return self._chosen[kind]
 
     def buffers(self) -> list[Tensor]:
-        """What the kernels hold between steps."""
+        """Tensors that the kernels hold between steps."""
         return [buffer for kernel in self._chosen.values() for buffer in kernel.buffers]
 
     def forget(self) -> None:
-        """Let go of all kernels, with their buffers and what they keep of the states that they have seen."""
+        """Release all kernels, their buffers, and the states they refer to."""
         self._chosen.clear()
 
-    def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
-        """One step of all shares: see `Kernel`."""
-        by_kernel: dict[Kernel, list[Share]] = {}
-        for share in shares:
-            by_kernel.setdefault(self.of(share.state), []).append(share)
+    def take_step(
+        self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
+    ) -> None:
+        """Take one step of all parameters, see `Kernel`."""
+        by_kernel: dict[Kernel, list[ParameterUpdate]] = {}
+        for update in updates:
+            by_kernel.setdefault(self.of(update.state), []).append(update)
         for kernel, own in by_kernel.items():
             kernel.take_step(own, pressure_gradient, learning_rate)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
-        """θ = w·m into `out`: see `Kernel`."""
+        """Write θ = w·m into `out`, see `Kernel`."""
         self.of(state).write_effective(state, out)
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The fused kernel where it is at hand and agrees with the plain one, which is taken otherwise; the log says so."""
+    """The fused kernel if it is available and agrees with the plain one; otherwise the plain one, which is logged."""
     if device.type in FUSED_DEVICES and _fused_agrees(device, dtype):
         return Fused(device, dtype)
     return Plain()
 
 
 def require_kernel_agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise InputError where `kernel` differs from the plain one in a few steps from states at and beside the gate.
+    """Compare `kernel` with the plain one over a few steps, from states at and near the gate.
 
-    Masks, θ and g·m have to be equal; t and its moments to `AGREEMENT` roundings.
+    Masks, θ and g·m must be equal, t and its moments equal up to `AGREEMENT` roundings.
+
+    Raises:
+        InputError: They differ.
     """
     ours, theirs = _tried(device, dtype), _tried(device, dtype)
     for number in range(TRIED_STEPS):
         outcomes = []
         for way, state in ((kernel, ours), (Plain(), theirs)):
             gradient = _noise(number, state.latent)
-            way.take_step([Share(state, gradient)], 1e-3, 1e-2)
+            way.take_step([ParameterUpdate(state, gradient)], 1e-3, 1e-2)
             effective = torch.empty_like(state.latent)
             way.write_effective(state, effective)
             outcomes.append((gradient, effective))
@@ -100,7 +105,7 @@ def _fused_agrees(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _tried(device: torch.device, dtype: torch.dtype) -> WeightState:
-    """A state whose first t lie at and beside the gate."""
+    """A state whose first t lie at and just below or above the gate."""
     like = torch.empty(TRIED_WEIGHTS, device=device, dtype=dtype)
     latent, presence, first, second = (_noise(seed, like) for seed in range(-4, 0))
     tiny = torch.finfo(dtype).tiny

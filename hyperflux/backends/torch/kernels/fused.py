@@ -1,11 +1,11 @@
-"""A training step in few passes over memory, in blocks that stay in the cache, without a branch a weight.
+"""A training step in few passes over memory, in blocks that stay in the cache, without a branch per weight.
 
 Two operations of torch do it. `_fused_adam_` is Adam in one pass, for many tensors in one call: `torch.optim.Adam`
 uses it. `threshold_backward`, the gradient of ReLU, is the gate: it lets values through where another tensor lies above
-a threshold and writes +0 elsewhere. `masked_fill_` does the same, but on a CPU it guesses a branch at every weight,
-and guesses wrong where present and pruned weights alternate.
+a threshold and writes +0 elsewhere. `masked_fill_` does the same, but on a CPU it branches at every weight
+and mispredicts where present and pruned weights alternate.
 
-What is not a sum is that of the plain way to the bit: masks, θ = w·m and g·m. Adam rounds in another order.
+Masks, θ = w·m and g·m equal those of the plain kernel bit for bit. Adam rounds in another order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.kernels.blocks import Blocks, Piece, block_size, parts
-from hyperflux.backends.torch.kernels.plain import Share
+from hyperflux.backends.torch.kernels.plain import ParameterUpdate
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
 
@@ -36,29 +36,31 @@ class Fused:
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._slopes = torch.empty(block_size(device), device=device, dtype=dtype)
-        self._blocks = Blocks([self._slopes])
+        self._blocks = Blocks(self._slopes)
         self.buffers: tuple[Tensor, ...] = (self._slopes,)
 
-    def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
+    def take_step(
+        self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
+    ) -> None:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
         if learning_rate is None:
-            for share in shares:
-                gate(share.gradient, share.state.presence, out=share.gradient)
+            for update in updates:
+                gate(update.gradient, update.state.presence, out=update.gradient)
             return
         device, dtype = self._slopes.device, self._slopes.dtype
         pressure = torch.scalar_tensor(pressure_gradient, device=device, dtype=dtype)
-        for share in shares:
-            share.state.count_step(pressure_gradient)
-        for block in self._blocks.of(shares):
+        for update in updates:
+            update.state.count_step(pressure_gradient)
+        for block in self._blocks.of(updates):
             for piece in block:
-                _, gradient, scale = shares[piece.number]
+                _, gradient, scale = updates[piece.number]
                 gradient = unscaled = piece.of(gradient)
-                (slope,) = piece.rooms
+                slope = piece.scratch
                 if scale is not None:  # a fused optimizer unscales inside its step
                     unscaled = torch.div(gradient, scale.to(gradient), out=slope)
                 torch.addcmul(pressure, unscaled, piece.state.latent, value=KAPPA, out=slope)
                 gate(gradient, piece.state.presence, out=gradient)
-            _adam(block, [shares[piece.number].state.steps for piece in block], learning_rate)
+            _adam(block, [updates[piece.number].state.steps for piece in block], learning_rate)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
@@ -81,14 +83,14 @@ def gate(values: Tensor, presence: Tensor, out: Tensor) -> None:
 
 
 def _adam(block: Sequence[Piece], steps: Sequence[int], learning_rate: float) -> None:
-    """One step of Adam on t, the slopes being in the pieces' rooms, each the last of so many `steps`."""
+    """One step of Adam on t, with the slopes in the pieces' scratch; `steps` counts the steps of each piece."""
     beta1, beta2 = ADAM_BETAS
     device = block[0].state.presence.device
     # counts are in float32 whatever the dtype of the rest
     counts = {count: torch.scalar_tensor(count, dtype=torch.float32, device=device) for count in set(steps)}
     torch._fused_adam_(
         [piece.state.presence for piece in block],
-        [piece.rooms[0] for piece in block],
+        [piece.scratch for piece in block],
         [piece.state.first for piece in block],
         [piece.state.second for piece in block],
         [],

@@ -1,4 +1,4 @@
-"""What a training step does to the state beside the parameters: the plain way, which every other way is held to."""
+"""The plain kernel of a training step, which every other kernel must agree with."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from torch import Tensor
 from hyperflux.backends.torch.weight_state import WeightState
 
 
-class Share(NamedTuple):
-    """One parameter's share of a step: its state, and its gradient, in the dtype and memory layout of the state.
+class ParameterUpdate(NamedTuple):
+    """What a step updates for one parameter.
 
-    `gradient` is g, `scale` times as large where a GradScaler has scaled it; the step makes g·m of it, in place.
+    Attributes:
+        state: w, t and the moments of t.
+        gradient: g, in the dtype and memory layout of the state; the step turns it into g·m in place.
+        scale: The factor by which a GradScaler has scaled g; None if it has not.
     """
 
     state: WeightState
@@ -22,37 +25,43 @@ class Share(NamedTuple):
 
 
 class Kernel(Protocol):
-    """A way to compute a step. `name` is what `hyperflux bench` calls it, `buffers` what it holds between steps."""
+    """A way to compute a step."""
 
     @property
     def name(self) -> str:
-        """One word."""
+        """Name in `hyperflux bench`."""
 
     @property
     def buffers(self) -> tuple[Tensor, ...]:
-        """Room for temporaries."""
+        """Tensors that it holds between steps."""
 
-    def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
-        """Mask the gradients by the present t, then move t, see E3, E5 and E6; with a rate of None t stays."""
+    def take_step(
+        self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
+    ) -> None:
+        """Mask the gradients by t, then move t (see E3, E5 and E6); a learning rate of None leaves t as it is."""
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
-        """θ = w·m into `out`, rounded to its dtype; a pruned weight is an exact +0: see E2."""
+        """Write θ = w·m into `out`, rounded to its dtype; a pruned weight becomes an exact +0 (see E2)."""
 
 
 class Plain:
-    """One tensor operation after the other, each over a whole parameter: for any device and dtype."""
+    """One tensor operation after the other, each on a whole parameter, on any device and dtype."""
 
     name = "plain"
     buffers: tuple[Tensor, ...] = ()
 
-    def take_step(self, shares: Sequence[Share], pressure_gradient: float, learning_rate: float | None) -> None:
+    def take_step(
+        self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
+    ) -> None:
         """See `Kernel`."""
-        for share in shares:
-            pruned = ~share.state.mask()
+        for update in updates:
+            pruned = ~update.state.mask()
             if learning_rate is not None:
-                gradient = share.gradient if share.scale is None else share.gradient / share.scale.to(share.gradient)
-                share.state.update_presence(gradient, pressure_gradient, learning_rate)
-            share.gradient.masked_fill_(pruned, 0)
+                gradient = (
+                    update.gradient if update.scale is None else update.gradient / update.scale.to(update.gradient)
+                )
+                update.state.update_presence(gradient, pressure_gradient, learning_rate)
+            update.gradient.masked_fill_(pruned, 0)
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """See `Kernel`."""
