@@ -26,7 +26,7 @@ def wish_to_stop() -> Iterator[Callable[[], int | None]]:
             noted.append(number)
         else:
             restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def restore() -> None:
         for number, handler in before.items():
