@@ -56,7 +56,7 @@ def test_a_network_is_pruned_reported_and_exported(tmp_path):
     code = "from hyperflux_cli.main import main\n"
     for command in [*commands, ["report", "torch"], ["export", "torch"]]:
         code += f"try:\n    main({command!r})\nexcept SystemExit as end:\n    assert not end.code\n"
-    done = without_posix(code, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    done = without_posix(code, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, encoding="cp1252")
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("numpy", "torch"):
         report = json.loads((tmp_path / name / "report.json").read_text(encoding="utf-8"))

@@ -19,9 +19,6 @@ from hyperflux.errors import InputError, RunError
 
 LOCK = "lock"
 """The file in a run's folder that is locked while a process writes there; it names the process."""
-FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-"""A link is not followed: what it leads to would be overwritten."""
-
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
@@ -59,8 +56,9 @@ def locked(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
 
 def _acquire(path: Path) -> int:
     """The descriptor of the locked file. Raises InputError where another process holds it, OSError."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # what a link leads to would be overwritten
     while True:
-        file = os.open(path, FLAGS, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | no_link, 0o644)
         try:
             if not lock_descriptor(file, blocking=False):
                 number, host = _owner(file, start=1)

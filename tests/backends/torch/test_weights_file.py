@@ -98,7 +98,8 @@ def test_damaged_files_are_refused(tmp_path, weights):
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        assert "not a readable safetensors file or torch.save file" in refused(tmp_path / name)
+        kinds = "safetensors file" if name == "cut.safetensors" else "safetensors file or torch.save file"
+        assert f"{name}: not a readable {kinds} (" in refused(tmp_path / name)
     assert "no such file" in refused(tmp_path / "nowhere.pth")
     assert "Is a directory" in refused(tmp_path)
 
