@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import signal
 import sys
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ class OneLineErrors(click.Group):
         run = functools.partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
             return run()
+        _replace_what_cannot_be_encoded()
         try:
             result: object = run()
         except click.exceptions.NoArgsIsHelpError as error:
@@ -55,6 +57,13 @@ class OneLineErrors(click.Group):
                 raise
             _fail(f"out of memory ({error}); give a smaller --model or --batch-size", 1)
         sys.exit(result if isinstance(result, int) else 0)
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Print "?" for a character that the output's encoding lacks: on Windows a pipe is not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _code(error: hyperflux.InputError | hyperflux.RunError | Interrupted) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from hyperflux.data import DATASETS, IMAGE_DATASETS
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.ranges import as_integer, as_number, count_in, integer_in, number_in
 from hyperflux.io.safe_read import CONTROLS, shown
 from hyperflux.models import check_model, is_mlp
 from hyperflux.schedules.base import PruningSchedule
@@ -55,8 +55,8 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adam"):
             raise unknown_name("optimizer", self.name, ("sgd", "adam"))
-        _require("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _require("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        number_in("optimizer.momentum", self.momentum, 0, 1)
+        number_in("optimizer.weight_decay", self.weight_decay, 0)
         if self.name == "adam" and (self.momentum or self.nesterov):
             raise InputError("optimizer: momentum and nesterov belong to sgd; leave them out for adam")
         if self.nesterov and not self.momentum:
@@ -65,7 +65,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """Training before pruning; skipped if `checkpoint` names a file of trained weights."""
+    """Training before pruning; skipped where a weights file is given."""
 
     epochs: int = setting(30, "epochs of training before pruning", "--dense-epochs")
     learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
@@ -73,7 +73,7 @@ class DenseSettings:
     label_smoothing: float = setting(0.05, "label smoothing of the loss, from 0 to below 1 (E7)")
 
     def __post_init__(self) -> None:
-        _require_stage("dense", self, min_epochs=0)
+        _check_stage("dense", self, min_epochs=0)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,8 @@ class PruningSettings:
     controller_step: float = setting(0.3, "step Δ of the published controller (E9)")
 
     def __post_init__(self) -> None:
-        _require_stage("pruning", self, min_epochs=1)
-        _require(
-            "pruning.presence_learning_rate", self.presence_learning_rate, self.presence_learning_rate > 0, "above 0"
-        )
+        _check_stage("pruning", self, min_epochs=1)
+        number_in("pruning.presence_learning_rate", self.presence_learning_rate, 0, ends="()")
         PublishedController(self.controller_step)
 
 
@@ -110,9 +108,9 @@ class RegrowthSettings:
     presence_decay: float = setting(0.95, "t's learning rate is multiplied by this after each epoch")
 
     def __post_init__(self) -> None:
-        _require_stage("regrowth", self, min_epochs=0)
-        _require("regrowth.presence_reset", self.presence_reset, self.presence_reset >= 0, "at least 0")
-        _require("regrowth.presence_decay", self.presence_decay, 0 <= self.presence_decay <= 1, "in [0, 1]")
+        _check_stage("regrowth", self, min_epochs=0)
+        number_in("regrowth.presence_reset", self.presence_reset, 0)
+        number_in("regrowth.presence_decay", self.presence_decay, 0, 1, "[]")
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class RunConfig:
     batch_size: int = setting(32, "samples per step", "--batch-size")
     seed: int = setting(0, "seed of the weights, of pruning and of the order of the data", "--seed")
     checkpoint: str = setting(
-        "", "file of trained weights (safetensors or torch) to start from; skips dense training", "--checkpoint"
+        "", "weights file (safetensors or torch.save) to start from instead of dense training", "--checkpoint"
     )
     dtype: str = setting("float32", "number format of the weights: float32 or float64")
     device: str = setting("auto", "where to train: cuda, mps or cpu; auto takes the first one available", "--device")
@@ -186,10 +184,10 @@ class RunConfig:
         if self.backend == "numpy":
             self._require_what_numpy_can()
         require_fraction(self.sparsity)
-        _require_count("train_samples", self.train_samples, 0, MAX_SAMPLES)
-        _require_count("workers", self.workers, 0, MAX_WORKERS)
-        _require_count("batch_size", self.batch_size, 1, MAX_SAMPLES)
-        _require_count("seed", self.seed, 0, MAX_INTEGER)
+        integer_in("train_samples", self.train_samples, 0, MAX_SAMPLES)
+        integer_in("workers", self.workers, 0, MAX_WORKERS)
+        integer_in("batch_size", self.batch_size, 1, MAX_SAMPLES)
+        integer_in("seed", self.seed, 0, MAX_INTEGER)
 
     def _require_what_numpy_can(self) -> None:
         """Raise InputError for settings that only the torch backend supports."""
@@ -277,11 +275,13 @@ def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    """`value` if it has the field's type; an int is accepted as a float."""
-    if type(value) is int and abs(value) > MAX_INTEGER:
+    """`value` as the field's type: NumPy's numbers become Python's, and an int serves as a float."""
+    integer = as_integer(value)
+    if integer is not None and abs(integer) > MAX_INTEGER:
         raise InputError(f"{name}: is out of range; an integer lies between -{MAX_INTEGER} and {MAX_INTEGER}")
-    if kind is float and type(value) is int:
-        return float(value)
+    number = integer if kind is int else as_number(value) if kind is float else None
+    if number is not None:
+        return number
     if typing.get_origin(kind) is tuple:
         if not (isinstance(value, list | tuple) and all(type(item) is str for item in value)):
             raise InputError(f"{name}: {shown(value)} is not a list of strings")
@@ -300,24 +300,9 @@ def _text(name: str, value: str) -> str:
     return value
 
 
-def _require_count(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        side = f"at least {least}" if value < least else f"at most {most}"
-        raise InputError(f"{name}: {shown(value)} is out of range; give a number {side}")
-
-
-def _require(name: str, value: float, holds: bool, range_: str) -> None:
-    if not (holds and math.isfinite(value)):
-        raise InputError(f"{name}: {value} is out of range; give a number {range_}")
-
-
-def _require_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, min_epochs: int) -> None:
-    """Raise InputError if epochs, learning rates or label smoothing are out of range."""
-    epochs = settings.epochs
-    if epochs < min_epochs:
-        raise InputError(f"{stage}.epochs: {epochs} is too few; give --{stage}-epochs {min_epochs} or more")
-    if epochs > MAX_EPOCHS:
-        raise InputError(f"{stage}.epochs: {epochs} is too many; give --{stage}-epochs {MAX_EPOCHS} or fewer")
-    for name in ("learning_rate", "final_learning_rate"):
-        _require(f"{stage}.{name}", getattr(settings, name), getattr(settings, name) >= 0, "at least 0")
-    _require(f"{stage}.label_smoothing", settings.label_smoothing, 0 <= settings.label_smoothing < 1, "in [0, 1)")
+def _check_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, min_epochs: int) -> None:
+    """Raise InputError for epochs, learning rates or a label smoothing out of range."""
+    count_in(f"{stage}.epochs", settings.epochs, min_epochs, MAX_EPOCHS, f"--{stage}-epochs")
+    number_in(f"{stage}.learning_rate", settings.learning_rate, 0)
+    number_in(f"{stage}.final_learning_rate", settings.final_learning_rate, 0)
+    number_in(f"{stage}.label_smoothing", settings.label_smoothing, 0, 1)

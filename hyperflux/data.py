@@ -1,4 +1,4 @@
-"""Data sets by name, as arrays: a deterministic training and test part, standardised by the training part."""
+"""Data sets by name, as arrays: fixed training and test parts, both standardised by the training part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hyperflux.seeding import generator
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs (samples, ...) float32 with mean 0 and deviation 1 over the training part; labels (samples,) int64."""
+    """Inputs (samples, ...), float32, with mean 0 and deviation 1 over the training part; labels (samples,), int64."""
 
     train_inputs: NDArray[np.float32]
     train_labels: NDArray[np.int64]
@@ -29,26 +29,31 @@ class Dataset:
 
     @property
     def features(self) -> int:
-        """Numbers a sample."""
+        """Numbers per sample."""
         return int(np.prod(self.train_inputs.shape[1:]))
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of a sample: (features,), or (channels, height, width), one channel where images have none."""
+        """Shape of a sample: (features,), or (channels, height, width), where grey images get one channel."""
         shape = self.train_inputs.shape[1:]
         return (1, *shape) if len(shape) == 2 else shape
 
 
 def data_folder(data_dir: str) -> Path:
-    """Where data sets' files are looked for: `data_dir`, else $HYPERFLUX_DATA, else ./data."""
+    """The folder of the data sets' files: `data_dir`, else $HYPERFLUX_DATA, else ./data."""
     return Path(data_dir or os.environ.get("HYPERFLUX_DATA") or "data")
 
 
 def load_dataset(name: str, data_dir: str = "", train_samples: int = 0) -> Dataset:
-    """A data set by name, from files under `data_folder(data_dir)`.
+    """Load a data set by name.
 
-    With `train_samples` above 0 the training part is cut to that many of its first samples. Raises InputError for an
-    unknown name and for files that are missing or damaged.
+    Args:
+        name: One of `DATASETS`.
+        data_dir: Folder of its files, see `data_folder`; digits and synthetic need none.
+        train_samples: Keep only this many first samples of the training part; 0 keeps all.
+
+    Raises:
+        InputError: The name is unknown, or files are missing or damaged.
     """
     if name not in _LOADERS:
         raise unknown_name("data set", name, _LOADERS)
@@ -60,7 +65,7 @@ def load_dataset(name: str, data_dir: str = "", train_samples: int = 0) -> Datas
 
 
 def _digits(_: Path) -> Dataset:
-    """scikit-learn's 1,797 digits, (8, 8): every fifth of a fixed shuffle is for testing."""
+    """scikit-learn's 1,797 digits, (8, 8): every fifth of a fixed shuffle is in the test part."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -71,7 +76,7 @@ def _digits(_: Path) -> Dataset:
 
 
 def _mnist(data_dir: Path) -> Dataset:
-    """MNIST, (28, 28), from torchvision's layout: `MNIST/raw/train-images-idx3-ubyte`, gzipped or not, and so on."""
+    """MNIST, (28, 28), in torchvision's layout: `MNIST/raw/train-images-idx3-ubyte` and so on, gzipped or not."""
     raw = data_dir / "MNIST" / "raw"
     arrays: list[NDArray[Any]] = []
     for part in ("train", "t10k"):
@@ -102,7 +107,7 @@ def _standardised(
     test_labels: NDArray[Any],
     classes: int,
 ) -> Dataset:
-    """One mean and one deviation for all features, of the training part."""
+    """Both parts, standardised by the mean and deviation of all features of the training part."""
     mean, deviation = train_inputs.mean(dtype=np.float64), train_inputs.std(dtype=np.float64)
     scaled = [((inputs - mean) / deviation).astype(np.float32) for inputs in (train_inputs, test_inputs)]
     return Dataset(scaled[0], train_labels.astype(np.int64), scaled[1], test_labels.astype(np.int64), classes)
@@ -111,4 +116,4 @@ def _standardised(
 _LOADERS: dict[str, Callable[[Path], Dataset]] = {"digits": _digits, "mnist": _mnist, "synthetic": _synthetic}
 DATASETS = tuple(_LOADERS)
 IMAGE_DATASETS = ("cifar10", "cifar100", "imagenet", "imagefolder")
-"""Data sets of colour images: the torch backend's."""
+"""Data sets of colour images, for the torch backend only."""

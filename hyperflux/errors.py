@@ -1,14 +1,15 @@
-"""How a command ends early: wrong input (exit code 2), a run that failed (1), one that was told to stop (130, 143)."""
+"""Errors that end a command: bad input (exit code 2), a failed run (1), a run stopped by a signal (130, 143)."""
 
 from __future__ import annotations
 
 MAX_LINE = 1000
-"""Characters of a message at most: what is cut out lies in its middle, the reason stands at its end."""
+"""Most characters of a message. A longer one is cut in its middle, since the reason stands at its end."""
 KEPT_START = 200
+"""Characters kept before the cut."""
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, without what a terminal would obey: other than printable characters are escaped."""
+    """`text` on one line of at most `MAX_LINE` characters; those that are not printable are escaped."""
     words = " ".join(text.split())
     if len(words) > MAX_LINE:
         words = f"{words[:KEPT_START]} ... {words[KEPT_START + 5 - MAX_LINE :]}"
@@ -16,19 +17,17 @@ def one_line(text: str) -> str:
 
 
 class InputError(ValueError):
-    """Wrong use or bad input. The message is one line: what is wrong, where, and the way out.
-
-    `reported_elsewhere` says, of any error here, that another process of the same run tells it: one is enough.
-    """
+    """Bad input or wrong use. The message is one line: what is wrong, where, and the way out."""
 
     reported_elsewhere = False
+    """Whether another process of the same run reports this error, so that it is printed once; on all errors here."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 class RunError(RuntimeError):
-    """A run that began properly and could not be finished. The message is one line."""
+    """A run that started and could not be finished. The message is one line."""
 
     reported_elsewhere = False
 
@@ -37,11 +36,14 @@ class RunError(RuntimeError):
 
 
 class WriteError(RunError):
-    """The disk refused a file of a run. What was written before is there still."""
+    """A file of a run could not be written; earlier files are unharmed."""
 
 
 class Interrupted(Exception):
-    """A run was told to stop by a signal, has written a checkpoint and stopped. The message says how it goes on."""
+    """A run that a signal stopped, after it wrote a checkpoint. The message names the command that continues it.
+
+    `signal` is the signal's number.
+    """
 
     reported_elsewhere = False
 

@@ -1,4 +1,4 @@
-"""Models by name; multilayer perceptrons as numbers that every backend builds from."""
+"""Models by name; layer sizes and initial weights of multilayer perceptrons, for every backend."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from hyperflux.seeding import generator
 
 LENET_HIDDEN = (300, 100)
 MAX_MLP_WEIGHTS = 100_000_000
-"""The largest multilayer perceptron, so that a slip in a model's name does not take all memory."""
+"""Most weights of a multilayer perceptron, so that a typing error in its name does not exhaust the memory."""
 MAX_MLP_LAYERS = 1000
 MAX_DIGITS = 18
-"""Of a layer's size in a model's name."""
+"""Most digits of a layer size in a model's name."""
 NETWORKS = ("resnet20", "resnet18", "resnet50", "vgg19", "deit_tiny", "deit_small")
-"""Networks with convolutions or attention: the torch backend's."""
+"""Networks with convolutions or attention, for the torch backend only."""
 LIBRARIES = ("torchvision", "timm")
-"""Prefixes of `torchvision:NAME` and `timm:NAME`."""
+"""Libraries whose models are called `torchvision:NAME` and `timm:NAME`."""
 
 
 def check_model(name: str) -> None:
-    """Raise InputError unless `name` is one of the models; a library's own names are checked when it builds them."""
+    """Raise InputError for an unknown model; names of a library are checked when it builds them."""
     if name.startswith("mlp:"):
         _parse_mlp(name)
     elif name != "lenet300" and name not in NETWORKS and name.partition(":")[0] not in LIBRARIES:
@@ -41,9 +41,10 @@ def is_mlp(name: str) -> bool:
 
 
 def layer_sizes(name: str, features: int, classes: int) -> tuple[int, ...]:
-    """Units of each layer of an MLP, input and output included, for data of `features` and `classes`.
+    """Units of each layer of an MLP, from `features` inputs to `classes` outputs.
 
-    Raises InputError for an unknown model, and for an `mlp:` whose ends do not fit the data.
+    Raises:
+        InputError: The model is unknown or too large, or its ends do not fit the data.
     """
     check_model(name)
     sizes = (features, *LENET_HIDDEN, classes) if name == "lenet300" else _parse_mlp(name)
@@ -58,9 +59,10 @@ def layer_sizes(name: str, features: int, classes: int) -> tuple[int, ...]:
 
 
 def initial_mlp(sizes: tuple[int, ...], seed: int) -> dict[str, NDArray[np.floating[Any]]]:
-    """First weights (outputs, inputs) and biases (outputs,) of `fc1`, `fc2`, ..., float64.
+    """Initial weights (outputs, inputs) and biases (outputs,) of the layers `fc1`, `fc2`, ..., float64.
 
-    Uniform in ±1/√inputs, as torch.nn.Linear draws them; a generator a parameter, so the same on every backend.
+    Uniform in ±1/√inputs, as in torch.nn.Linear. Each parameter has a generator of its own, so that every backend draws
+    the same.
     """
     initial: dict[str, NDArray[np.floating[Any]]] = {}
     for index, (inputs, outputs) in enumerate(pairwise(sizes), start=1):

@@ -1,4 +1,4 @@
-"""Random generators by seed and name, so that every draw is the same on every backend, process and resumed run."""
+"""Random generators by seed and name: the same draws on every backend, in every process and after a resume."""
 
 from __future__ import annotations
 
@@ -8,5 +8,10 @@ import numpy as np
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
-    """A generator of its own for `name` (a parameter, an epoch's data order, ...) under `seed` >= 0."""
+    """The generator for one purpose, such as a parameter or an epoch's data order.
+
+    Args:
+        seed: At least 0.
+        name: The purpose; generators of different names are independent.
+    """
     return np.random.default_rng([seed, zlib.crc32(name.encode())])

@@ -1,4 +1,4 @@
-"""Times measured in rotation: every variant has its turn, then the next round, so that all see the same machine."""
+"""Interleaved timing: variants take turns, round after round, so that a slower machine slows all alike."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperflux.errors import InputError
-from hyperflux.io.safe_read import shown
-
 TURN_SECONDS = 1e-3
-"""Least length of a turn whose calls were counted here: the clock and its reading are small beside it."""
+"""Least length of a turn of short calls, so that reading the clock does not count."""
 
 PROBES = 3
-"""Tries that must all be long enough, so that an interruption of one does not leave turns too short."""
+"""Tries that must all reach `TURN_SECONDS`: one alone may be long because it was interrupted."""
 
-MAX_ROTATIONS = 100_000
+MAX_ROUNDS = 100_000
 MAX_BATCH = 1 << 20
-"""Samples of a timed call."""
+"""Most samples of a timed call."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call of one variant, medians over rotations, and its ratio to the first variant's of the same rotation.
+    """Seconds per call of one variant, and their ratio to the first variant's in the same round.
 
-    `ratio` is the median of the rotations, `lowest_ratio` and `highest_ratio` are their extremes.
+    `seconds` and `ratio` are medians over rounds, `lowest_ratio` and `highest_ratio` the extremes.
     """
 
     variant: str
@@ -43,14 +40,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a variant does when its turn comes; its time is that of `run`, divided by `calls`."""
+    """One turn of a variant: `run` makes `calls` calls."""
 
     run: Callable[[], object]
     calls: int
 
     @classmethod
     def of(cls, call: Callable[[], object]) -> Turn:
-        """So many calls that they take `TURN_SECONDS` in every one of `PROBES` tries, after one that is not counted."""
+        """A turn of as many calls as take `TURN_SECONDS` in each of `PROBES` tries, doubled until they do.
+
+        One call, not timed, warms up before.
+        """
         call()
         turn = cls(call, 1)
         while any(_seconds(turn, lambda: None) < TURN_SECONDS for _ in range(PROBES)):
@@ -58,23 +58,21 @@ class Turn:
         return turn
 
 
-def check_count(name: str, value: int, most: int) -> None:
-    """Raise InputError for a count of a timing that is below 1 or, as a slip of the keyboard, beyond `most`."""
-    if value < 1:
-        raise InputError(f"{name}: {value} is too few; give 1 or more")
-    if value > most:
-        raise InputError(f"{name}: {shown(value)} is too many; give {most:,} or fewer")
+def interleave(variants: Mapping[str, Turn], rounds: int, wait: Callable[[], None] = lambda: None) -> list[Timing]:
+    """Time one turn of every variant per round, after a warm-up turn of each.
 
+    Args:
+        variants: Turns by name; ratios are to the first.
+        rounds: Turns of each variant that are timed.
+        wait: Returns when the device has finished its work; called before and after every turn.
 
-def interleave(variants: Mapping[str, Turn], rotations: int, wait: Callable[[], None] = lambda: None) -> list[Timing]:
-    """Time turns of all variants in rotation, after one turn each that is not counted.
-
-    `wait` returns when the device has done all its work; it is called before and after every turn.
+    Returns:
+        One timing per variant, in their order.
     """
     for turn in variants.values():
         _seconds(turn, wait)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rotations):
+    for _ in range(rounds):
         for name, turn in variants.items():
             seconds[name].append(_seconds(turn, wait) / turn.calls)
     result, first = [], seconds[next(iter(variants))]

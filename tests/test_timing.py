@@ -1,11 +1,11 @@
-"""Timing in rotation: who has its turn when, and what is made of the times; not how fast anything is."""
+"""Interleaved timing: the order of turns, and what is computed from their times; not how fast anything is."""
 
 import dataclasses
 
 from hyperflux.timing import TURN_SECONDS, Turn, interleave
 
 
-def test_variants_take_turns_after_one_that_is_not_counted():
+def test_variants_take_turns_after_a_warm_up_turn():
     order, waits = [], []
     turns = {name: Turn(lambda name=name: order.append(name), calls=1) for name in "abc"}
     interleave(turns, 4, lambda: waits.append(len(order)))
@@ -13,7 +13,7 @@ def test_variants_take_turns_after_one_that_is_not_counted():
     assert waits == [done for index in range(15) for done in (index, index + 1)]
 
 
-def test_ratios_are_to_the_first_of_the_same_rotation_and_times_a_call():
+def test_ratios_are_to_the_first_of_the_same_round_and_times_a_call():
     turns = {"first": Turn(lambda: None, calls=1), "second": Turn(lambda: sum(range(1000)), calls=1)}
     first, second = interleave(turns, 5)
     assert (first.ratio, first.lowest_ratio, first.highest_ratio) == (1, 1, 1)
@@ -21,8 +21,8 @@ def test_ratios_are_to_the_first_of_the_same_rotation_and_times_a_call():
     assert second.to_dict() == dataclasses.asdict(second)
 
 
-class CheckpointTimer:
-    """A clock of one's own: every turn takes as long as it says."""
+class FakeClock:
+    """Every turn takes as long as it says."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -38,7 +38,7 @@ class CheckpointTimer:
 
 
 def test_medians_and_extremes(monkeypatch):
-    clock = CheckpointTimer(monkeypatch)
+    clock = FakeClock(monkeypatch)
     turns = {"dense": clock.turn(99, 1, 4, 2), "other": clock.turn(99, 3, 2, 2, calls=2)}
     dense, other = interleave(turns, 3)
     assert (dense.seconds, dense.ratio) == (2, 1)
@@ -46,7 +46,7 @@ def test_medians_and_extremes(monkeypatch):
 
 
 def test_short_calls_are_repeated_until_a_turn_is_long_enough(monkeypatch):
-    clock = CheckpointTimer(monkeypatch)
+    clock = FakeClock(monkeypatch)
     call = TURN_SECONDS / 100
 
     def work():

@@ -22,7 +22,8 @@ from hyperflux.deploy.sparse import LayerChoice, sparsify
 from hyperflux.deploy.sparse_file import sparse_content
 from hyperflux.deploy.targets import missing_for_onnx
 from hyperflux.errors import InputError
-from hyperflux.timing import MAX_BATCH, MAX_ROTATIONS, Timing, Turn, check_count, interleave
+from hyperflux.io.ranges import count_in
+from hyperflux.timing import MAX_BATCH, MAX_ROUNDS, Timing, Turn, interleave
 
 ONNX = "ONNX Runtime"
 MAX_THREADS = 1024
@@ -125,7 +126,7 @@ def file_sizes(folder: Path, masked: nn.Module, compacted: nn.Module) -> dict[st
 def _check_counts(batch_sizes: Sequence[int], rotations: int, threads: int) -> None:
     if not batch_sizes:
         raise InputError("batch sizes: none; give one or more")
-    check_count("rotations", rotations, MAX_ROTATIONS)
-    check_count("threads", threads, MAX_THREADS)
+    count_in("rotations", rotations, 1, MAX_ROUNDS)
+    count_in("threads", threads, 1, MAX_THREADS)
     for size in batch_sizes:
-        check_count("batch size", size, MAX_BATCH)
+        count_in("batch size", size, 1, MAX_BATCH)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from hyperflux.deploy.csr import CsrMatrix, SparseLinear, SparsePointwise
 from hyperflux.errors import InputError
-from hyperflux.timing import Turn, interleave
+from hyperflux.io.ranges import count_in
+from hyperflux.timing import MAX_ROUNDS, Turn, interleave
 
 ROTATIONS = 15
 """Turns of a layer's two versions before one is chosen."""
@@ -56,8 +57,7 @@ def sparsify(
     Should the whole be no faster in the end, all stay dense. The copy is in evaluation mode and frozen; on other
     devices than the CPU it is dense. Raises InputError where the network can't take the example.
     """
-    if rotations < 1:
-        raise InputError(f"rotations: {rotations} is too few; give 1 or more")
+    count_in("rotations", rotations, 1, MAX_ROUNDS)
     dense = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
         read = {child for module in dense.modules() if isinstance(module, READERS) for child in module.children()}

@@ -1,1 +1,1 @@
-"""Reading what somebody hands in, writing whole files, and the names in both."""
+"""Files and numbers from outside: read safely, checked, written atomically."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,41 +9,46 @@ from hyperflux.errors import InputError, WriteError
 
 
 def write_atomic(target: Path, content: bytes) -> None:
-    """Write beside, flush, read back, rename, flush the folder: a reader sees the whole file or none.
+    """Write a file so that a reader sees all of it, or what was there before, but never a part.
 
-    No link is followed. Neither a kill nor a loss of power leaves anything else, but for the file beside it, whose name
-    ends in `.part`.
-    Raises WriteError where the disk refuses, or does not give back what was written; then `target` is as it was.
+    The content goes to `.NAME.part` in the same folder and is flushed and read back. Then the file is renamed and the
+    folder flushed. A link in the target's place is replaced, not followed. A kill or a loss of power leaves at most the
+    `.part` file behind.
+
+    Raises:
+        WriteError: The disk refuses, or returns other bytes than were written; `target` is as it was.
     """
-    beside = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}.part")
     try:
         try:
-            beside.unlink(missing_ok=True)
-            with beside.open("xb") as file:
+            part.unlink(missing_ok=True)
+            with part.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            if beside.read_bytes() != content:
-                raise WriteError(f"{target}: what was written is not what the disk gives back")
-            beside.replace(target)
+            if part.read_bytes() != content:
+                raise WriteError(f"{target}: the disk does not return what was written")
+            part.replace(target)
             _flush_folder(target.parent)
         finally:
-            beside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"{target}: cannot be written ({error.strerror})") from error
 
 
 def _flush_folder(path: Path) -> None:
-    """Put a folder's entries on the disk: a file's new name lasts only then."""
-    number = os.open(path, os.O_RDONLY)
+    """Flush a folder's entries, so that a file's new name survives a loss of power; Windows opens no folders."""
+    if (directory := getattr(os, "O_DIRECTORY", None)) is None:
+        return
+    descriptor = os.open(path, os.O_RDONLY | directory)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def new_folder(path: Path) -> None:
-    """Create a folder, or take an empty one. Raises InputError where it can't be had."""
+    """Create a folder, or accept an empty one. Raises InputError for any other."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):

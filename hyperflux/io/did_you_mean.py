@@ -1,4 +1,4 @@
-"""Messages about a name that does not exist, with the nearest that do."""
+"""Errors for unknown names, with the nearest known ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hyperflux.errors import InputError
 from hyperflux.io.safe_read import shown
 
 MAX_NAME = 200
-"""Characters of a name that are compared with those that exist."""
+"""Characters of an unknown name that are compared with the known ones."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for an unknown `name` of a `kind` ("data set", "model"), offering what lies nearest."""
+    """The error for an unknown `name` of a `kind` ("data set", "model"): it offers the nearest names, or all."""
     known = list(known)
     near = difflib.get_close_matches(name[:MAX_NAME], known, n=3, cutoff=0.5)
     offer = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Hashes by which a resumed run knows that it has the data and the dense weights that it began with."""
+"""Hashes of data and weights files: a resumed run compares them with those it began with."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from hyperflux.errors import InputError
 
 SAMPLES = 64
-"""Samples of a data set whose contents are hashed, evenly spread; labels and shapes are hashed whole."""
+"""Samples of a data set whose inputs are hashed, evenly spaced; of the others only labels and shapes are."""
 
 
-def spread(count: int) -> NDArray[np.intp]:
-    """Indices of at most `SAMPLES` of `count` samples, evenly spread, the first and the last among them."""
+def sample_indices(count: int) -> NDArray[np.intp]:
+    """Indices of at most `SAMPLES` of `count` samples, evenly spaced from the first to the last."""
     return np.unique(np.linspace(0, max(0, count - 1), min(count, SAMPLES)).astype(np.intp))
 
 
 def of_arrays(*arrays: NDArray[Any]) -> str:
-    """A hash of the shapes, dtypes and contents of arrays."""
+    """SHA-256 of the dtypes, shapes and contents of arrays, in hexadecimal."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -30,12 +30,12 @@ def of_arrays(*arrays: NDArray[Any]) -> str:
 
 
 def of_samples(inputs: NDArray[Any], labels: NDArray[Any]) -> str:
-    """A hash of one part of a data set, inputs (samples, ...) and labels (samples,)."""
-    return of_arrays(np.array(inputs.shape), inputs[spread(len(inputs))], labels)
+    """SHA-256 of the training or test part of a data set, from inputs (samples, ...) and labels (samples,)."""
+    return of_arrays(np.array(inputs.shape), inputs[sample_indices(len(inputs))], labels)
 
 
 def of_file(path: str) -> str:
-    """A hash of all bytes of a file. Raises InputError where it can't be read."""
+    """SHA-256 of a file's bytes. Raises InputError where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

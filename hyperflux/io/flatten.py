@@ -1,4 +1,4 @@
-"""Arrays of several owners under one roof: `{"gate": {"steps": a}}` as `{"gate/steps": a}`, and back."""
+"""Nested mappings as flat ones: `{"gate": {"steps": a}}` as `{"gate/steps": a}`, and back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def flatten(parts: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-    """All values of all parts, the part's name and a slash before each own name."""
-    return {f"{owner}/{name}": value for owner, part in parts.items() for name, value in part.items()}
+def flatten(nested: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """Every value under `OUTER/INNER`, its two keys."""
+    return {f"{outer}/{inner}": value for outer, part in nested.items() for inner, value in part.items()}
 
 
-def subtree(values: Mapping[str, T], owner: str) -> dict[str, T]:
-    """The values of one part, by their own names."""
-    return {name.removeprefix(f"{owner}/"): value for name, value in values.items() if name.startswith(f"{owner}/")}
+def subtree(flat: Mapping[str, T], outer: str) -> dict[str, T]:
+    """The values under one outer key, by their inner keys: the inverse of `flatten`."""
+    return {name.removeprefix(f"{outer}/"): value for name, value in flat.items() if name.startswith(f"{outer}/")}

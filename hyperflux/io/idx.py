@@ -17,14 +17,16 @@ from hyperflux.io.safe_read import open_file
 
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 1 << 29
-"""Most bytes of an array: eleven times MNIST's."""
+"""Most bytes of an array, eleven times MNIST's."""
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """An array of unsigned bytes with `dimensions` axes, from `path` or, where that is missing, `path`.gz.
+    """Read an array of unsigned bytes with `dimensions` axes from `path` or, if that is missing, from `path`.gz.
 
-    Sizes are checked against the file before memory is taken: no more is read than the header announces. Raises
-    InputError where neither file is there, or it is no such array, or shorter or longer than its header says.
+    No more is read than the header announces, and no more memory is taken than the file fills.
+
+    Raises:
+        InputError: Neither file exists, or it is not an idx file of that kind, or not as long as its header announces.
     """
     zipped = path.with_name(path.name + ".gz")
     found = next((file for file in (path, zipped) if os.path.isfile(file)), None)
@@ -39,7 +41,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             count = math.prod(shape)
             if count > MAX_BYTES:
                 raise InputError(f"{found}: the header announces {count:,} bytes, more than {MAX_BYTES:,}")
-            # Read piece by piece: a header that lies about a huge array costs no more memory than the file has.
+            # In pieces: a header that announces a huge array costs no more memory than the file fills.
             content = bytearray()
             while piece := file.read(min(1 << 20, count + 1 - len(content))):
                 content += piece

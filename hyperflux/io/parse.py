@@ -1,4 +1,4 @@
-"""Records read from JSON: refused unless every value is of the type that its dataclass declares."""
+"""Dataclasses from parsed JSON, with every value checked against its declared type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ T = TypeVar("T")
 
 
 def parse_dataclass(cls: type[T], values: Any) -> T:
-    """A dataclass from its dictionary. Raises ValueError that names what is missing, unknown or of another type."""
+    """A `cls` from a mapping with exactly its fields.
+
+    Raises:
+        ValueError: A field is missing, unknown, of another type, or a text with control characters; it is named.
+    """
     hints = _hints(typing.cast(Hashable, cls))
     if not isinstance(values, Mapping) or set(values) != set(hints):
         wrong = sorted(set(values) ^ set(hints)) if isinstance(values, Mapping) else [shown(values, 40)]
@@ -29,7 +33,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any, kind: Any) -> Any:
-    """`value` as a `kind`: lists and dataclasses part by part."""
+    """`value`, checked to be of type `kind`; lists and dataclasses item by item."""
     if is_dataclass(kind):
         return parse_dataclass(typing.cast(type, kind), value)
     if typing.get_origin(kind) is list and isinstance(value, list):
@@ -54,6 +58,6 @@ def _fits(value: Any, kind: Any) -> bool:
         case origin if origin is dict:
             first, second = typing.get_args(kind)
             return isinstance(value, dict) and all(_fits(k, first) and _fits(v, second) for k, v in value.items())
-    if type(value) is int:  # what no int64 holds is no count, and no float either
+    if type(value) is int:  # what exceeds int64 is neither a valid count nor a valid float
         return kind in (int, float) and abs(value) < 1 << 63
     return type(value) is kind

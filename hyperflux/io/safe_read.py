@@ -1,7 +1,7 @@
-"""Files that somebody hands in: looked at before they are read, so that none hangs, or takes memory that it need not.
+"""Safe reading: files of unknown origin are checked before they are read, so that none hangs or exhausts the memory.
 
-Every reader of the package opens its file here. What is wrong with a file comes as an OSError, whose `strerror` says it
-in words, or as a ValueError for its content; the reader adds which file it was and what would be right.
+Every reader of the package opens its file here. An OSError reports a problem with the file, in words in its `strerror`,
+a ValueError one with its content. The reader adds the file's name and the way out.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Characters that a terminal may obey or that no text file can hold."""
+"""Control characters, which a terminal may obey, and surrogates, which UTF-8 cannot encode."""
 MIN_READ = 1 << 16
-"""Bytes tried of a file that says it has none, as those of /proc do."""
+"""Bytes read from a file whose size is given as 0, as in /proc."""
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A regular file, open to be read. Raises OSError for folders, pipes, devices and impossible names."""
+    """Open a regular file for reading. Raises OSError for folders, pipes, devices and impossible names."""
     try:
         _require_regular(os.stat(path), path)
         file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
     except ValueError as error:  # a NUL byte in the name
         raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
     try:
-        _require_regular(os.fstat(file.fileno()), path)  # it may have been replaced in between
+        _require_regular(os.fstat(file.fileno()), path)  # it may have been replaced since
     except OSError:
         file.close()
         raise
@@ -44,7 +44,7 @@ def _require_regular(found: os.stat_result, path: Path) -> None:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a regular file of at most so many bytes. Raises OSError; a larger file is not read."""
+    """The content of a regular file. Raises OSError, also for more than `max_bytes`, which are not read."""
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = b"" if size > max_bytes else file.read(min(max(size, MIN_READ), max_bytes) + 1)
@@ -55,12 +55,12 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def read_text(path: Path, max_bytes: int) -> str:
-    """The text of such a file, in UTF-8 with or without a mark. Raises OSError as `read_file`, ValueError otherwise."""
+    """The text of a UTF-8 file, without its byte order mark. Raises OSError as `read_file`, ValueError if not UTF-8."""
     return read_file(path, max_bytes).decode("utf-8-sig")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file `name` of a folder. Raises OSError where it is a link that leads out of the folder."""
+    """The path of `name` in a folder. Raises OSError for a link that leads out of the folder."""
     path = folder / name
     if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise OSError(errno.ELOOP, "is a link that leads out of its folder, so put the file itself there", str(path))
@@ -68,26 +68,26 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON text's value. Raises ValueError for other text, too deep a nesting, and a key that stands twice."""
+    """The value of a JSON text. Raises ValueError for invalid JSON, excessive nesting and duplicate keys."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {shown(twice)} stands twice")
+        raise ValueError(f"key {shown(twice)} appears twice")
     return found
 
 
-def shown(value: object, most: int = 100) -> str:
-    """A value for a message: its `repr`, cut, or its type where it has none."""
+def shown(value: object, max_length: int = 100) -> str:
+    """A value as shown in messages: its `repr`, cut to `max_length`, or its type if `repr` fails."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, too deep a nesting
         return f"a {type(value).__name__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= max_length else f"{text[: max_length - 3]}..."

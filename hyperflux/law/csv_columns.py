@@ -1,4 +1,4 @@
-"""Two columns of a person's own CSV file, as numbers."""
+"""Two columns of a user's CSV file, as numbers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from hyperflux.errors import InputError
 from hyperflux.io.safe_read import read_text, shown
 
 MAX_LIST = 300
-"""Characters of the names that a message lists."""
+"""Most characters of the column names that a message lists."""
 MAX_BYTES = 1 << 20
-"""Most bytes of a CSV file: tens of thousands of points, where a law has dozens."""
+"""Most bytes of a CSV file: tens of thousands of points, where a law needs dozens."""
 
 
 def read_columns(path: Path, first: str, second: str) -> tuple[list[float], list[float]]:
-    """The numbers of two columns, named in the file's first line; rows where both cells are empty are skipped.
+    """Read two columns by the names in the file's first line; rows where both cells are empty are skipped.
 
-    Raises InputError where the file can't be read, lacks a column or any row, or a cell is not a number.
+    Raises:
+        InputError: The file cannot be read, lacks a column or has no rows, or a cell is not a number.
     """
     try:
         reader = csv.DictReader(io.StringIO(read_text(path, MAX_BYTES), newline=""), skipinitialspace=True)

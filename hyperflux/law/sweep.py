@@ -15,6 +15,7 @@ from hyperflux.config import MAX_EPOCHS, RunConfig
 from hyperflux.errors import InputError
 from hyperflux.io.atomic_write import new_folder, write_atomic
 from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.ranges import number_in
 from hyperflux.law.saliency import Saliency, measure
 from hyperflux.runs.data_order import batch_ends, epoch_batches
 from hyperflux.runs.driver import train_dense
@@ -51,14 +52,10 @@ class SweepSettings:
     methods: tuple[str, ...] = ("hyperflux",)
 
     def __post_init__(self) -> None:
+        exponents = f"it is an exponent of two, from -{MAX_EXPONENT:g} to {MAX_EXPONENT:g}"
         for name in ("lowest", "highest"):
-            if not abs(getattr(self, name)) <= MAX_EXPONENT:
-                raise InputError(
-                    f"{name}: {getattr(self, name):g} is out of range; it is an exponent of two, "
-                    f"from -{MAX_EXPONENT:g} to {MAX_EXPONENT:g}"
-                )
-        if not (math.isfinite(self.step) and self.step > 0):
-            raise InputError(f"step: {self.step:g} is out of range; give a number of octaves above 0")
+            number_in(name, getattr(self, name), -MAX_EXPONENT, MAX_EXPONENT, "[]", exponents)
+        number_in("step", self.step, 0, ends="()", way="give a number of octaves above 0")
         if (self.highest - self.lowest) / self.step >= MAX_PRESSURES:
             raise InputError(f"step: {self.step:g} makes more than {MAX_PRESSURES:,} pressures; give a longer one")
         if (count := len(self.pressures())) < 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -38,7 +39,7 @@ def load(name_or_file: str) -> dict[str, Any]:
 
     Anything that ends in `.toml` or holds a `/` is a file. Raises InputError where it can't be read.
     """
-    is_file = name_or_file.endswith(".toml") or "/" in name_or_file
+    is_file = name_or_file.endswith(".toml") or "/" in name_or_file or os.sep in name_or_file
     return _parsed(Path(name_or_file)) if is_file else tomllib.loads(text(name_or_file))
 
 

@@ -25,12 +25,12 @@ from safetensors.numpy import save
 
 from hyperflux.backends.base import Tensors
 from hyperflux.config import RunConfig
-from hyperflux.schedules.base import LayerCount
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.io.atomic_write import write_atomic
-from hyperflux.runs.lock import LOCK
+from hyperflux.io.parse import parse_dataclass
 from hyperflux.io.safe_read import inside, parse_json, read_text
 from hyperflux.recipes import load_settings
+from hyperflux.runs.lock import LOCK
 from hyperflux.runs.validation import (
     FORMAT,
     NewerFormatError,
@@ -39,9 +39,9 @@ from hyperflux.runs.validation import (
     check_telemetry,
     require_format,
 )
+from hyperflux.schedules.base import LayerCount
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
-from hyperflux.io.parse import parse_dataclass
 
 Stage = Literal["dense", "pruning", "regrowth"]
 MAX_REPORT_BYTES = 1 << 24

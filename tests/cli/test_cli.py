@@ -188,8 +188,8 @@ def refused(here, *arguments):
         (["--batch-size", "0"], "batch_size: 0 is out of range"),
         (["--seed", "-1"], "seed: -1 is out of range"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "train-images-idx3-ubyte.gz) is missing"),
-        (["--checkpoint", "nowhere.safetensors"], "checkpoint nowhere.safetensors: no such file"),
-        (["--checkpoint", "quick.toml"], "checkpoint quick.toml: not a readable safetensors file"),
+        (["--checkpoint", "nowhere.safetensors"], "weights file nowhere.safetensors: no such file"),
+        (["--checkpoint", "quick.toml"], "weights file quick.toml: not a readable safetensors file"),
         (["--out", "quick.toml/below"], "quick.toml/below: cannot be used as a run's folder"),
         (["--out", "/proc/run"], "/proc/run: cannot be used as a run's folder"),
         (["--out", "."], "is not empty; name another folder with --out"),
@@ -239,7 +239,7 @@ def test_a_folder_that_holds_another_run_is_refused_and_kept(here):
 def test_a_checkpoint_of_another_model_is_refused(here):
     assert run(here, "prune", "--recipe", "quick.toml", "--out", "out").returncode == 0
     message = refused(here, "prune", "--checkpoint", "out/model.safetensors")
-    assert "checkpoint out/model.safetensors: tensor fc3.bias is missing" in message
+    assert "weights file out/model.safetensors: tensor fc3.bias is missing" in message
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_wrong_use_gets_one_line(here, arguments, message):
     ("spoil", "message"),
     [
         (lambda run: (run / "report.json").unlink(), "runs/one is not the folder of a finished run"),
-        (lambda run: (run / "dense.safetensors").unlink(), "checkpoint runs/one/dense.safetensors: no such file"),
+        (lambda run: (run / "dense.safetensors").unlink(), "weights file runs/one/dense.safetensors: no such file"),
         (lambda run: (run / "model.safetensors").write_bytes(b"torn"), "model.safetensors: not a readable safetensors"),
         (lambda run: (run / FILE).mkdir(), f"runs/one/{FILE}: cannot be written (Is a directory); name another file"),
     ],

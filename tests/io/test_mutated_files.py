@@ -23,7 +23,7 @@ from hyperflux import InputError, RunConfig
 from hyperflux.backends.torch.image_files import FORMATS, open_image
 from hyperflux.backends.torch.weights_file import read_weights
 from hyperflux.io.idx import read_idx
-from hyperflux.io.weights_file import read_weights as read_numpy_checkpoint
+from hyperflux.io.weights_file import read_weights as read_weights_numpy
 from hyperflux.law.csv_columns import read_columns
 from hyperflux.recipes import load, names, text
 from hyperflux.report.law import Study
@@ -99,23 +99,23 @@ def saved(**how):
     return whole.getvalue()
 
 
-CHECKPOINTS = {
+WEIGHTS_FILES = {
     "a.safetensors": save(WEIGHTS),
     "a.pth": saved(),
     "old.pth": saved(_use_new_zipfile_serialization=False),
 }
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", WEIGHTS_FILES)
 @MANY
 @given(data=st.data())
-def test_a_checkpoint_with_mishaps_is_read_or_refused(tmp_path, name, data):
+def test_a_weights_file_with_mishaps_is_read_or_refused(tmp_path, name, data):
     file = tmp_path / name
-    file.write_bytes(data.draw(mutated(CHECKPOINTS[name])))
+    file.write_bytes(data.draw(mutated(WEIGHTS_FILES[name])))
     found = one_line_or(lambda: read_weights(str(file)))
     assert found is None or all(isinstance(tensor, torch.Tensor) for tensor in found.values())
     if name.endswith(".safetensors"):
-        found = one_line_or(lambda: read_numpy_checkpoint(str(file)))
+        found = one_line_or(lambda: read_weights_numpy(str(file)))
         assert found is None or sum(tensor.nbytes for tensor in found.values()) <= file.stat().st_size
     assert os.listdir(tmp_path) == [name]
 

@@ -88,7 +88,7 @@ def test_writing_follows_no_link(tmp_path):
 
 def test_json_with_a_key_twice_or_without_end_is_refused():
     assert parse_json('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
-    with pytest.raises(ValueError, match="key 'b' stands twice"):
+    with pytest.raises(ValueError, match="key 'b' appears twice"):
         parse_json('{"a": {"b": 1, "b": 1}}')
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000)

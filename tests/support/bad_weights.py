@@ -1,4 +1,4 @@
-"""Files of weights: safetensors with headers that lie, torch checkpoints that would execute something."""
+"""Weights files: safetensors with headers that lie, files of torch.save that would execute something."""
 
 import io
 import json
@@ -88,7 +88,7 @@ def saved(content, **how):
 
 
 def repacked(change):
-    """A torch checkpoint, a zip archive, its members changed: `change(name, bytes)` gives bytes and how to pack."""
+    """A file of torch.save, a zip archive, its members changed: `change(name, bytes)` gives bytes and how to pack."""
     packed = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(saved({"fc1.weight": torch.ones(4)}))) as whole,

@@ -153,7 +153,7 @@ class NumpyBackend:
         try:
             self.load_tensors(tensors)
         except InputError as error:
-            raise InputError(f"checkpoint {path}: {error}") from error
+            raise InputError(f"weights file {path}: {error}") from error
 
     def state(self) -> Tensors:
         """All that the next step depends on, and the loss and size of each batch of the epoch so far."""

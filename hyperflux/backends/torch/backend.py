@@ -195,11 +195,11 @@ class TorchBackend:
         return {name: state.to_array(tensor) for name, tensor in self._model.state_dict().items()}
 
     def load_weights(self, path: str) -> None:
-        """Replace all parameters and buffers by those of a safetensors file or torch checkpoint."""
+        """Replace all parameters and buffers by those of a weights file."""
         try:
             weights_file.load_from(self._model, path, self._config.model)
         except InputError as error:
-            prefix = "" if str(error).startswith("checkpoint ") else f"checkpoint {path}: "
+            prefix = "" if str(error).startswith("weights file ") else f"weights file {path}: "
             raise InputError(f"{prefix}{error}") from error
         if self._gate is not None:
             self._gate.resync()

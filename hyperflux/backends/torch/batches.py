@@ -1,4 +1,4 @@
-"""Batches for the torch backend: small sets live on the device and are augmented there, large ones stream."""
+"""Batches for the torch backend: small data sets live on the device and are augmented there, large ones stream."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from torch.utils.data import DataLoader, Dataset
 
 from hyperflux.errors import InputError
 from hyperflux.io import fingerprints
-from hyperflux.io.fingerprints import spread
+from hyperflux.io.fingerprints import sample_indices
 from hyperflux.seeding import generator
 
 CROP_PADDING = 4
-"""Pixels of black around an image before a crop of its own size is taken: the CIFAR experiments' augmentation."""
+"""Black pixels around an image before a crop of its size is taken, as in the paper's CIFAR experiments."""
 EVALUATION_BATCH = 512
 
 Batch = tuple[Tensor, Tensor]
 Mine = Callable[[int], slice]
-"""From the size of a batch to the rows of it that are to be given."""
+"""From the size of a batch to the rows that this process trains on."""
 
 
 def every_row(count: int) -> slice:
-    """Every row."""
+    """All rows of a batch: for training in one process."""
     return slice(None)
 
 
 class Data(Protocol):
-    """A training and a test part; a batch is (inputs (batch, *shape), labels (batch,)) on the device."""
+    """A training and a test part; a batch is (inputs (batch, *shape), labels (batch,)) on the device.
+
+    `shape` is that of a sample, `samples` counts the training part.
+    """
 
     shape: tuple[int, ...]
     classes: int
@@ -44,21 +47,25 @@ class Data(Protocol):
     def train_batches(
         self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0, mine: Mine = every_row
     ) -> Iterator[Batch]:
-        """Batches of the training part by index, augmented anew in each epoch; the first `done` are left out.
+        """Yield the training batches of an epoch, with the epoch's augmentation.
 
-        Of each batch only those samples are given that are `mine`; their augmentation does not depend on that.
+        Args:
+            order: Indices of the samples of each batch.
+            epoch: Number of the epoch; with the seed and the sample's place it determines the augmentation.
+            done: Batches to skip, because a resumed run has trained on them.
+            mine: Rows of each batch to yield; the augmentation of a row does not depend on them.
         """
 
     def test_batches(self, chosen: slice = slice(None)) -> Iterator[Batch]:
-        """The test part in its order: all batches, or those whose numbers are chosen."""
+        """Yield the test part in order: all batches, or those in the slice `chosen`."""
 
     def fingerprint(self) -> str:
-        """A hash of shapes, labels and some of the samples, of both parts."""
+        """A hash of both parts: shapes, labels and the contents of some samples."""
 
 
 @dataclass
 class DeviceData:
-    """Arrays on the device. uint8 images are normalised by `mean` and `deviation` and augmented batch by batch."""
+    """A data set on the device; uint8 images are augmented and normalised by `mean` and `deviation` in each batch."""
 
     train_inputs: Tensor
     train_labels: Tensor
@@ -78,11 +85,11 @@ class DeviceData:
     def train_batches(
         self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0, mine: Mine = every_row
     ) -> Iterator[Batch]:
-        """Batches by index; each sample has a crop and a flip of its own, drawn by seed and epoch."""
+        """Yield batches by index; each sample gets its own crop and flip, drawn by seed and epoch."""
         rng, order = generator(self.seed, f"augmentation of epoch {epoch}"), iter(order)
         for indices in islice(order, done):
             if self.augment:
-                crops_and_flips(len(indices), rng)  # as if they had been used
+                crops_and_flips(len(indices), rng)  # to draw the same for the rest
         for indices in order:
             rows = mine(len(indices))
             chosen = torch.from_numpy(indices[rows]).to(self.train_labels.device)
@@ -92,7 +99,7 @@ class DeviceData:
             yield self._normalised(inputs), self.train_labels[chosen]
 
     def test_batches(self, chosen: slice = slice(None)) -> Iterator[Batch]:
-        """The test part, not augmented."""
+        """Yield the test part, not augmented."""
         parts = (torch.split(part, EVALUATION_BATCH)[chosen] for part in (self.test_inputs, self.test_labels))
         for inputs, labels in zip(*parts, strict=True):
             yield self._normalised(inputs), labels
@@ -110,7 +117,7 @@ class DeviceData:
 
 
 def crop_and_flip(images: Tensor, down: NDArray[np.int64], right: NDArray[np.int64], flip: NDArray[np.int64]) -> Tensor:
-    """A crop, after padding by `CROP_PADDING`, and a horizontal flip for each of (batch, c, h, w), as drawn."""
+    """Pad images (batch, c, h, w) by `CROP_PADDING`, crop each at (`down`, `right`), mirror it where `flip` is 1."""
     count, _, height, width = images.shape
     drawn = (torch.from_numpy(numbers).to(images.device)[:, None] for numbers in (down, right, flip))
     first_rows, first_columns, flipped = drawn
@@ -123,13 +130,13 @@ def crop_and_flip(images: Tensor, down: NDArray[np.int64], right: NDArray[np.int
 
 
 def crops_and_flips(count: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Drawn at random: pixels down, pixels right and whether to flip, for each of `count` images."""
+    """Draw pixels down, pixels right and whether to flip, (count,) each, for `crop_and_flip`."""
     return [rng.integers(2 * CROP_PADDING + 1, size=count) for _ in range(2)] + [rng.integers(2, size=count)]
 
 
 @dataclass
 class StreamedData:
-    """Image files decoded by workers; `train` and `test` are torchvision data sets of tensors."""
+    """A data set of image files that workers decode; `train` and `test` are torchvision data sets of tensors."""
 
     train: Any
     test: Any
@@ -146,19 +153,19 @@ class StreamedData:
     def train_batches(
         self, order: Iterable[NDArray[np.intp]], epoch: int, done: int = 0, mine: Mine = every_row
     ) -> Iterator[Batch]:
-        """Batches by index; a sample's crop and flip are drawn by seed, epoch and index, whatever the workers."""
+        """Yield batches by index; a sample's crop and flip depend on seed, epoch and index, not on the workers."""
         seed = int(generator(self.seed, f"augmentation of epoch {epoch}").integers(2**62))
         left = [indices[mine(len(indices))].tolist() for indices in islice(order, done, None)]
         return self._load(_DrawnBySample(self.train, seed), batch_sampler=left)
 
     def test_batches(self, chosen: slice = slice(None)) -> Iterator[Batch]:
-        """The test part, resized and cropped in the middle."""
+        """Yield the test part, resized and cropped to the middle."""
         every = range(len(self.test))
         batches = [every[start : start + EVALUATION_BATCH] for start in every[::EVALUATION_BATCH]]
         return self._load(self.test, batch_sampler=batches[chosen])
 
     def fingerprint(self) -> str:
-        """A hash of the data: every file's name and label, and the bytes of some files."""
+        """A hash of both parts: every file's name and label, and the bytes of some files."""
         return " ".join(_of_files(part) for part in (self.train, self.test))
 
     def _load(self, part: Any, **how: Any) -> Iterator[Batch]:
@@ -172,19 +179,19 @@ class StreamedData:
                     inputs.to(self.device, self.dtype, non_blocking=pinned),
                     labels.to(self.device, non_blocking=pinned),
                 )
-        except InputError as error:  # a worker's error brings its traceback; the reason is its last line
+        except InputError as error:  # a worker's error contains its traceback; the reason is the last line
             reason = str(error).splitlines()[-1].rpartition(f"{InputError.__name__}: ")[2]
             raise InputError(reason) from error
 
 
 def _leave_ctrl_c_to_the_run(worker: int) -> None:
-    """A terminal sends it to every process; a run that finishes its step still needs its workers."""
+    """Ignore Ctrl-C, which a terminal sends to every process: the run needs its workers to finish its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _of_tensors(inputs: Tensor, labels: Tensor) -> str:
-    """A hash of one part of a data set on the device."""
-    chosen = inputs[torch.from_numpy(spread(len(inputs))).to(inputs.device)]
+    """A hash of the training or test part of a data set on the device."""
+    chosen = inputs[torch.from_numpy(sample_indices(len(inputs))).to(inputs.device)]
     return fingerprints.of_arrays(np.array(inputs.shape), chosen.cpu().numpy(), labels.cpu().numpy())
 
 
@@ -193,13 +200,13 @@ def _of_files(part: Any) -> str:
     folder, chosen = getattr(part, "dataset", part), getattr(part, "indices", range(len(part)))
     files = [(Path(folder.samples[index][0]), folder.samples[index][1]) for index in chosen]
     named = "".join(f"{path.parent.name}/{path.name} {label}\n" for path, label in files)
-    contents = [fingerprints.of_file(str(files[index][0])) for index in spread(len(files))]
+    contents = [fingerprints.of_file(str(files[index][0])) for index in sample_indices(len(files))]
     return fingerprints.of_arrays(np.frombuffer("".join([named, *contents]).encode(), np.uint8))
 
 
 @dataclass
 class _DrawnBySample(Dataset[Any]):
-    """A data set whose random transforms draw from a generator of each sample's own."""
+    """A data set whose random transforms are seeded by the sample's index."""
 
     part: Any
     seed: int

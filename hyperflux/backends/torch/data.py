@@ -20,27 +20,29 @@ from hyperflux.errors import InputError
 from hyperflux.seeding import generator
 
 IN_MEMORY_SIDE = 64
-"""Image folders whose images have at most this many pixels a side are read into memory."""
+"""Folders whose images have at most this many pixels per side are read into memory."""
 STREAMED_SIDE = 224
 STREAMED_RESIZE = 256
-"""Larger images: the shorter side is resized to this, and the middle STREAMED_SIDE² are taken, for testing."""
+"""Larger images: for testing, the shorter side is resized to this and the middle STREAMED_SIDE² pixels are taken."""
 
 NORMALISATION: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-"""Mean and deviation of each channel of the training part, pixels in [0, 1]. Sets not listed are measured."""
+"""Mean and deviation of each channel over the training part, pixels in [0, 1]; measured for data sets not listed."""
 
 Images = tuple[Tensor, Tensor]
-"""uint8 images (samples, 3, h, w) and their labels (samples,)."""
+"""Images (samples, 3, h, w), uint8, and labels (samples,), int64."""
 
 
 def load_data(config: RunConfig, device: torch.device) -> Data:
-    """The data set of `config`, ready to train on `device`.
+    """Load the data set of `config` for training on `device`.
 
-    Raises InputError for files that are missing or damaged, and images that do not fit together. Large images are
-    decoded batch by batch, so that a damaged one is found when its batch is drawn.
+    Large images are decoded batch by batch, so a damaged one raises InputError only when its batch is drawn.
+
+    Raises:
+        InputError: Files are missing or damaged, or images differ in size or classes.
     """
     folder = data_folder(config.data_dir)
     match config.dataset:
@@ -78,7 +80,7 @@ def _in_memory(config: RunConfig, device: torch.device, train: Images, test: Ima
 
 
 def _streamed(config: RunConfig, device: torch.device, train: Any, test: Any) -> StreamedData:
-    """Large images, in random crops of every scale to train and the middle to test."""
+    """Large images: crops of random scale to train on, the middle to test on."""
     from torchvision.transforms import v2
 
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*NORMALISATION["imagenet"])]
@@ -99,14 +101,14 @@ def _streamed(config: RunConfig, device: torch.device, train: Any, test: Any) ->
 
 
 def _subset(config: RunConfig, samples: int) -> NDArray[np.intp]:
-    """Indices of the training samples to keep: all in their order, or `train_samples` drawn without repetition."""
+    """Indices of the training samples to keep: all in order, or `train_samples` drawn without replacement."""
     if not config.train_samples:
         return np.arange(samples)
     return generator(0, "subset").permutation(samples)[: config.train_samples]
 
 
 def _arrays(config: RunConfig, device: torch.device) -> DeviceData:
-    """The sets that every backend shares: already standardised, not augmented; images get a channel."""
+    """The data sets that every backend has: standardised already, not augmented; images get a channel."""
     data = load_dataset(config.dataset, config.data_dir, config.train_samples)
     inputs = [torch.from_numpy(part) for part in (data.train_inputs, data.test_inputs)]
     train, test = (part[:, None] if part.ndim == 3 else part for part in inputs)
@@ -116,7 +118,7 @@ def _arrays(config: RunConfig, device: torch.device) -> DeviceData:
 
 
 def _cifar(name: str, folder: Path) -> tuple[Images, Images, int]:
-    """Torchvision's layout: it reads the files only after their checksums have been found right."""
+    """CIFAR in torchvision's layout, which reads the files only if their checksums are right."""
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -134,7 +136,7 @@ def _cifar(name: str, folder: Path) -> tuple[Images, Images, int]:
 
 
 def _folders(folder: Path) -> tuple[Any, Any]:
-    """`train/` and `test/` or `val/` with a folder a class, as torchvision's ImageFolder."""
+    """`train/` and `test/` or `val/` with one folder per class, as torchvision's ImageFolder."""
     from torchvision.datasets import ImageFolder
 
     test = next((name for name in ("test", "val") if os.path.isdir(folder / name)), None)
@@ -155,7 +157,7 @@ def _folders(folder: Path) -> tuple[Any, Any]:
 
 
 def _read(part: Any) -> Images:
-    """Every image of a folder and its label."""
+    """All images of a folder and their labels, in memory."""
     images: list[NDArray[np.uint8]] = []
     for path, _ in part.samples:
         image = np.asarray(part.loader(path))
@@ -167,7 +169,7 @@ def _read(part: Any) -> Images:
 
 
 def _statistics(name: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation a channel, (c, 1, 1), from the table or measured."""
+    """Mean and deviation per channel, (c, 1, 1), from `NORMALISATION` or measured."""
     if name in NORMALISATION:
         mean, deviation = (torch.tensor(values) for values in NORMALISATION[name])
     else:

@@ -57,7 +57,9 @@ def torch_process_group() -> Iterator[TorchProcessGroup]:
     before this one was done with it.
     """
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
+        )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"processes: can't be brought together ({error}); start them with torchrun") from error
     processes = TorchProcessGroup()

@@ -1,4 +1,4 @@
-"""Image files and folders of them, of which nothing is trusted."""
+"""Images and folders of images, read safely: nothing in them is trusted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hyperflux.errors import InputError
 from hyperflux.io.safe_read import open_file
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What an image may be, whatever its file is called: PIL knows others whose readers start schedules."""
+"""Formats that are read, by content and not by name. PIL knows others, whose readers may start programs."""
 MAX_PIXELS = 1 << 26
-"""Of one image: a few kilobytes can claim far more."""
+"""Most pixels of an image: a file of a few kilobytes can announce far more."""
 
 
 def open_image(path: str) -> Any:
-    """The image as RGB. Raises InputError where the file is damaged, of another kind, or too large to be decoded."""
+    """An image as RGB. Raises InputError for a damaged file, another format, and more than `MAX_PIXELS`."""
     from PIL import Image
 
     try:
@@ -32,7 +32,7 @@ def open_image(path: str) -> Any:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError for a link inside a folder of images that leads back to a folder around it: it has no end."""
+    """Raise InputError for a link to a folder that contains the link: walking it would never end."""
     for place, names, _ in os.walk(folder, followlinks=True):
         around = os.path.realpath(place)
         for name in names:

@@ -1,4 +1,4 @@
-"""Weights from a safetensors file or a torch checkpoint, read without executing anything in it."""
+"""Weights files for torch: safetensors and files of torch.save, read without executing anything in them."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ from hyperflux.errors import InputError
 from hyperflux.io.weights_file import MAX_BYTES, check_size, max_bytes
 
 WRAPPERS = ("state_dict", "model")
-"""Keys under which checkpoints of training scripts keep the weights."""
+"""Keys under which training scripts save the weights."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""Prefixes that DataParallel and torch.compile put before every name."""
 
 
-def read_weights(path: str, most: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU.
+def read_weights(path: str, limit: int = MAX_BYTES) -> dict[str, Tensor]:
+    """Read tensors by name, on the CPU; wrappers and prefixes of training scripts are removed.
 
-    Raises InputError where the file is missing, has more than `most` bytes, or is no checkpoint of tensors.
+    Raises:
+        InputError: The file is missing, larger than `limit` bytes, damaged, or holds other objects than tensors.
     """
-    check_size(path, most)
+    check_size(path, limit)
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
         _check_archive(path)
-        with warnings.catch_warnings(action="ignore"):  # what matters of a file's form is whether it can be read
+        with warnings.catch_warnings(action="ignore"):  # about old forms of files that can still be read
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"checkpoint {path}: not a readable safetensors file or torch checkpoint of tensors alone (nothing else "
+            f"weights file {path}: not a readable safetensors file or torch.save file of tensors alone (nothing else "
             "is read, for safety); save the model's state_dict() by itself"
         ) from error
     except Exception as error:  # the readers raise whatever they met in the file
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"checkpoint {path}: not a readable safetensors file or torch checkpoint ({reason})"
+            f"weights file {path}: not a readable safetensors file or torch.save file ({reason})"
         ) from error
     while inner := _wrapped(content):
         content = inner
     if not isinstance(content, Mapping) or not content or not all(map(_is_tensor, content.items())):
-        raise InputError(f"checkpoint {path}: is no state_dict of tensors")
+        raise InputError(f"weights file {path}: is not a state_dict of tensors")
     while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in content)), None):
         content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return dict(content)
 
 
 def _check_archive(path: str) -> None:
-    """Raise ValueError for a torch checkpoint, which is a zip archive, that unpacks to more than the file has.
+    """Raise ValueError for a file of torch.save, a zip archive, that would unpack to more bytes than it has.
 
-    torch.save never compresses, nor does it write the one object that takes memory by its size alone.
+    torch.save never compresses, and never writes a bytearray, which takes memory by its size alone.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -80,17 +81,19 @@ def _is_tensor(item: tuple[Any, Any]) -> bool:
 
 
 def load_from(model: nn.Module, path: str, name: str) -> None:
-    """Replace all parameters and buffers of `model` by those of a file no larger than a checkpoint of it can be.
+    """Replace all parameters and buffers of `model` by those of a weights file; `name` names the model in messages.
 
-    Raises InputError as `read_weights` and `load_into`.
+    Raises:
+        InputError: As `read_weights`, with the size limit of this model, and `load_into`.
     """
     load_into(model, read_weights(path, max_bytes(sum(map(Tensor.numel, model.state_dict().values())))), name)
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Replace all parameters and buffers of `model`.
+    """Replace all parameters and buffers of `model`, which messages call `name`.
 
-    Raises InputError where names or shapes do not fit or values are not finite; then nothing was replaced.
+    Raises:
+        InputError: A tensor is missing or unknown, has another shape, or is not finite; nothing was replaced.
     """
     own = model.state_dict()
     if odd := sorted(own.keys() ^ tensors.keys()):

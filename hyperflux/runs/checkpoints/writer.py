@@ -119,7 +119,7 @@ def catch_stop_signals() -> Iterator[Stop]:
             noted.append(number)
         else:
             restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def restore() -> None:
         for number, handler in before.items():

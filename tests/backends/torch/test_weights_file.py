@@ -1,4 +1,4 @@
-"""Checkpoints: every common form is read, nothing in them is executed, and a bad one changes nothing."""
+"""Weights files: every common form is read, nothing in them is executed, and a bad one changes nothing."""
 
 import io
 import pickle
@@ -47,7 +47,7 @@ def same(one, other):
         lambda weights: {f"_orig_mod.module.{name}": tensor for name, tensor in weights.items()},
     ],
 )
-def test_torch_checkpoints_are_found_in_their_wrappers(tmp_path, weights, wrap):
+def test_weights_of_torch_are_found_in_their_wrappers(tmp_path, weights, wrap):
     torch.save(wrap(weights), tmp_path / "file.pth")
     assert same(read_weights(str(tmp_path / "file.pth")), weights)
 
@@ -74,7 +74,7 @@ class Executable:
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_code_in_a_checkpoint_is_not_run(tmp_path, weights, save):
+def test_code_in_a_weights_file_is_not_run(tmp_path, weights, save):
     save({"state_dict": weights, "hook": Executable(tmp_path / "written")}, tmp_path / "file.pth")
     assert "nothing else is read, for safety" in refused(tmp_path / "file.pth")
     assert not (tmp_path / "written").exists()
@@ -98,7 +98,8 @@ def test_damaged_files_are_refused(tmp_path, weights):
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        assert "not a readable safetensors file or torch checkpoint" in refused(tmp_path / name)
+        kinds = "safetensors file" if name == "cut.safetensors" else "safetensors file or torch.save file"
+        assert f"{name}: not a readable {kinds} (" in refused(tmp_path / name)
     assert "no such file" in refused(tmp_path / "nowhere.pth")
     assert "Is a directory" in refused(tmp_path)
 
@@ -107,9 +108,9 @@ def test_damaged_files_are_refused(tmp_path, weights):
     "content",
     [[torch.ones(2)], {"weight": 1.5}, {"state_dict": {"a": {"b": torch.ones(1)}}}, 3, {}, {0: torch.ones(1)}],
 )
-def test_what_is_no_state_dict_is_refused(tmp_path, content):
+def test_what_is_not_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "file.pth")
-    assert "is no state_dict of tensors" in refused(tmp_path / "file.pth")
+    assert "is not a state_dict of tensors" in refused(tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.training import choose_device
+from hyperflux.io.ranges import count_in
 from hyperflux.models import check_model, is_mlp
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.file import file_content
 from hyperflux.telemetry.levels import LEVELS, Level
-from hyperflux.timing import MAX_BATCH, MAX_ROTATIONS, Timing, Turn, check_count, interleave
+from hyperflux.timing import MAX_BATCH, MAX_ROUNDS, Timing, Turn, interleave
 
 STEPS_A_TURN = 10
 """Steps that each variant takes before the next one's turn: two control steps of the default course among them."""
@@ -136,8 +137,8 @@ class _Workload:
 
     @classmethod
     def of(cls, model: str, batch_size: int, rotations: int, device: str) -> _Workload:
-        check_count("batch_size", batch_size, MAX_BATCH)
-        check_count("rotations", rotations, MAX_ROTATIONS)
+        count_in("batch_size", batch_size, 1, MAX_BATCH)
+        count_in("rotations", rotations, 1, MAX_ROUNDS)
         check_model(model)
         place = choose_device(device)
         shape = (1, 28, 28) if is_mlp(model) else (3, 32, 32)

@@ -1,0 +1,93 @@
+"""Numbers that a user sets: their type and range, checked once, with one error line each.
+
+Any integer type counts as an int and any real scalar as a float (NumPy's, torch's), but neither counts as the other. A
+bool is not a number. NaN and the infinities are in no range. Every function returns the plain Python number.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+from hyperflux.errors import InputError
+from hyperflux.io.safe_read import shown
+
+
+def as_integer(value: Any) -> int | None:
+    """The int that an integer of any type stands for; None for everything else, bools and floats included."""
+    if _is_bool(value):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def as_number(value: Any) -> float | None:
+    """The float that a real scalar of any type stands for; None for everything else, bools and strings included."""
+    if _is_bool(value) or getattr(value, "ndim", 0) != 0 or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """An integer of at least `least`. Raises InputError otherwise."""
+    number = _integer(name, value, least)
+    if number < least:
+        raise InputError(f"{name}: {shown(number)} is not a whole number of at least {least}")
+    return number
+
+
+def integer_in(name: str, value: Any, least: int, most: int) -> int:
+    """An integer in [least, most]. Raises InputError, which names the end that it lies beyond."""
+    number = _integer(name, value, least)
+    if not least <= number <= most:
+        side = f"at least {least}" if number < least else f"at most {most}"
+        raise InputError(f"{name}: {shown(number)} is out of range; give a number {side}")
+    return number
+
+
+def count_in(name: str, value: Any, least: int, most: int, option: str = "") -> int:
+    """A count in [least, most]. Raises InputError, which says how many to give, and by which `option`, if any."""
+    number = _integer(name, value, least)
+    give = f"give {option}".rstrip()
+    if number < least:
+        raise InputError(f"{name}: {shown(number)} is too few; {give} {least} or more")
+    if number > most:
+        raise InputError(f"{name}: {shown(number)} is too many; {give} {most} or fewer")
+    return number
+
+
+def number_in(name: str, value: Any, low: float, high: float = math.inf, ends: str = "[)", way: str = "") -> float:
+    """A finite number between `low` and `high`; `ends` are brackets as in mathematics, "[" and "]" include the end.
+
+    Raises InputError otherwise, with the `way` out: the range, unless another is given.
+    """
+    number = as_number(value)
+    if number is not None and math.isfinite(number):
+        from_low = number > low or (number == low and ends[0] == "[")
+        to_high = number < high or (number == high and ends[1] == "]")
+        if from_low and to_high:
+            return number
+    side = "at least" if ends[0] == "[" else "above"
+    range_ = f"{side} {low:g}" if high == math.inf else f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    given = shown(value) if number is None else value
+    raise InputError(f"{name}: {given} is out of range; {way or f'give a number {range_}'}")
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if (number := as_integer(value)) is not None:
+        return number
+    real = as_number(value)
+    if real is not None and real.is_integer():
+        raise InputError(f"{name}: {shown(value)} is a float; give a whole number of at least {least} as an int")
+    raise InputError(f"{name}: {shown(value)} is not a whole number of at least {least}")
+
+
+def _is_bool(value: Any) -> bool:
+    """Whether a value is a bool of Python, NumPy or torch; torch need not be loaded to ask."""
+    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
