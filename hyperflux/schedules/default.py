@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperflux.errors import InputError
+from hyperflux.io.ranges import number_in
 from hyperflux.schedules.base import Observation, StepSettings, restored
 from hyperflux.schedules.controllers import ShiftController
 from hyperflux.schedules.curves import control_interval, density_at, trajectory
@@ -43,14 +43,11 @@ class DefaultCourse:
     first_pressure: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("lowest_at", "undershoot"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"course.{name}: {getattr(self, name)} is out of range; give a fraction in (0, 1]")
-        if not 0 <= self.freeze_at <= 1:
-            raise InputError(f"course.freeze_at: {self.freeze_at} is out of range; give a fraction in [0, 1]")
+        number_in("course.lowest_at", self.lowest_at, 0, 1, "(]")
+        number_in("course.undershoot", self.undershoot, 0, 1, "(]")
+        number_in("course.freeze_at", self.freeze_at, 0, 1, "[]")
         for name in ("gain", "max_rate", "first_pressure"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"course.{name}: {getattr(self, name)} is out of range; give a number above 0")
+            number_in(f"course.{name}", getattr(self, name), 0, ends="()")
 
 
 @dataclass(frozen=True)

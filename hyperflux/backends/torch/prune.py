@@ -12,8 +12,10 @@ from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import Patterns
 from hyperflux.backends.torch.training import Loss, Precision, choose_device, train_epoch
 from hyperflux.errors import InputError
+from hyperflux.io.ranges import whole_number
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.curves import cosine
+from hyperflux.schedules.default import DefaultCourse
 
 LEARNING_RATES = (0.01, 0.001, 0.001, 0.0001)
 """SGD's rate at the start and end of pruning, then of regrowth: the paper's course for pretrained networks."""
@@ -33,7 +35,7 @@ def prune(
     include: Patterns | None = None,
     exclude: Patterns | None = None,
     presence_lr: float = 1e-3,
-    controller: Literal["default", "published"] | PublishedController = "default",
+    controller: Literal["default", "published"] | PublishedController | DefaultCourse = "default",
     seed: int = 0,
     device: str = "auto",
     amp: Literal["off", "bfloat16", "float16"] = "off",
@@ -50,9 +52,8 @@ def prune(
     Raises InputError where an argument is out of range or the loader is empty or has no length.
     """
     steps = _length(train_loader)
-    for name, epochs, least in (("pruning_epochs", pruning_epochs, 1), ("regrowth_epochs", regrowth_epochs, 0)):
-        if type(epochs) is not int or epochs < least:
-            raise InputError(f"{name}: {epochs!r} is not a whole number of at least {least}")
+    pruning_epochs = whole_number("pruning_epochs", pruning_epochs, 1)
+    regrowth_epochs = whole_number("regrowth_epochs", regrowth_epochs, 0)
     place = choose_device(device)
     precision = Precision(amp, place)
     model.to(place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
@@ -17,6 +16,7 @@ from hyperflux.backends.torch.gate_state import gate_state, restore_gate
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import Patterns, Selection, select, unwrap
 from hyperflux.errors import InputError
+from hyperflux.io.ranges import number_in, whole_number
 from hyperflux.schedules.base import LayerCount, PruningSchedule, Stage
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse
@@ -101,11 +101,10 @@ class Pruner:
                 closure or runs no step hooks; the model is already under a Pruner; the published course has too few
                 steps for t to cross 0.
         """
-        _require_int("pruning_steps", pruning_steps, least=1)
-        _require_int("regrowth_steps", regrowth_steps, least=0)
-        _require_int("seed", seed, least=0)
-        if not (math.isfinite(presence_lr) and presence_lr > 0):
-            raise InputError(f"presence_lr: {presence_lr} is not a positive number")
+        pruning_steps = whole_number("pruning_steps", pruning_steps, 1)
+        regrowth_steps = whole_number("regrowth_steps", regrowth_steps, 0)
+        seed = whole_number("seed", seed, 0)
+        presence_lr = number_in("presence_lr", presence_lr, 0, ends="()")
         level(telemetry)
         root = unwrap(model)
         selection = _selected(root, optimizer, include, exclude)
@@ -362,11 +361,6 @@ def _selected(
 
 def _map(change: Callable[[A], B], values: Mapping[str, A]) -> dict[str, B]:
     return {name: change(value) for name, value in values.items()}
-
-
-def _require_int(name: str, value: int, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
 
 
 def _require_equal(what: str, saved: object, present: object) -> None:
