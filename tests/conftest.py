@@ -10,7 +10,10 @@ torch.set_num_threads(1)
 
 # No deadline: these machines are noisy. Derandomised, so that a failure on one machine is a failure on every one.
 settings.register_profile("hyperflux", deadline=None, derandomize=True)
-settings.load_profile("hyperflux")
+# For a search in new places every night: a failure prints the decorator that repeats it, and
+# --hypothesis-seed=NUMBER repeats the whole search.
+settings.register_profile("nightly", deadline=None, derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "hyperflux"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hyperflux.backends.torch.image_files import check_folder, open_image
 from hyperflux.config import RunConfig
 from hyperflux.data import data_folder, load_dataset
 from hyperflux.errors import InputError
+from hyperflux.extras import require
 from hyperflux.seeding import generator
 
 IN_MEMORY_SIDE = 64
@@ -81,8 +82,7 @@ def _in_memory(config: RunConfig, device: torch.device, train: Images, test: Ima
 
 def _streamed(config: RunConfig, device: torch.device, train: Any, test: Any) -> StreamedData:
     """Large images: crops of random scale to train on, the middle to test on."""
-    from torchvision.transforms import v2
-
+    v2 = require("torchvision.transforms.v2", extra="vision", needed_by=f"data set {config.dataset}")
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*NORMALISATION["imagenet"])]
     middle = [v2.Resize(STREAMED_RESIZE), v2.CenterCrop(STREAMED_SIDE)]
     random = [v2.RandomResizedCrop(STREAMED_SIDE), v2.RandomHorizontalFlip()]
@@ -119,8 +119,7 @@ def _arrays(config: RunConfig, device: torch.device) -> DeviceData:
 
 def _cifar(name: str, folder: Path) -> tuple[Images, Images, int]:
     """CIFAR in torchvision's layout, which reads the files only if their checksums are right."""
-    from torchvision import datasets
-
+    datasets = require("torchvision.datasets", extra="vision", needed_by=f"data set {name}")
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     parts: list[Images] = []
     for train in (True, False):
@@ -137,8 +136,7 @@ def _cifar(name: str, folder: Path) -> tuple[Images, Images, int]:
 
 def _folders(folder: Path) -> tuple[Any, Any]:
     """`train/` and `test/` or `val/` with one folder per class, as torchvision's ImageFolder."""
-    from torchvision.datasets import ImageFolder
-
+    image_folder = require("torchvision.datasets", extra="vision", needed_by="folders of images").ImageFolder
     test = next((name for name in ("test", "val") if os.path.isdir(folder / name)), None)
     if not os.path.isdir(folder / "train") or test is None:
         raise InputError(
@@ -147,7 +145,7 @@ def _folders(folder: Path) -> tuple[Any, Any]:
     try:
         for name in ("train", test):
             check_folder(folder / name)
-        parts = [ImageFolder(str(folder / name), loader=open_image) for name in ("train", test)]
+        parts = [image_folder(str(folder / name), loader=open_image) for name in ("train", test)]
     except (FileNotFoundError, OSError) as error:
         raise InputError(f"images under {folder}: {' '.join(str(error).split())}") from error
     if parts[0].classes != parts[1].classes:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.errors import InputError
+from hyperflux.extras import require
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.models import initial_mlp, is_mlp, layer_sizes
 
@@ -132,8 +133,7 @@ def _build(name: str, channels: int, height: int, width: int, classes: int) -> n
 
 def _small_vgg19(channels: int, classes: int) -> nn.Module:
     """VGG-19 with batch norm, a 2×2 average pool in the place of the last maximum, and one linear layer."""
-    from torchvision.models.vgg import make_layers
-
+    make_layers = require("torchvision.models.vgg", extra="vision", needed_by="model vgg19").make_layers
     layout = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4]
     features = make_layers(layout, batch_norm=True)
     if channels != 3:
@@ -147,16 +147,14 @@ def _small_vgg19(channels: int, classes: int) -> nn.Module:
 
 
 def _torchvision(name: str, classes: int) -> nn.Module:
-    from torchvision import models
-
+    models = require("torchvision.models", extra="vision", needed_by=f"model torchvision:{name}")
     if name not in (known := models.list_models(module=models)):
         raise unknown_name("torchvision model", name, known)
     return _quietly(lambda: models.get_model(name, weights=None, num_classes=classes), f"torchvision:{name}")
 
 
 def _timm(name: str, channels: int, classes: int, **extra: Any) -> nn.Module:
-    import timm
-
+    timm = require("timm", extra="vision", needed_by=f"model timm:{name}")
     if name not in (known := timm.list_models()):
         raise unknown_name("timm model", name, known)
     return _quietly(
