@@ -40,10 +40,20 @@ class Timing:
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a variant: `run` makes `calls` calls."""
+    """One turn of a variant: `run` makes `calls` calls.
+
+    Attributes:
+        run: Makes the calls.
+        calls: Their number.
+        rare: Work that happens once in `rare_calls` calls, too rarely for most turns to include it. It is timed after
+            every turn, and its share is added to each call.
+        rare_calls: See `rare`.
+    """
 
     run: Callable[[], object]
     calls: int
+    rare: Callable[[], object] | None = None
+    rare_calls: int = 1
 
     @classmethod
     def of(cls, call: Callable[[], object]) -> Turn:
@@ -53,7 +63,7 @@ class Turn:
         """
         call()
         turn = cls(call, 1)
-        while any(_seconds(turn, lambda: None) < TURN_SECONDS for _ in range(PROBES)):
+        while any(_seconds(turn.run, lambda: None) < TURN_SECONDS for _ in range(PROBES)):
             turn = cls(functools.partial(_repeat, call, 2 * turn.calls), 2 * turn.calls)
         return turn
 
@@ -70,11 +80,11 @@ def interleave(variants: Mapping[str, Turn], rounds: int, wait: Callable[[], Non
         One timing per variant, in their order.
     """
     for turn in variants.values():
-        _seconds(turn, wait)
+        _seconds_per_call(turn, wait)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, turn in variants.items():
-            seconds[name].append(_seconds(turn, wait) / turn.calls)
+            seconds[name].append(_seconds_per_call(turn, wait))
     result, first = [], seconds[next(iter(variants))]
     for name, times in seconds.items():
         ratios = sorted(own / base for own, base in zip(times, first, strict=True))
@@ -87,9 +97,14 @@ def _repeat(call: Callable[[], object], times: int) -> None:
         call()
 
 
-def _seconds(turn: Turn, wait: Callable[[], None]) -> float:
+def _seconds_per_call(turn: Turn, wait: Callable[[], None]) -> float:
+    seconds = _seconds(turn.run, wait) / turn.calls
+    return seconds if turn.rare is None else seconds + _seconds(turn.rare, wait) / turn.rare_calls
+
+
+def _seconds(run: Callable[[], object], wait: Callable[[], None]) -> float:
     wait()
     started = time.perf_counter()
-    turn.run()
+    run()
     wait()
     return time.perf_counter() - started

@@ -57,3 +57,11 @@ def test_short_calls_are_repeated_until_a_turn_is_long_enough(monkeypatch):
     before = clock.now
     turn.run()
     assert abs(clock.now - before - 128 * call) < call / 2
+
+
+def test_rare_work_is_timed_after_every_turn_and_its_share_is_added(monkeypatch):
+    clock = Clock(monkeypatch)
+    rare = clock.turn(99, 40, 80, 60).run
+    turns = {"dense": clock.turn(99, 2, 2, 2), "watched": Turn(clock.turn(99, 3, 3, 3).run, 1, rare, rare_calls=20)}
+    _, watched = interleave(turns, 3)
+    assert (watched.seconds, watched.ratio, watched.lowest_ratio, watched.highest_ratio) == (6, 3, 2.5, 3.5)

@@ -83,7 +83,7 @@ class Recorder:
     def tables(self) -> Tables:
         """All tables so far, copied."""
         tables = {name: np.array(rows, SCHEMA[name]) for name, rows in self._rows.items()}
-        summaries = {layer.name: Summary.of(layer, len(self._ends)) for layer in self._probe.layers(flux=False)}
+        _, summaries = self.summaries(flux=False)
         flips = [
             (name, times, int(weights))
             for name, summary in summaries.items()
@@ -119,11 +119,15 @@ class Recorder:
             rows = tables["layers"][tables["layers"]["layer"] == name] if name else tables["network"]
             self._events[name] = (int(rows["pruned"].sum()), int(rows["regrown"].sum()))
 
+    def summaries(self, flux: bool) -> tuple[list[LayerArrays], dict[str, Summary]]:
+        """Arrays and summary of every layer now, as at the end of the present interval; waits for the device."""
+        layers = self._probe.layers(flux)
+        return layers, {layer.name: Summary.of(layer, len(self._ends)) for layer in layers}
+
     def _measure(self) -> None:
+        layers, summaries = self.summaries(self._moved)
         self._ends.append(self._step)
-        interval, layers = len(self._ends) - 1, self._probe.layers(self._moved)
         self._moved = False
-        summaries = {layer.name: Summary.of(layer, interval) for layer in layers}
         figures = {name: self._figures(name, summary) for name, summary in summaries.items()}
         network = self._figures("", Summary.together(list(summaries.values())))
         course = {

@@ -96,19 +96,26 @@ def test_compare_prints_one_table_and_goes_on_where_it_was(here):
     assert json.loads(again.stdout) == json.loads((here / "out" / "comparison.json").read_text())
 
 
-def test_bench_step_measures_three_variants_side_by_side(here):
+def test_bench_step_measures_its_variants_side_by_side(here):
     arguments = ("bench", "step", "--model", "mlp:784-8-10", "--batch-size", "4", "--rotations", "3")
     done = run(here, *arguments, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     rows = found["times"]
-    assert [row["variant"] for row in rows] == ["dense", "gate", "gate and default course"]
+    assert [row["variant"] for row in rows] == [
+        "dense",
+        "gate",
+        "gate and default course",
+        "default course, light telemetry",
+    ]
     assert rows[0]["ratio"] == 1
     assert all(0 < row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"] for row in rows)
-    dense, gate, course = (row["held_bytes"] for row in found["memory"])
+    dense, gate, course, watched = (row["held_bytes"] for row in found["memory"])
     weights, block = 784 * 8 + 8 * 10, 4 * CPU_BLOCK
     assert dense == 2 * 4 * (weights + 18)  # the network and SGD's momentum
     assert gate == course == dense + 16 * weights + block
+    padded = -(-weights // 64) * 64
+    assert watched == course + 6 * weights + padded + padded // 8
     update = found["update"]
     assert (update["kernel"], update["weights"], update["needed_bytes"]) == ("fused", weights, 48 * weights)
     assert 48 <= update["moved_bytes"] / weights < 70

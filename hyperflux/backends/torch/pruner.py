@@ -174,8 +174,8 @@ class Pruner:
         group = process_group_of(model) if process_group is None else process_group
         self.selection = selection
         self.gate = gate = TorchGate(selection.prunable, optimizer, seed, schedule.initial_presence, group=group)
-        probe = None if watched is None else TorchProbe(gate)
-        self.session = PruningSession(schedule, gate, warnings, probe=probe, level=watched)
+        self._probe = None if watched is None else TorchProbe(gate)
+        self.session = PruningSession(schedule, gate, warnings, probe=self._probe, level=watched)
         gate.after_step = self._after_step
         self._released = False
         for module in unwrap(model).modules():
@@ -249,6 +249,10 @@ class Pruner:
     def layers(self) -> list[LayerCount]:
         """Prunable and surviving weights of each parameter, in the model's order; waits for the device."""
         return self.gate.layers()
+
+    def held_tensors(self) -> list[Tensor]:
+        """All tensors held in addition to the model and the optimizer, to measure memory."""
+        return [*self.gate.held_tensors(), *([] if self._probe is None else self._probe.held_tensors())]
 
     def resync(self) -> None:
         """Accept weights that were changed from outside (a checkpoint loaded) as the latent ones, and mask them.
