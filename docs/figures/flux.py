@@ -22,6 +22,7 @@ from hyperflux.runs.driver import feasible_schedule
 from hyperflux.schedules.default import ARRIVAL
 from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.seeding import generator
+from hyperflux.telemetry.flux import running_flux
 
 MOMENTS = 40
 """How often every pruned weight's flux is noted, while the density falls."""
@@ -45,7 +46,7 @@ class Returns:
         """At every moment until the density is lowest: the mask, and flux/(γ/N) of every weight."""
         gate = self._gate
         if gate.steps % self._every == 0 and gate.steps <= self._last and gate.pressure > 0:
-            ratio = spec.running_flux(gate.state.moments, gate.pressure_mean) * gate.total / gate.pressure
+            ratio = running_flux(gate.state.moments, gate.pressure_mean) * gate.total / gate.pressure
             self.noted.append((gate.mask(), ratio.astype(np.float32), gate.steps))
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hyperflux import spec
 from hyperflux.backends.numpy.optimizers import moments_from_arrays, moments_to_arrays
 from hyperflux.spec import Array, Mask, State
+from hyperflux.telemetry.flux import running_pressure
 
 
 class NumpyGate:
@@ -48,7 +49,7 @@ class NumpyGate:
             total=self.total,
         )
         if self.presence_lr is not None:
-            self.pressure_mean = spec.running_pressure(self.pressure_mean, self.pressure, self.total)
+            self.pressure_mean = running_pressure(self.pressure_mean, self.pressure, self.total)
         self.steps += 1
 
     def dense_step(
