@@ -1,67 +1,45 @@
-"""Hyperflux in plain NumPy: the specification, E1 to E7 and E12 of docs/algorithm.md. Read this file first.
+"""Hyperflux in plain NumPy, to be read with docs/algorithm.md: one training step, capacity, and the loop that prunes.
 
-Symbols, as in the paper (Barbulescu, Alexoaie, Busoniu, "Hyperflux: Pruning Reveals Importance", arXiv 2504.05349v4):
+Paper: Barbulescu, Alexoaie, Busoniu, "Hyperflux: Pruning Reveals Importance", arXiv 2504.05349v4. Its symbols:
 
     N          number of prunable weights in the whole network
     w  (N,)    latent weights: what the weight optimizer trains, pruned or not
-    t  (N,)    presence parameters, one a weight: a weight lives while t >= 0
+    t  (N,)    presence parameters, one per weight: a weight lives while t >= 0
     m  (N,)    mask: True where the weight is present
     θ  (N,)    effective weights w·m: what the network computes with
     g  (N,)    gradient of the data loss with respect to θ
     κ          slope of the straight-through estimator
     γ >= 0     pressure
+    η_t        learning rate of t
 
-Every function is pure: arrays in, new arrays out, nothing changed in place. Arrays are float64 (or float32, which is
-kept) of any one shape; "(N,)" says that all arrays of a call have the same shape. Only `pressure_gradient` and `step`
-need N itself, because a call may hold one layer of a larger network.
+The file reads from top to bottom: E1 to E7, `step`, which calls E1 to E6 once, capacity (E12), and `train`, which runs
+a whole course. Schedules and controllers (E8 to E10, E13, E14) see numbers only and live in `hyperflux.schedules`.
+
+Every function is pure: arrays in, new arrays out, nothing changed in place. Arrays are float64 (float32 is kept) of any
+one shape; "(N,)" says that all arrays of a call have the same shape. Only `pressure_gradient` and `step` need N itself,
+because a call may hold one layer of a larger network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
+S = TypeVar("S")
 
 KAPPA = 0.25
-"""κ: the sigmoid's derivative at 0."""
+"""κ: the sigmoid's derivative at 0 (E3)."""
 INITIAL_PRESENCE = (0.2, 0.5)
 """The interval (a, 2.5a), a = 0.2, from which the first t are drawn: every weight starts present (E2)."""
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Adam's running means of a gradient and of its square, each (N,), and the number of steps behind them."""
-
-    first: Array
-    second: Array
-    steps: int
-
-    @classmethod
-    def zeros_like(cls, parameters: Array) -> Moments:
-        """Moments before the first step."""
-        return cls(np.zeros_like(parameters), np.zeros_like(parameters), 0)
-
-
-@dataclass(frozen=True)
-class State:
-    """What one training step carries to the next: w, t and Adam's moments of t, each (N,)."""
-
-    weights: Array
-    presence: Array
-    moments: Moments
-
-
-def initial_presence(count: int, rng: np.random.Generator, interval: tuple[float, float] = INITIAL_PRESENCE) -> Array:
-    """Draw `count` presence parameters uniformly from `interval`, float64."""
-    return rng.uniform(*interval, size=count)
 
 
 def gate(presence: Array) -> Mask:
@@ -74,10 +52,15 @@ def effective_weights(weights: Array, mask: Mask) -> Array:
     return np.where(mask, weights, weights.dtype.type(0))
 
 
+def initial_presence(count: int, rng: np.random.Generator, interval: tuple[float, float] = INITIAL_PRESENCE) -> Array:
+    """Draw the first t, `count` of them, uniformly from `interval`; float64. See E2."""
+    return rng.uniform(*interval, size=count)
+
+
 def straight_through(gradient: Array, weights: Array, mask: Mask) -> tuple[Array, Array]:
     """Gradients of the data loss for w, g_i m_i, and for t, κ g_i w_i, pruned or not (E3).
 
-    `gradient` is g = ∂L/∂θ. The gate's derivative is 0 almost everywhere; κ stands in for it.
+    `gradient` is g = ∂L/∂θ. The gate's derivative is 0 almost everywhere; κ takes its place.
     """
     return np.where(mask, gradient, gradient.dtype.type(0)), KAPPA * gradient * weights
 
@@ -85,8 +68,8 @@ def straight_through(gradient: Array, weights: Array, mask: Mask) -> tuple[Array
 def restoring_flux(gradient: Array, weights: Array, mask: Mask) -> Array:
     """Restoring flux −κ g_i w_i of pruned weights, 0 where the weight is present (E4).
 
-    Flux is ∂L/∂t_i while t_i < 0, the gradient's answer to the removal of weight i. Where the restoring flux is
-    positive the loss would fall, to first order, if the weight came back; descent then lifts t_i.
+    The flux κ g_i w_i of a pruned weight is, to first order, κ times the change of the loss if the weight were
+    restored. Where the restoring flux is positive the loss would fall; descent then lifts t_i.
     """
     return np.where(mask, gradient.dtype.type(0), -KAPPA * gradient * weights)
 
@@ -99,10 +82,24 @@ def pressure_gradient(pressure: float, total: int) -> float:
     return pressure / total
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Adam's running means of a gradient and of its square, each (N,), after `steps` steps."""
+
+    first: Array
+    second: Array
+    steps: int
+
+    @classmethod
+    def zeros_like(cls, parameters: Array) -> Moments:
+        """Moments before the first step."""
+        return cls(np.zeros_like(parameters), np.zeros_like(parameters), 0)
+
+
 def adam_direction(gradient: Array, moments: Moments) -> tuple[Array, Moments]:
     """Adam's bias-corrected direction m̂/(√v̂ + ε), to be scaled by the learning rate, and the moments after it.
 
-    Kingma and Ba 2015, with `ADAM_BETAS` and `ADAM_EPSILON`.
+    Source: Kingma and Ba 2015, with `ADAM_BETAS` and `ADAM_EPSILON`.
     """
     beta1, beta2 = ADAM_BETAS
     steps = moments.steps + 1
@@ -119,55 +116,28 @@ def update_presence(presence: Array, gradient: Array, moments: Moments, learning
     return presence - learning_rate * direction, moments
 
 
-def running_pressure(mean: float, pressure: float, total: int) -> float:
-    """The share of pressure in Adam's first moment, after a step under `pressure`: the same for every weight."""
-    beta1, _ = ADAM_BETAS
-    return beta1 * mean + (1 - beta1) * pressure_gradient(pressure, total)
-
-
-def running_flux(moments: Moments, pressure_mean: float) -> Array:
-    """Running mean over about ten steps of −κ g w, of pruned and present weights alike; 0 before the first step.
-
-    It is Adam's bias-corrected first moment of t, less its share of pressure, `running_pressure`.
-    """
-    beta1, _ = ADAM_BETAS
-    return (pressure_mean - moments.first) / (1 - beta1 ** max(1, moments.steps))
-
-
-def typical_flux(moments: Moments) -> float:
-    """Mean over weights of √v̂, the size of κ g w + γ/N by Adam's bias-corrected second moment; 0 before a step."""
-    _, beta2 = ADAM_BETAS
-    return float(np.sqrt(moments.second / (1 - beta2 ** max(1, moments.steps))).mean())
-
-
-def meet_capacity(presence: Array, kept: int) -> tuple[Array, float]:
-    """Lower every t by the same τ, the `kept`-th largest, so that exactly `kept` weights are present (E12).
-
-    Gives the new t and τ, which is negative where too few weights were present. Nothing in E1 to E6 depends on the
-    level of t, only on its sign and its changes: t − τ under the gate H is t under a gate at τ. Of equal t at the gate
-    the first ones stay. `presence` is of the whole network, (N,); 1 <= kept <= N.
-    """
-    tau = np.partition(presence, -kept)[-kept]
-    shifted = presence - tau
-    at_gate = np.flatnonzero(shifted == 0)
-    surplus = np.count_nonzero(shifted >= 0) - kept
-    shifted[at_gate[len(at_gate) - surplus :]] = -np.finfo(presence.dtype).tiny
-    return shifted, float(tau)
-
-
 def smoothed_cross_entropy(logits: Array, labels: NDArray[np.integer[Any]], smoothing: float) -> tuple[float, Array]:
     """Mean cross-entropy with label smoothing, and its gradient for the logits (E7).
 
-    `logits` is (batch, classes), `labels` (batch,) of class indices. The wanted distribution is 1 − smoothing on the
+    `logits` is (batch, classes), `labels` (batch,) of class indices. The target distribution is 1 − smoothing on the
     label plus smoothing/classes on every class.
     """
     batch, classes = logits.shape
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    wanted = np.full_like(logits, smoothing / classes)
-    wanted[np.arange(batch), labels] += 1 - smoothing
-    loss = -(wanted * log_probabilities).sum() / batch
-    return float(loss), (np.exp(log_probabilities) - wanted) / batch
+    target = np.full_like(logits, smoothing / classes)
+    target[np.arange(batch), labels] += 1 - smoothing
+    loss = -(target * log_probabilities).sum() / batch
+    return float(loss), (np.exp(log_probabilities) - target) / batch
+
+
+@dataclass(frozen=True)
+class State:
+    """What one training step carries to the next: w, t and Adam's moments of t, each (N,)."""
+
+    weights: Array
+    presence: Array
+    moments: Moments
 
 
 def step(
@@ -181,9 +151,15 @@ def step(
 ) -> State:
     """One training step of Hyperflux, E1 to E6 in the paper's order.
 
-    `loss_gradient` maps θ to g (the network and its loss: E7), `update_weights` maps (w, its gradient) to the new w
-    (the user's own optimizer: momentum and weight decay act on pruned weights too). `total` is N. With a rate of None
-    the mask is settled: t and its moments stay as they are.
+    Args:
+        state: w, t and moments before the step.
+        loss_gradient: θ -> g: the network and its loss (E7).
+        update_weights: (w, g·m) -> the next w: the user's own optimizer. Its momentum and weight decay act on pruned
+            weights too.
+        pressure: γ.
+        presence_learning_rate: η_t, or None once the mask is frozen: t and its moments then stay as they are.
+        total: N.
+
     """
     mask = gate(state.presence)  # E1
     theta = effective_weights(state.weights, mask)  # E2
@@ -195,3 +171,134 @@ def step(
     for_presence = for_presence + pressure_gradient(pressure, total)  # E5
     presence, moments = update_presence(state.presence, for_presence, state.moments, presence_learning_rate)  # E6
     return State(weights, presence, moments)
+
+
+def meet_capacity(presence: Array, count: int) -> tuple[Array, float]:
+    """Lower every t by the same τ, the `count`-th largest, so that exactly `count` weights are present (E12).
+
+    E1 to E6 use the sign of t and its changes, never its level: t − τ under the gate H is t under a gate at τ. Of equal
+    t at the gate the first ones stay.
+
+    Args:
+        presence: t of the whole network, (N,).
+        count: Weights to leave present, 1 <= count <= N.
+
+    Returns:
+        The new t, and τ, which is negative where too few weights were present.
+
+    """
+    tau = np.partition(presence, -count)[-count]
+    shifted = presence - tau
+    at_gate = np.flatnonzero(shifted == 0)
+    surplus = np.count_nonzero(shifted >= 0) - count
+    shifted[at_gate[len(at_gate) - surplus :]] = -np.finfo(presence.dtype).tiny
+    return shifted, float(tau)
+
+
+def magnitude_presence(weights: Array, presence: Array) -> Array:
+    """The t of magnitude pruning, the baseline: |w|, and −1 where pruned, so that capacity keeps the largest |w|."""
+    return np.where(gate(presence), np.abs(weights), -1).astype(presence.dtype)
+
+
+def density(presence: Array) -> float:
+    """Share of the weights that are present, s = Σm/N."""
+    return np.count_nonzero(gate(presence)) / presence.size
+
+
+def typical_flux(moments: Moments) -> float:
+    """Mean over weights of √v̂, the typical size of κ g w + γ/N, 0 before the first step. See E13.
+
+    v̂ is Adam's bias-corrected second moment of t.
+    """
+    _, beta2 = ADAM_BETAS
+    return float(np.sqrt(moments.second / (1 - beta2 ** max(1, moments.steps))).mean())
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What holds until the next control step: γ, and η_t or None for a frozen mask."""
+
+    pressure: float
+    presence_lr: float | None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a schedule sees at a control step: τ, and functions that measure density and typical flux on demand."""
+
+    shift: float
+    density: Callable[[], float]
+    flux: Callable[[], float]
+
+
+class Schedule(Protocol[S]):
+    """When to prune how far; `S` is its state, plain numbers. `hyperflux.schedules` has three."""
+
+    @property
+    def pruning_steps(self) -> int:
+        """Steps of the pruning stage."""
+
+    @property
+    def regrowth_steps(self) -> int:
+        """Steps of the regrowth stage."""
+
+    @property
+    def by_magnitude(self) -> bool:
+        """Whether capacity keeps the largest |w| instead of the largest t."""
+
+    def initial_state(self) -> S:
+        """The state before the first step."""
+
+    def settings(self, state: S) -> StepSettings:
+        """Pressure and rate of t until the next control step."""
+
+    def next_control_step(self, state: S) -> int:
+        """The step after which the schedule acts next."""
+
+    def target_count(self, step: int) -> int | None:
+        """Weights that the control step after `step` leaves present; None where pressure and flux alone decide."""
+
+    def advance(self, state: S, observation: Observation) -> S:
+        """The state after a control step: the controller's work."""
+
+
+def train(
+    state: State,
+    schedule: Schedule[S],
+    loss_gradient: Callable[[int, Array], Array],
+    update_weights: Callable[[int, Array, Array], Array],
+) -> Iterator[State]:
+    """The algorithm: prune a network while it trains, through pruning and regrowth to the end.
+
+    Args:
+        state: w, t and moments of the whole network before the first step.
+        schedule: `DefaultSchedule`, `PublishedSchedule` or `MagnitudeSchedule` of `hyperflux.schedules`.
+        loss_gradient: (n, θ) -> g on the batch of step n, which counts from 1.
+        update_weights: (n, w, g·m) -> the next w, by the user's own optimizer and its rate in step n.
+
+    Yields:
+        The state after every step. The last one is the outcome: its θ is the pruned network.
+
+    """
+    total, end = state.presence.size, schedule.pruning_steps + schedule.regrowth_steps
+    course = schedule.initial_state()
+    for n in range(1, end + 1):
+        settings = schedule.settings(course)
+        state = step(  # E1 to E6
+            state,
+            loss_gradient=partial(loss_gradient, n),
+            update_weights=partial(update_weights, n),
+            pressure=settings.pressure,
+            presence_learning_rate=settings.presence_lr,
+            total=total,
+        )
+        while (control := schedule.next_control_step(course)) <= n:
+            presence, shift = state.presence, 0.0
+            if (count := schedule.target_count(control)) is not None:  # E8, E14
+                if schedule.by_magnitude:
+                    presence = magnitude_presence(state.weights, presence)
+                presence, shift = meet_capacity(presence, count)  # E12
+            state = State(state.weights, presence, state.moments)
+            observation = Observation(shift, partial(density, presence), partial(typical_flux, state.moments))
+            course = schedule.advance(course, observation)  # E9 or E13
+        yield state

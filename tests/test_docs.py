@@ -1,8 +1,10 @@
 """The documents and the code say the same: tags, constants, recipe settings, examples, commands, links."""
 
 import ast
+import dataclasses
 import doctest
 import importlib
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -38,9 +40,27 @@ def fenced(page, language):
 
 
 def test_the_page_has_every_tag_once():
-    """E1 to E11 are the paper's, the others ours; the default course stands before the law."""
+    """E1 to E11 come in the paper's order; E12 to E14, ours, where a run needs them."""
     assert sorted(TAGS, key=lambda tag: int(tag[1:])) == [f"E{number}" for number in range(1, 15)]
     assert [tag for tag in TAGS if int(tag[1:]) < 12] == [f"E{number}" for number in range(1, 12)]
+
+
+def test_the_map_of_equations_is_the_page():
+    """The table at the top has the page's order, and names code that exists and cites the tag."""
+    rows = re.findall(r"^\| \[(E\d+)\]\(#[\w-]+\) \| [^|]+ \| \[?`([\w.]+)`", ALGORITHM, re.MULTILINE)
+    assert [tag for tag, _ in rows] == TAGS
+    for tag, path in rows:
+        assert re.search(rf"\({tag}\)\.", code_value(f"hyperflux.{path}").__doc__.split("\n\n")[0]), path
+
+
+def test_the_specification_reads_in_the_order_of_the_page():
+    """Tags rise as one reads spec.py: E1 to E7, then capacity; the loop comes last."""
+    tree = ast.parse((ROOT / "hyperflux" / "spec.py").read_text(encoding="utf-8"))
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    tags = [tag for node in found for tag in re.findall(r"\((E\d+)\)\.", ast.get_docstring(node).split("\n\n")[0])]
+    assert tags == [f"E{number}" for number in (*range(1, 8), 12)]
+    assert tags == [tag for tag in TAGS if tag in tags]
+    assert found[-1].name == "train"
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -135,9 +155,19 @@ def rows(pattern):
 CONSTANT_ROWS = rows(r"^\| `(hyperflux\.[\w.]+)` \| `([^`]+)` \|")
 
 
+SPECIFICATION = [
+    "hyperflux.spec",
+    *(f"hyperflux.schedules.{name}" for name in ("curves", "controllers", "default", "published", "magnitude")),
+    *(f"hyperflux.law.{name}" for name in ("fit", "outliers", "sweep", "saliency")),
+]
+"""Modules whose numbers define the algorithm and the pruning law: every one of them stands on the page."""
+LIMITS = {"hyperflux.law.sweep.MAX_EXPONENT", "hyperflux.law.sweep.MAX_PRESSURES"}
+"""Of these modules, what only refuses slips of the keyboard."""
+
+
 def code_value(path):
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    """What a dotted path names: a constant, a function, or the default of a dataclass's field."""
+    return pkgutil.resolve_name(path)
 
 
 @pytest.mark.parametrize(("path", "literal"), CONSTANT_ROWS)
@@ -145,18 +175,47 @@ def test_a_constant_on_the_page_is_the_codes(path, literal):
     assert code_value(path) == ast.literal_eval(literal)
 
 
-def test_every_numeric_constant_of_the_package_is_on_the_page():
-    found = set()
-    for file in (ROOT / "hyperflux").rglob("*.py"):
-        module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                name = node.targets[0].id
-                value = getattr(importlib.import_module(module), name)
-                numbers = value if isinstance(value, tuple) else (value,)
-                if name.isupper() and all(isinstance(number, int | float) for number in numbers):
-                    found.add(f"{module}.{name}")
-    assert found == {path for path, _ in CONSTANT_ROWS}
+def is_numeric(value):
+    numbers = value if isinstance(value, tuple) and value else (value,)
+    return all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+
+
+def numeric_constants(module):
+    """Paths of the public constants of a module, and of the fields of its dataclasses that have a default but 0.
+
+    A field that starts at 0 is a counter or a sum.
+    """
+    tree = ast.parse(Path(importlib.import_module(module).__file__).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and target.id.isupper() and not target.id.startswith("_"):
+                path = f"{module}.{target.id}"
+                if is_numeric(code_value(path)):
+                    yield path
+        elif isinstance(node, ast.ClassDef) and dataclasses.is_dataclass(code_value(f"{module}.{node.name}")):
+            for field in dataclasses.fields(code_value(f"{module}.{node.name}")):
+                if is_numeric(field.default) and field.default != 0:
+                    yield f"{module}.{node.name}.{field.name}"
+
+
+def test_every_number_of_the_specification_is_on_the_page_and_no_other():
+    found = {path for module in SPECIFICATION for path in numeric_constants(module)}
+    assert found - LIMITS == {path for path, _ in CONSTANT_ROWS}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("hyperflux.spec.KAPPA", 0.25),
+        ("hyperflux.schedules.published.PublishedSchedule.presence_decay", 0.75),
+        ("hyperflux.law.sweep.SweepSettings.lowest", -7.0),
+    ],
+)
+def test_constants_and_defaults_of_fields_are_read_and_found(path, value):
+    """The tests above are not empty: they see a module's constant and a dataclass's field alike."""
+    assert code_value(path) == value
+    assert path in {found for module in SPECIFICATION for found in numeric_constants(module)}
 
 
 def recipe_rows():

@@ -60,7 +60,7 @@ def test_short_calls_are_repeated_until_a_turn_is_long_enough(monkeypatch):
 
 
 def test_rare_work_is_timed_after_every_turn_and_its_share_is_added(monkeypatch):
-    clock = Clock(monkeypatch)
+    clock = FakeClock(monkeypatch)
     rare = clock.turn(99, 40, 80, 60).run
     turns = {"dense": clock.turn(99, 2, 2, 2), "watched": Turn(clock.turn(99, 3, 3, 3).run, 1, rare, rare_calls=20)}
     _, watched = interleave(turns, 3)

@@ -24,6 +24,7 @@ from hyperflux.runs.driver import feasible_schedule
 from hyperflux.schedules.default import DefaultCourse
 from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.seeding import generator
+from hyperflux.telemetry.flux import running_flux
 
 MOMENTS = 40
 """How often the flux of every pruned weight is recorded while the density falls."""
@@ -47,7 +48,7 @@ class Returns:
         """Record the mask and flux/(γ/N) of every weight, at each moment until the density is lowest."""
         gate = self._gate
         if gate.steps % self._every == 0 and gate.steps <= self._last and gate.pressure > 0:
-            ratio = spec.running_flux(gate.state.moments, gate.pressure_mean) * gate.total / gate.pressure
+            ratio = running_flux(gate.state.moments, gate.pressure_mean) * gate.total / gate.pressure
             self.noted.append((gate.mask(), ratio.astype(np.float32), gate.steps))
 
     def finish(self) -> None:

@@ -1,4 +1,7 @@
-"""The pruning law: the density at which a network settles under a constant pressure, fitted, with its uncertainty."""
+"""The pruning law and its fit: the density at which a network settles under a constant pressure, with its uncertainty.
+
+Source: E11 of docs/algorithm.md. docs/pruning-law.md explains outliers and intervals.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperflux.errors import InputError
-from hyperflux.law.outliers import MIN_SCALE, kept_points
+from hyperflux.law.outliers import MIN_SCALE, inlier_mask
 
 Array = NDArray[np.float64]
 Degree = Literal[1, 2]
@@ -23,11 +26,22 @@ ALMOST_REAL = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class PruningLaw:
-    """ln s = ln c − alpha0·ln γ − alpha1·(ln γ)²; alpha1 is 0 in a law of degree 1.
+    """ln s = ln c − alpha0·ln γ − alpha1·(ln γ)², for a density s, a fraction, and a pressure γ.
 
-    `r2` is the share of the variance of ln s explained, `scale` the deviation of ln s from the law (at least rounding;
-    infinite where `freedom`, the points beyond the number of constants, is 0), `pressure_range` the least and greatest
-    pressure. All three are of the points used; `outliers` are the indices of those left out.
+    Everything but `outliers` is of the points used.
+
+    Attributes:
+        c: Density at γ = 1.
+        alpha0: Slope at γ = 1, with its sign turned.
+        alpha1: Curvature; 0 in a law of degree 1.
+        r2: Share of the variance of ln s that the law explains.
+        degree: 1, linear, or 2, quadratic.
+        scale: Standard deviation of ln s from the law, at least rounding; infinite if `freedom` is 0.
+        freedom: Points beyond the number of constants.
+        outliers: Indices of the points left out.
+        pressure_range: Least and greatest pressure.
+        root: (p, p) for the p constants ln c, alpha0, ...: scale²·root·rootᵀ is their covariance.
+
     """
 
     c: float
@@ -40,14 +54,30 @@ class PruningLaw:
     outliers: tuple[int, ...]
     pressure_range: Interval
     root: Array = field(repr=False)
-    """(p, p) for the p constants ln c, alpha0, ...: scale²·root·rootᵀ is their covariance."""
 
     def predict(self, pressure: ArrayLike) -> Array:
-        """Density, a fraction, at each pressure γ > 0; same shape as `pressure`."""
+        """Density, a fraction, at each pressure; same shape as `pressure`.
+
+        Raises:
+            InputError: If a pressure is not a positive number.
+
+        """
         return _exp(self._log_density(_log_pressure(pressure)))
 
     def predict_interval(self, pressure: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
-        """Lower and upper ends of the interval for the density of one new point at each pressure γ > 0."""
+        """Interval for the density of one new point at each pressure.
+
+        Args:
+            pressure: γ > 0, any shape.
+            level: Chance that the new point lies inside.
+
+        Returns:
+            Lower and upper ends, each in the shape of `pressure`; 0 and infinity if `freedom` is 0.
+
+        Raises:
+            InputError: If a pressure is not a positive number or `level` not between 0 and 1.
+
+        """
         log_pressure = _log_pressure(pressure)
         reach = _terms(log_pressure, self.degree) @ self.root
         half = self._quantile(level) * self.scale * np.sqrt(1 + (reach**2).sum(axis=-1))
@@ -55,7 +85,12 @@ class PruningLaw:
         return _exp(middle - half), _exp(middle + half)
 
     def interval(self, level: float = 0.95) -> dict[str, Interval]:
-        """Confidence intervals of `c` (through its logarithm), `alpha0` and, in a law of degree 2, `alpha1`."""
+        """Confidence intervals of `c` (through its logarithm), `alpha0` and, in a law of degree 2, `alpha1`.
+
+        Raises:
+            InputError: If `level` is not between 0 and 1.
+
+        """
         estimates = np.array([math.log(self.c), self.alpha0, self.alpha1][: self.degree + 1])
         half = self._quantile(level) * self.scale * np.linalg.norm(self.root, axis=1)
         low, high = estimates - half, estimates + half
@@ -64,16 +99,23 @@ class PruningLaw:
         return dict(zip(("c", "alpha0", "alpha1"), ends, strict=False))
 
     def pressure_for(self, density: float) -> float:
-        """The pressure at which the law gives `density`, where it falls with pressure.
+        """The pressure at which the law gives `density`, on the side where density falls with pressure.
 
-        Raises InputError for a density not between 0 and 1, or one that the law does not pass on its way down.
+        Raises:
+            InputError: If `density` is not between 0 and 1, or the law does not pass it on its way down.
+
         """
         return float(_exp(self._log_pressure_for(density)))
 
     def pressure_interval(self, density: float, level: float = 0.95) -> Interval:
         """The pressures around `pressure_for` whose `predict_interval` holds `density`.
 
-        An end is 0 or infinite where the interval never leaves the density on that side. Raises as `pressure_for`.
+        Returns:
+            Lower and upper end; 0 or infinity where the band never leaves `density` on that side.
+
+        Raises:
+            InputError: As `pressure_for`, or if `level` is not between 0 and 1.
+
         """
         start, quantile = self._log_pressure_for(density), self._quantile(level)
         if math.isinf(quantile):
@@ -96,7 +138,7 @@ class PruningLaw:
 
     @property
     def aicc(self) -> float:
-        """Akaike's criterion, corrected for few points; infinite where they are too few for it. Less is better."""
+        """Akaike's criterion, corrected for few points (AICc); infinite if there are too few. Lower is better."""
         count, parameters = self.freedom + self.degree + 1, self.degree + 2
         if count - parameters - 1 <= 0:
             return math.inf
@@ -128,8 +170,11 @@ class PruningLaw:
 
 
 @dataclass(frozen=True, eq=False)
-class Degrees:
-    """Both laws of the same points; `p_value` is the chance of an alpha1 as far from 0, were the law linear."""
+class LawComparison:
+    """The linear and the quadratic law of the same points.
+
+    `p_value` is the chance of an alpha1 at least as far from 0 if the law is linear.
+    """
 
     linear: PruningLaw
     quadratic: PruningLaw
@@ -137,39 +182,53 @@ class Degrees:
 
     @property
     def preferred(self) -> PruningLaw:
-        """The law with the lower `aicc`, the linear one where neither has."""
+        """The law with the lower `aicc`; the linear one if they are equal or both infinite."""
         return self.quadratic if self.quadratic.aicc < self.linear.aicc else self.linear
 
 
 def fit_pruning_law(
     pressure: Sequence[float] | NDArray[Any], density: Sequence[float] | NDArray[Any], *, degree: Degree = 2
 ) -> PruningLaw:
-    """Fit of settled densities against pressures, in logarithms, gross outliers left out and named (E11).
+    """Fit settled densities against pressures, in logarithms; gross outliers are left out and named (E11).
 
-    Both are one-dimensional, of the same length: pressures γ > 0, densities s in (0, 1). The points that remain get
-    ordinary least squares. Raises InputError for other values, densities that are all the same, and fewer different
-    pressures than the law of this degree has constants (2 for degree 1, 3 for degree 2).
+    Args:
+        pressure: γ > 0 of each point, (n,).
+        density: The settled density of each point, a fraction in (0, 1), (n,).
+        degree: 1 for a linear law, 2 for a quadratic one.
+
+    Returns:
+        The law by ordinary least squares of the points that are no outliers.
+
+    Raises:
+        InputError: If values are out of range, all densities are the same, or there are fewer different pressures than
+            constants (2 for degree 1, 3 for degree 2).
+
     """
     if degree not in (1, 2):
         raise InputError(f"degree: {degree} is neither 1 (linear) nor 2 (quadratic)")
     x, y = _checked(pressure, density, degree)
-    return _least_squares(x, y, degree, kept_points(_terms(x, degree), y))
+    return _least_squares(x, y, degree, inlier_mask(_terms(x, degree), y))
 
 
-def compare_degrees(pressure: Sequence[float] | NDArray[Any], density: Sequence[float] | NDArray[Any]) -> Degrees:
-    """The linear and the quadratic law of the points that the quadratic one keeps. Raises as `fit_pruning_law`."""
+def compare_degrees(pressure: Sequence[float] | NDArray[Any], density: Sequence[float] | NDArray[Any]) -> LawComparison:
+    """Fit both laws to the points that are no outliers of the quadratic one. Arguments as of `fit_pruning_law`.
+
+    Raises:
+        InputError: As `fit_pruning_law` with degree 2.
+
+    """
     from scipy.stats import t as student
 
     x, y = _checked(pressure, density, 2)
-    kept = kept_points(_terms(x, 2), y)
-    quadratic, linear = _least_squares(x, y, 2, kept), _least_squares(x, y, 1, kept)
+    inliers = inlier_mask(_terms(x, 2), y)
+    quadratic, linear = _least_squares(x, y, 2, inliers), _least_squares(x, y, 1, inliers)
     deviation = quadratic.scale * float(np.linalg.norm(quadratic.root[2]))
     chance = 2 * student.sf(abs(quadratic.alpha1) / deviation, quadratic.freedom) if quadratic.freedom else 1.0
-    return Degrees(linear, quadratic, float(chance))
+    return LawComparison(linear, quadratic, float(chance))
 
 
 def _checked(pressure: ArrayLike, density: ArrayLike, degree: Degree) -> tuple[Array, Array]:
-    """The logarithms of both, or InputError for what no law can be fitted to."""
+    """The logarithms of both. Raises InputError where they determine no law."""
     try:
         x, y = np.asarray(pressure, dtype=np.float64), np.asarray(density, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -193,10 +252,10 @@ def _require_spread(density: Array) -> None:
         raise InputError(f"density: no spread, every value is {density[0]:g}; sweep a wider range of pressures")
 
 
-def _least_squares(x: Array, y: Array, degree: Degree, kept: NDArray[np.bool_]) -> PruningLaw:
-    """The law of the points kept, by ordinary least squares. `x` and `y` are ln γ and ln s."""
-    outliers = tuple(np.flatnonzero(~kept).tolist())
-    x, y = x[kept], y[kept]
+def _least_squares(x: Array, y: Array, degree: Degree, inliers: NDArray[np.bool_]) -> PruningLaw:
+    """The law of the inliers by ordinary least squares; `x` is ln γ, `y` ln s."""
+    outliers = tuple(np.flatnonzero(~inliers).tolist())
+    x, y = x[inliers], y[inliers]
     _require_spread(np.exp(y))
     terms = _terms(x, degree)
     estimate, _, rank, _ = np.linalg.lstsq(terms, y)
@@ -219,7 +278,7 @@ def _least_squares(x: Array, y: Array, degree: Degree, kept: NDArray[np.bool_]) 
 
 
 def _terms(log_pressure: Array, degree: int) -> Array:
-    """(..., degree + 1): what ln c, alpha0 and alpha1 are multiplied by."""
+    """(..., degree + 1): the factors of ln c, alpha0 and alpha1."""
     return np.stack([np.ones_like(log_pressure), -log_pressure, -(log_pressure**2)][: degree + 1], axis=-1)
 
 
@@ -231,6 +290,6 @@ def _log_pressure(pressure: ArrayLike) -> Array:
 
 
 def _exp(values: ArrayLike) -> Array:
-    """The exponential, infinite where it is too large for a float."""
+    """The exponential; infinite where it is too large for a float."""
     with np.errstate(over="ignore"):
         return np.asarray(np.exp(values))

@@ -1,9 +1,9 @@
-"""Which points of a regression lie off it: a fit to the better half of them, and a test of each of the others.
+"""Outliers of a regression: rank the points by a robust fit, then test them one after another.
 
-Ordinary least squares bends towards a gross outlier and hides it. Least median of squares (Rousseeuw 1984) does not,
-up to half of the points being wrong; but it is a poor estimate where all are right. So it only ranks the points. From
-its better half upwards each further point is then held against ordinary least squares of those before it: the
-generalised extreme Studentized deviate test (Rosner 1983) of a regression.
+Ordinary least squares bends towards a gross outlier and hides it. Least median of squares (Rousseeuw 1984) does not, as
+long as half of the points are right, but it is a poor estimate where all of them are. So it only ranks the points. From
+the better half upwards, each next point is tested against ordinary least squares of those before it: the generalised
+extreme Studentized deviate test (Rosner 1983), for a regression.
 """
 
 from __future__ import annotations
@@ -17,39 +17,48 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 REJECTION = 1e-3
-"""Chance, of one test, that it takes a point off a clean regression."""
+"""Level of the test: the chance that it rejects a point of clean data."""
 MIN_SPARE_POINTS = 4
-"""Points beyond the number of constants without which no point is left out."""
+"""With fewer points than this beyond the number of constants no point is left out."""
 EXHAUSTIVE_SUBSETS = 20_000
-"""Most elemental subsets that are all tried; of more, `RANDOM_SUBSETS` are drawn."""
+"""Up to so many elemental subsets all are tried; of more, `RANDOM_SUBSETS` are drawn."""
 RANDOM_SUBSETS = 1000
-RESIDUALS_AT_ONCE = 1_000_000
 MIN_SCALE = 1e-12
 """Residuals up to this share of the largest value are rounding."""
+_RESIDUALS_AT_ONCE = 1_000_000  # in memory
 
 
-def kept_points(terms: Array, values: Array) -> NDArray[np.bool_]:
-    """Mask (n,) of the points that belong to one regression of `values` (n,) on the columns of `terms` (n, p).
+def inlier_mask(terms: Array, values: Array) -> NDArray[np.bool_]:
+    """Which points belong to one linear regression.
 
-    All, where fewer than p + `MIN_SPARE_POINTS` are given, or where those kept would not determine p constants.
+    Every point does where there are fewer than p + `MIN_SPARE_POINTS`, or where the inliers alone would not determine
+    the p constants.
+
+    Args:
+        terms: Columns of the regression, (n, p).
+        values: What they explain, (n,).
+
+    Returns:
+        (n,): False for outliers.
+
     """
     from scipy.stats import t as student
 
     count, constants = terms.shape
-    every = np.ones(count, dtype=bool)
+    inliers = np.ones(count, dtype=bool)
     if count - constants < MIN_SPARE_POINTS:
-        return every
+        return inliers
     basis = np.linalg.qr(terms).Q
     core = (count + constants + 1) // 2
     residual = _least_median_residuals(basis, values, core)
     if residual is None:
-        return every
+        return inliers
     order = np.argsort(np.abs(residual), kind="stable")
     basis, residual = basis[order], residual[order]
     sizes = np.arange(core, count)
     moments = np.cumsum(basis[:, :, None] * basis[:, None, :], axis=0)[sizes - 1]
     if np.linalg.matrix_rank(moments[0], hermitian=True) < constants:
-        return every
+        return inliers
     slopes = np.cumsum(basis * residual[:, None], axis=0)[sizes - 1]
     fits = np.linalg.solve(moments, slopes[:, :, None])[:, :, 0]
     unexplained = np.maximum(np.cumsum(residual**2)[sizes - 1] - (fits * slopes).sum(axis=1), 0)
@@ -59,12 +68,12 @@ def kept_points(terms: Array, values: Array) -> NDArray[np.bool_]:
     deviate = distance / (scale * np.sqrt(1 + (reach * basis[sizes]).sum(axis=1)))
     off = np.flatnonzero(deviate > student.isf(REJECTION / (2 * (sizes + 1)), sizes - constants))
     if len(off):
-        every[order[sizes[off[0]] :]] = False
-    return every
+        inliers[order[sizes[off[0]] :]] = False
+    return inliers
 
 
 def _least_median_residuals(terms: Array, values: Array, core: int) -> Array | None:
-    """Residuals (n,) of the exact fit to p points whose `core`-th smallest residual is least; None without any fit."""
+    """Residuals (n,) of the fit through p points with the least `core`-th smallest one; None if there is no fit."""
     best, found = math.inf, None
     for chosen in _subsets(*terms.shape):
         square = terms[chosen]
@@ -78,9 +87,9 @@ def _least_median_residuals(terms: Array, values: Array, core: int) -> Array | N
 
 
 def _subsets(count: int, size: int) -> list[NDArray[np.intp]]:
-    """Elemental subsets of so many points, (subsets, size) in blocks: all, or a fixed random choice of them."""
+    """Index sets of `size` of `count` points, (subsets, size) in blocks: all, or a fixed random choice."""
     if math.comb(count, size) <= EXHAUSTIVE_SUBSETS:
         chosen = np.array(list(combinations(range(count), size)))
     else:
         chosen = np.random.default_rng(0).integers(count, size=(RANDOM_SUBSETS, size))
-    return np.array_split(chosen, -(-len(chosen) * count // RESIDUALS_AT_ONCE))
+    return np.array_split(chosen, -(-len(chosen) * count // _RESIDUALS_AT_ONCE))

@@ -1,4 +1,4 @@
-"""How much surviving weights matter, by three measures, so that the pruning law can be looked for in each of them."""
+"""Saliencies of surviving weights by three measures: does the smallest follow a pruning law too?"""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from hyperflux.backends.base import Backend
 
 MEASURES = ("magnitude", "gradient", "taylor")
 LOW_QUANTILE = 0.01
-"""Share of the surviving weights below the quantile that is recorded beside the smallest."""
+"""The quantile that is recorded next to the smallest."""
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """The smallest of one measure among the surviving weights and its low quantile, NaN where there is none.
+    """One measure among the surviving weights: the smallest, the `LOW_QUANTILE`, and how many are silent.
 
-    Weights whose measure is exactly 0 are counted as `silent` and left out of both: a gradient of 0 over the whole
-    training part belongs to a unit that is never active or leads nowhere, and says nothing about the weight.
+    A weight is silent where its measure is exactly 0. Silent weights are left out of the other two, which are NaN if no
+    weight remains. A gradient of 0 over the whole training part belongs to a unit that is never active or leads
+    nowhere; it says nothing about the weight.
     """
 
     smallest: float
@@ -29,7 +30,16 @@ class Saliency:
 
 
 def measure(backend: Backend, label_smoothing: float) -> dict[str, Saliency]:
-    """`magnitude` |θ|, `gradient` |g| and `taylor` |g θ|, g being the mean over the whole training part."""
+    """Saliencies of the surviving weights of the whole network, in float64.
+
+    Args:
+        backend: The network.
+        label_smoothing: Of the loss whose gradient is measured (E7).
+
+    Returns:
+        `magnitude` |θ|, `gradient` |g| and `taylor` |g θ|, with g the mean over the whole training part.
+
+    """
     weights, gradients, masks = backend.tensors(), backend.loss_gradient(label_smoothing), backend.masks()
     theta, g = (
         np.concatenate([values[name][mask] for name, mask in masks.items()]).astype(np.float64)
@@ -39,7 +49,7 @@ def measure(backend: Backend, label_smoothing: float) -> dict[str, Saliency]:
 
 
 def _of(values: NDArray[np.float64]) -> Saliency:
-    heard = np.abs(values[values != 0])
-    if not len(heard):
+    nonzero = np.abs(values[values != 0])
+    if not len(nonzero):
         return Saliency(math.nan, math.nan, len(values))
-    return Saliency(float(heard.min()), float(np.quantile(heard, LOW_QUANTILE)), len(values) - len(heard))
+    return Saliency(float(nonzero.min()), float(np.quantile(nonzero, LOW_QUANTILE)), len(values) - len(nonzero))

@@ -1,4 +1,7 @@
-"""The pressure sweep: constant pressures, an octave apart, each until the density has settled (the data of the law)."""
+"""The pressure sweep, the data of the pruning law: constant pressures, each until the density has settled.
+
+docs/pruning-law.md explains what counts as settled and where each pressure starts from.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +27,29 @@ from hyperflux.spec import INITIAL_PRESENCE
 
 METHODS = ("hyperflux", "magnitude")
 SETTLED = 0.05
-"""The density has settled where its logarithm has moved by less than this over `WINDOW` epochs."""
+"""A density has settled once its logarithm has moved by less than this over `WINDOW` epochs."""
 WINDOW = 10
 MIN_EPOCHS = 20
-"""Epochs before which no density counts as settled: after a rise in pressure t needs time to fall."""
+"""No density counts as settled earlier: after a rise in pressure t needs time to fall."""
 FIRST_CROSSING = 0.5
-"""Share of the first epoch in which pressure alone takes the greatest of the first t to 0."""
+"""Pressure alone takes the greatest of the first t to 0 in this share of the first epoch."""
 MAX_EXPONENT = 60.0
 MAX_PRESSURES = 10_000
 
 Watch = Callable[[str, float, int, float], None]
-"""Hears of each epoch: method, pressure (or wanted density, of magnitude), epoch, density."""
+"""Called after each epoch: method, pressure (for magnitude: target density), epoch, density."""
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """Pressures 2^lowest, ..., 2^highest, `step` octaves apart, each for at most `max_epochs`.
+    """Pressures 2^lowest, ..., 2^highest, `step` octaves apart, each for at most `max_epochs` epochs.
 
-    A sweep goes on from one pressure to the next, unless it is `independent`: then each starts from the dense network.
+    Each pressure continues from the network that the last one left, or, if `independent`, from the dense network.
+    `methods` is `METHODS` or its first.
+
+    Raises:
+        InputError: If a setting is out of range, or there are fewer than three pressures.
+
     """
 
     lowest: float = -7.0
@@ -78,17 +86,27 @@ class SweepSettings:
             )
 
     def pressures(self) -> list[float]:
-        """Every γ, rising."""
+        """Every γ, in rising order."""
         count = math.floor((self.highest - self.lowest) / self.step + 1e-9) + 1
         return [2.0 ** (self.lowest + self.step * index) for index in range(max(0, count))]
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One pressure, or one density of magnitude pruning (then `pressure` is that of Hyperflux at this density).
+    """What one pressure led to; or magnitude pruning at the same density.
 
-    `density` and `accuracy` (of the test part) are fractions after the last of `epochs`, `track` the density after
-    each. `saliencies` are those of `hyperflux.law.saliency.measure`.
+    Attributes:
+        method: One of `METHODS`.
+        pressure: γ; for magnitude pruning, that of Hyperflux at this density.
+        density: Surviving share after the last epoch.
+        surviving: Weights present after the last epoch.
+        total: N.
+        epochs: Epochs trained.
+        settled: Whether the density has settled, see `has_settled`.
+        accuracy: Of the test part after the last epoch, a fraction.
+        saliencies: By `hyperflux.law.saliency.measure`.
+        track: Density after each epoch.
+
     """
 
     method: str
@@ -104,7 +122,7 @@ class SweepRow:
 
     @property
     def fault(self) -> str | None:
-        """Why no law is to be fitted to this row."""
+        """Why this row is left out of the fit; None if it is used."""
         if self.surviving == 0:
             return "everything was pruned"
         if self.surviving == self.total:
@@ -113,7 +131,7 @@ class SweepRow:
 
 
 def has_settled(track: Sequence[float]) -> bool:
-    """Whether the density has come to rest, by `SETTLED`, `WINDOW` and `MIN_EPOCHS`; `track` has one an epoch."""
+    """Whether a density has settled, by `SETTLED`, `WINDOW` and `MIN_EPOCHS`; `track` has one for each epoch."""
     if len(track) < MIN_EPOCHS or track[-1] <= 0:
         return False
     return abs(math.log(track[-1] / track[-1 - WINDOW])) < SETTLED
@@ -122,10 +140,23 @@ def has_settled(track: Sequence[float]) -> bool:
 def sweep(
     config: RunConfig, settings: SweepSettings, checkpoint: str, watch: Watch = lambda *_: None
 ) -> Iterator[SweepRow]:
-    """Rows as they are measured, from the dense network in `checkpoint`: first Hyperflux, then magnitude pruning.
+    """Measure row by row: first Hyperflux at every pressure, then magnitude pruning at the densities that it reached.
 
-    Rates, batches and loss are those of the config's pruning stage, at its first learning rate. After a pressure that
-    pruned everything none higher is tried. Raises InputError for bad input, NotFiniteError.
+    The sweep ends at a pressure that prunes everything.
+
+    Args:
+        config: Rates, batches and loss are those of its pruning stage, at the stage's first learning rate.
+        settings: Pressures and methods.
+        checkpoint: Weights file of the dense network.
+        watch: Called after each epoch.
+
+    Yields:
+        Each row as soon as it is measured.
+
+    Raises:
+        InputError: If the network cannot be built or loaded.
+        NotFiniteError: If a loss, gradient or weight is not finite.
+
     """
     course, rows = None, list[SweepRow]()
     for pressure in settings.pressures():
@@ -146,9 +177,16 @@ def sweep(
 
 
 def prepare(config: RunConfig, folder: Path) -> str:
-    """Make the folder with its `config.toml`, and give the file of the dense network, trained there if need be.
+    """Make the sweep's folder with its `config.toml`, and train the dense network there if the config names none.
 
-    Nothing is written before the input has been found good. Raises InputError for bad input.
+    Nothing is written before the input has been checked.
+
+    Returns:
+        Path of the weights file of the dense network.
+
+    Raises:
+        InputError: If the settings or the weights file do not fit, or the folder is not empty.
+
     """
     backend = build_backend(config)
     if config.checkpoint:
@@ -162,7 +200,7 @@ def prepare(config: RunConfig, folder: Path) -> str:
 
 
 class _Course:
-    """A network on its way through a sweep."""
+    """One network that a sweep takes from density to density."""
 
     def __init__(self, config: RunConfig, checkpoint: str, watch: Watch) -> None:
         self._config, self._watch = config, watch
@@ -188,7 +226,7 @@ class _Course:
         return self._row("hyperflux", pressure, track, has_settled(track))
 
     def keep_largest(self, like: SweepRow) -> SweepRow:
-        """Train as long with as many of the largest weights, or as few as are left of a smaller density before."""
+        """Train for as many epochs as `like` with as many of the largest weights; fewer if fewer are left already."""
         self._gate.pressure, self._gate.presence_lr = 0.0, None
         if like.surviving < self._gate.surviving():
             self._gate.rank_by_magnitude()
@@ -200,7 +238,7 @@ class _Course:
         return self._row("magnitude", like.pressure, track, like.settled)
 
     def _train(self) -> float:
-        """One epoch; gives the density after it."""
+        """Train one epoch; returns the density after it."""
         config, pruning = self._config, self._config.pruning
         self._epoch += 1
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperflux.errors import InputError
-from hyperflux.law.fit import Degrees, Interval, PruningLaw, compare_degrees
+from hyperflux.law.fit import Interval, LawComparison, PruningLaw, compare_degrees
 from hyperflux.report.style import COLOURS, figure, log_ticks, png
 from hyperflux.schedules.feasibility import require_fraction
 
@@ -29,7 +29,7 @@ class Study:
     pressure: Sequence[float]
     density: Sequence[float]
     sparsities: Sequence[float]
-    laws: Degrees
+    laws: LawComparison
 
     @classmethod
     def of(cls, pressure: Sequence[float], density: Sequence[float], sparsities: Sequence[float]) -> Study:

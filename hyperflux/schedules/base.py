@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, TypeVar
 
 from hyperflux.errors import InputError
+from hyperflux.spec import Observation as Observation
+from hyperflux.spec import StepSettings as StepSettings
 
 Stage = Literal["pruning", "regrowth", "done"]
 S = TypeVar("S")
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What every optimizer step applies until the next control step.
-
-    Attributes:
-        pressure: γ.
-        presence_lr: η_t, the learning rate of t; None freezes t and with it the mask.
-    """
-
-    pressure: float
-    presence_lr: float | None
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a schedule learns at a control step.
-
-    Attributes:
-        shift: τ of E12, how far every t was lowered at this control step; 0 where capacity did not act.
-        density: Measures the density now, a fraction.
-        flux: Measures the typical flux now, see `Gate.typical_flux`.
-    """
-
-    shift: float
-    density: Callable[[], float]
-    flux: Callable[[], float]
 
 
 @dataclass(frozen=True)

@@ -72,15 +72,27 @@ def test_one_step_from_a_shared_state_agrees_in_every_array(case):
     assert_agree(next(numpy_steps(case, 1)), next(torch_steps(case, 1)))
 
 
-@given(cases())
-def test_ten_steps_agree(case):
-    """Rounding grows from step to step, so the tolerance is a thousandfold; a weight at the gate ends the comparison,
-    because the two may go different ways from there on."""
-    for ours, theirs in zip(numpy_steps(case, 10), torch_steps(case, 10), strict=True):
-        assume(np.isfinite(ours["w"]).all())
-        assert_agree(ours, theirs, growth=1e3)
-        if np.array_equal(ours["mask"], theirs["mask"]) is False or np.abs(ours["t"]).min() < 1e-9:
-            break
+def test_ten_steps_agree():
+    """E1 to E7, ten times. Rounding grows from step to step, so the tolerance is a thousandfold.
+
+    Where rounding alone puts a weight on different sides of the gate, the two runs go different ways from there on, and
+    the comparison ends. That is rare: nearly every example compares all ten steps.
+    """
+    compared = []
+
+    @given(cases())
+    def compare(case):
+        compared.append(0)
+        for ours, theirs in zip(numpy_steps(case, 10), torch_steps(case, 10), strict=True):
+            assume(np.isfinite(ours["w"]).all())
+            assert_agree(ours, theirs, growth=1e3)
+            compared[-1] += 1
+            if not np.array_equal(ours["mask"], theirs["mask"]):
+                break
+
+    compare()
+    assert len(compared) >= 100
+    assert compared.count(10) >= 0.95 * len(compared)
 
 
 @given(

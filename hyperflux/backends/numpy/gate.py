@@ -13,6 +13,7 @@ from hyperflux.backends.numpy.optimizers import moments_from_arrays, moments_to_
 from hyperflux.schedules.base import LayerCount
 from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import Array, Mask, State
+from hyperflux.telemetry.flux import running_pressure
 
 V = TypeVar("V", bound=np.generic)
 
@@ -58,7 +59,7 @@ class NumpyGate:
             total=self.total,
         )
         if self.presence_lr is not None:
-            self.pressure_mean = spec.running_pressure(self.pressure_mean, self.pressure, self.total)
+            self.pressure_mean = running_pressure(self.pressure_mean, self.pressure, self.total)
         self.steps += 1
 
     def dense_step(
@@ -106,8 +107,8 @@ class NumpyGate:
 
     def rank_by_magnitude(self) -> None:
         """Set t of the present weights to |w|, of the pruned ones to −1."""
-        magnitude = np.where(self.mask(), np.abs(self.state.weights), -1).astype(self.state.presence.dtype)
-        self.state = State(self.state.weights, magnitude, self.state.moments)
+        presence = spec.magnitude_presence(self.state.weights, self.state.presence)
+        self.state = State(self.state.weights, presence, self.state.moments)
 
     def confirm_masks(self) -> None:
         """One process trains here."""

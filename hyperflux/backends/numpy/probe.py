@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux import spec
 from hyperflux.backends.numpy.gate import NumpyGate
+from hyperflux.telemetry.flux import running_flux
 from hyperflux.telemetry.statistics import LayerArrays
 
 
@@ -33,7 +33,7 @@ class NumpyProbe:
         """Every layer now."""
         state = self._gate.state
         arrays = [self._gate.split(array) for array in (state.presence, self._flips, self._changed_in)]
-        running = spec.running_flux(state.moments, self._gate.pressure_mean) if flux else None
+        running = running_flux(state.moments, self._gate.pressure_mean) if flux else None
         names = list(self._gate.sizes)
         fluxes = [None] * len(names) if running is None else self._gate.split(running)
         return [LayerArrays(*parts) for parts in zip(names, *arrays, fluxes, strict=True)]
