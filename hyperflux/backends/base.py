@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.schedules.base import Gate, LayerCount, PruningSchedule
-from hyperflux.session.nonfinite import Guard
+from hyperflux.session.nonfinite import NonFiniteGuard
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
 
@@ -34,7 +34,7 @@ class Backend(Protocol):
     not count.
     """
 
-    guard: Guard
+    guard: NonFiniteGuard
 
     @property
     def samples(self) -> int:

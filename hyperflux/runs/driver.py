@@ -132,10 +132,10 @@ def resume(
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
     config = from_rank_zero(processes, lambda: recorded_config(folder))
-    if (report := from_rank_zero(processes, lambda: _finished(folder, checkpoints, announce))) is not None:
+    if (report := from_rank_zero(processes, lambda: _finished_report(folder, checkpoints, announce))) is not None:
         return report
     with _held_by_rank_zero(processes, locked(folder, announce)):
-        saved = from_rank_zero(processes, lambda: _last(folder, checkpoints, announce))
+        saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, announce))
         changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
         backend, schedule, provenance = _prepared(changed, processes)
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
@@ -205,7 +205,7 @@ def _on_rank_zero(processes: ProcessGroup, listener: Callable[[T], None]) -> Cal
     return listener if processes.rank == 0 else lambda value: None
 
 
-def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
+def _finished_report(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
     """The outcome of a finished run; None if it is unfinished."""
     report = outcome(folder)
     if report is not None:
@@ -216,7 +216,7 @@ def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[s
     return report
 
 
-def _last(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
+def _last_checkpoint(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
     """The last good checkpoint; None, announced, if none was written. Raises InputError if the run keeps none."""
     if not checkpoints.path.is_dir():
         raise InputError(f"{folder}: this run keeps no checkpoints; start it again in another folder")
@@ -269,7 +269,7 @@ def _carry_out(
     except WriteError as error:
         raise RunError(f"{error}; make room, then continue with {resume_command(record.path)}") from error
     except NotFiniteError as error:
-        failure = RunError(f"{error}{_way_on(error, checkpoints)}")
+        failure = RunError(f"{error}{_way_out(error, checkpoints)}")
         failure.reported_elsewhere = training.processes.rank > 0
         raise failure from error
     if training.processes.rank == 0:
@@ -277,9 +277,9 @@ def _carry_out(
     return report
 
 
-def _way_on(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
+def _way_out(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
     """The way out after a non-finite value; empty if the run would only stop again."""
-    if not error.fault.curable:
+    if not error.fault.skippable:
         return ""
     start = "continue from the last good checkpoint" if checkpoints.has_good else "start again"
     command = resume_command(checkpoints.path.parent)

@@ -150,19 +150,19 @@ class SimulatedNetwork:
 
 
 def simulate(schedule: PruningSchedule[Any], conditions: Conditions) -> list[ControlRow]:
-    """Run a schedule over a plant to its end; a row for each control interval."""
+    """Run a schedule over a network to its end; a row for each control interval."""
     target = schedule.target_density(schedule.pruning_steps + schedule.regrowth_steps)
     particles = min(conditions.total, MAX_PARTICLES, max(1000, round(MIN_SURVIVORS / target)))
-    plant = SimulatedNetwork(conditions, particles, schedule.initial_presence, schedule.pruning_steps // 2)
-    scheduler, rows = PruningScheduler(schedule, plant), []
+    network = SimulatedNetwork(conditions, particles, schedule.initial_presence, schedule.pruning_steps // 2)
+    scheduler, rows = PruningScheduler(schedule, network), []
     end = schedule.pruning_steps + schedule.regrowth_steps
     while (control := schedule.next_control_step(scheduler.state)) <= end:
-        interval, wanted, rate = control - plant.steps, schedule.target_density(plant.steps), plant.presence_lr
-        plant.pass_time((interval - 1) // 2)
-        row = ControlRow(plant.steps + 1, plant.surviving() / plant.total, wanted, plant.pressure, math.nan)
-        plant.pass_time(control - plant.steps)
+        interval, wanted, rate = control - network.steps, schedule.target_density(network.steps), network.presence_lr
+        network.pass_time((interval - 1) // 2)
+        row = ControlRow(network.steps + 1, network.surviving() / network.total, wanted, network.pressure, math.nan)
+        network.pass_time(control - network.steps)
         scheduler.after_step()
-        rows.append(replace(row, shift=plant.last_shift / (rate * interval) if rate else 0.0))
+        rows.append(replace(row, shift=network.last_shift / (rate * interval) if rate else 0.0))
     return rows
 
 

@@ -17,16 +17,16 @@ MAX_IN_A_ROW = 100
 
 @dataclass(frozen=True)
 class Fault:
-    """`what` became `value`, inf or NaN. It is `curable` where leaving the step out leaves a sound network."""
+    """`what` became `value`, inf or NaN. It is `skippable` where leaving the step out leaves a sound network."""
 
     what: str
     value: float
-    curable: bool
+    skippable: bool
 
     @classmethod
-    def of_norm(cls, what: str, norm: float, curable: bool) -> Fault:
+    def of_norm(cls, what: str, norm: float, skippable: bool) -> Fault:
         """By its 2-norm, which may also be infinite where no value is. A loss is its own norm."""
-        return cls(f"the norm of {what}" if math.isinf(norm) and what != "the loss" else what, norm, curable)
+        return cls(f"the norm of {what}" if math.isinf(norm) and what != "the loss" else what, norm, skippable)
 
     def __str__(self) -> str:
         return f"{self.what} became {self.value}"
@@ -53,14 +53,14 @@ class NotFiniteError(RunError):
         return NotFiniteError(self.fault, step, self._why, self._where)
 
 
-class Guard:
+class NonFiniteGuard:
     """Judges every step by the faults found in it. `skipped` steps were left out, the last `in_a_row` without a break.
 
     `first` is the fault for which a step was skipped first, and that step's number in its epoch.
     """
 
     def __init__(self, on_nonfinite: str) -> None:
-        self.skips = on_nonfinite == "skip"
+        self.may_skip = on_nonfinite == "skip"
         self.skipped = self.in_a_row = 0
         self.first: tuple[Fault, int] | None = None
 
@@ -72,7 +72,7 @@ class Guard:
         """Go on from these counts."""
         self.skipped, self.in_a_row = int(counts["skipped"]), int(counts["skipped_in_a_row"])
 
-    def passed(self) -> None:
+    def accept(self) -> None:
         """A step was sound."""
         self.in_a_row = 0
 
@@ -81,23 +81,23 @@ class Guard:
 
         What can't be cured is a parameter, seen before the step and so made by the one before it.
         """
-        if not fault.curable:
+        if not fault.skippable:
             raise NotFiniteError(fault, step - 1)
-        if not self.skips:
+        if not self.may_skip:
             raise NotFiniteError(fault, step)
         self.skipped += 1
         self.first = self.first or (fault, step)
-        self.leave_to_scaler(fault, step)
+        self.count_scaler_skip(fault, step)
 
-    def leave_to_scaler(self, fault: Fault, step: int) -> None:
+    def count_scaler_skip(self, fault: Fault, step: int) -> None:
         """A GradScaler skips the step by itself. Raises NotFiniteError where that never ends."""
         self.in_a_row += 1
         if self.in_a_row >= MAX_IN_A_ROW:
-            lasting = Fault(fault.what, fault.value, curable=False)
+            lasting = Fault(fault.what, fault.value, skippable=False)
             raise NotFiniteError(lasting, step, f"{self.in_a_row} steps in a row were skipped, the last because ")
 
 
-def skipped_line(guard: Guard) -> str | None:
+def skipped_line(guard: NonFiniteGuard) -> str | None:
     """How many steps were skipped, None where none was."""
     if not guard.skipped:
         return None

@@ -49,14 +49,14 @@ class Recorder:
         self._every = max(1, math.ceil(steps / level.intervals))
         self._ends = [0]
         self._step = gate.steps
-        self._applied = self._next = _orders(gate)
+        self._applied = self._next = _step_settings(gate)
         self._moved = False
         self._rows: dict[str, list[tuple[Any, ...]]] = {"network": [], "layers": [], "sample": []}
         layers = probe.layers(flux=False)
         share = -(-level.sample // len(layers))
-        self._sample = {layer.name: _drawn(layer.name, layer.presence.size, share) for layer in layers}
+        self._sample = {layer.name: _draw_sample(layer.name, layer.presence.size, share) for layer in layers}
         self._events = {layer.name: (0, 0) for layer in layers} | {"": (0, 0)}
-        self._follow(layers)
+        self._record_sample(layers)
 
     def after_step(self) -> None:
         """Count what the step, and the control step after it, have changed; at an interval's end, measure."""
@@ -67,7 +67,7 @@ class Recorder:
         self._moved |= not math.isnan(self._applied[1])
         if self._step % self._every == 0 or self._step == self._schedule.pruning_steps:
             self._measure()
-        self._next = _orders(self._gate)
+        self._next = _step_settings(self._gate)
 
     def finish(self) -> None:
         """Measure what has come since the last interval; once more where only the end itself changed the mask."""
@@ -111,7 +111,7 @@ class Recorder:
         """Go on from a saved state; the gate has been restored before."""
         self._ends, self._step = state["ends"].tolist(), int(state["step"])
         pressure, rate = state["applied"].tolist()
-        self._applied, self._moved, self._next = (pressure, rate), bool(state["moved"]), _orders(self._gate)
+        self._applied, self._moved, self._next = (pressure, rate), bool(state["moved"]), _step_settings(self._gate)
         tables = {name: np.frombuffer(state[f"rows {name}"].tobytes(), SCHEMA[name]) for name in self._rows}
         self._rows = {name: table.tolist() for name, table in tables.items()}
         self._probe.restore(state)
@@ -125,7 +125,7 @@ class Recorder:
         self._moved = False
         summaries = {layer.name: Summary.of(layer, interval) for layer in layers}
         figures = {name: self._figures(name, summary) for name, summary in summaries.items()}
-        network = self._figures("", Summary.together(list(summaries.values())))
+        network = self._figures("", Summary.merged(list(summaries.values())))
         course = {
             "stage": "pruning" if self._step <= self._schedule.pruning_steps else "regrowth",
             "wanted": self._schedule.target_density(self._step),
@@ -135,14 +135,14 @@ class Recorder:
         self._add("network", {"step": self._step, **course, **network})
         for name, values in figures.items():
             self._add("layers", {"step": self._step, "layer": name, **values})
-        self._follow(layers)
+        self._record_sample(layers)
 
     def _figures(self, name: str, summary: Summary) -> dict[str, float]:
         figures = summary.figures(self._events[name], self._ends)
         self._events[name] = summary.events
         return figures
 
-    def _follow(self, layers: Sequence[LayerArrays]) -> None:
+    def _record_sample(self, layers: Sequence[LayerArrays]) -> None:
         """A row for every weight of the sample."""
         for layer in layers:
             chosen = np.unravel_index(self._sample[layer.name], layer.presence.shape)
@@ -155,11 +155,11 @@ class Recorder:
         self._rows[table].append(tuple(values[name] for name in SCHEMA[table].names or ()))
 
 
-def _orders(gate: Gate) -> tuple[float, float]:
+def _step_settings(gate: Gate) -> tuple[float, float]:
     """γ and η_t of the next step, the latter NaN where t rests."""
     return gate.pressure, math.nan if gate.presence_lr is None else gate.presence_lr
 
 
-def _drawn(name: str, size: int, count: int) -> NDArray[np.int64]:
+def _draw_sample(name: str, size: int, count: int) -> NDArray[np.int64]:
     """Weights of a layer to follow, by its name alone, so that runs can be compared weight by weight."""
     return np.sort(generator(0, f"{name} sample").choice(size, min(size, count), replace=False))

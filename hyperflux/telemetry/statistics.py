@@ -60,13 +60,13 @@ class Summary:
         )
 
     @classmethod
-    def together(cls, parts: Sequence[Summary]) -> Summary:
+    def merged(cls, parts: Sequence[Summary]) -> Summary:
         """Several layers as one."""
-        flux = {name: _merged([part.flux[name] for part in parts]) for name in POPULATIONS}
+        flux = {name: _merge_sorted([part.flux[name] for part in parts]) for name in POPULATIONS}
         return cls(
-            added(part.flip_counts for part in parts),
-            added(part.last_present for part in parts),
-            added(part.last_pruned for part in parts),
+            _sum_histograms(part.flip_counts for part in parts),
+            _sum_histograms(part.last_present for part in parts),
+            _sum_histograms(part.last_pruned for part in parts),
             flux,
         )
 
@@ -98,7 +98,7 @@ class Summary:
         }
 
 
-def added(parts: Iterable[Counts]) -> Counts:
+def _sum_histograms(parts: Iterable[Counts]) -> Counts:
     """The sum of histograms of any lengths."""
     parts = list(parts)
     total = np.zeros(max(map(len, parts)), np.int64)
@@ -107,7 +107,7 @@ def added(parts: Iterable[Counts]) -> Counts:
     return total
 
 
-def _merged(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.floating[Any]]:
+def _merge_sorted(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.floating[Any]]:
     """Sorted arrays as one: NumPy's stable sort merges what is in order already."""
     return np.sort(np.concatenate(parts), kind="stable")
 

@@ -20,7 +20,7 @@ from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.data_order import epoch_batches
 from hyperflux.runs.driver import execute, resume
 from hyperflux.runs.folder import read_run
-from hyperflux.session.nonfinite import MAX_IN_A_ROW, Fault, Guard, NotFiniteError
+from hyperflux.session.nonfinite import MAX_IN_A_ROW, Fault, NonFiniteGuard, NotFiniteError
 
 BACKENDS = ["numpy", "torch"]
 SAMPLES, BATCH, STEPS_AN_EPOCH = 250, 32, 8
@@ -253,7 +253,7 @@ def test_an_unknown_way_is_refused():
 
 @given(st.lists(st.booleans(), max_size=400))
 def test_only_steps_in_a_row_count_towards_the_end(bad):
-    guard, fault, row = Guard("skip"), Fault("the loss", float("nan"), curable=True), 0
+    guard, fault, row = NonFiniteGuard("skip"), Fault("the loss", float("nan"), skippable=True), 0
     for step, spoiled in enumerate(bad, 1):
         row = row + 1 if spoiled else 0
         if row == MAX_IN_A_ROW:
@@ -263,8 +263,8 @@ def test_only_steps_in_a_row_count_towards_the_end(bad):
         if spoiled:
             guard.skip(fault, step)
         else:
-            guard.passed()
+            guard.accept()
     assert guard.skipped == bad.count(True)
-    again = Guard("skip")
+    again = NonFiniteGuard("skip")
     again.restore(json.loads(json.dumps(guard.counts())))
     assert again.counts() == guard.counts()

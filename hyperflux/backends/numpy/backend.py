@@ -28,7 +28,7 @@ from hyperflux.io.weights_file import max_bytes, read_weights
 from hyperflux.models import layer_sizes
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
-from hyperflux.session.nonfinite import Guard, NotFiniteError
+from hyperflux.session.nonfinite import NonFiniteGuard, NotFiniteError
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
 from hyperflux.spec import Array, Mask
@@ -57,7 +57,7 @@ class NumpyBackend:
         self._session: PruningSession[Any] | None = None
         self._fresh_optimizers()
         self._losses: list[tuple[float, int]] = []
-        self.guard = Guard(config.on_nonfinite)
+        self.guard = NonFiniteGuard(config.on_nonfinite)
         self._resumed = False
 
     @property
@@ -245,7 +245,7 @@ class NumpyBackend:
                 self.guard.skip(error.fault, len(self._losses) + 1)
                 self._losses.append((0.0, 0))
             else:
-                self.guard.passed()
+                self.guard.accept()
                 self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
                 self._losses.append((network.loss, len(batch)))
                 self._act()

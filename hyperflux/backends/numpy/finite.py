@@ -24,9 +24,9 @@ def step_fault(mlp: MLP, parameters: Pair, loss: float, gradients: Pair) -> Faul
     if math.isfinite(loss + sum(norm(array) for array in (*parameters, *gradients))):
         return None
     faults = [
-        *_spoiled(mlp, "the parameter", parameters, curable=False),
-        *([] if math.isfinite(loss) else [Fault("the loss", loss, curable=True)]),
-        *reversed([*_spoiled(mlp, "the gradient of", gradients, curable=True)]),
+        *_faults(mlp, "the parameter", parameters, skippable=False),
+        *([] if math.isfinite(loss) else [Fault("the loss", loss, skippable=True)]),
+        *reversed([*_faults(mlp, "the gradient of", gradients, skippable=True)]),
     ]
     return faults[0] if faults else None
 
@@ -35,7 +35,7 @@ def state_fault(mlp: MLP, pairs: Mapping[str, Pair]) -> Fault | None:
     """The first of some pairs that is not finite, named by what it is: "the parameter", "a moment of"."""
     for what, pair in pairs.items():
         if not all(np.isfinite(array).all() for array in pair):
-            return next(_spoiled(mlp, what, pair, curable=False))
+            return next(_faults(mlp, what, pair, skippable=False))
     return None
 
 
@@ -44,10 +44,10 @@ def norm(array: Array) -> float:
     return math.sqrt(float(np.vdot(array, array)))
 
 
-def _spoiled(mlp: MLP, what: str, pair: Pair, curable: bool) -> Iterator[Fault]:
+def _faults(mlp: MLP, what: str, pair: Pair, skippable: bool) -> Iterator[Fault]:
     """Layer by layer, weights before biases."""
     weights, biases = mlp.split_weights(pair[0]), mlp.split_biases(pair[1]) if pair[1].size else []
     for number, layer in enumerate(mlp.names):
         for kind, arrays in (("weight", weights), ("bias", biases)):
             if arrays and not math.isfinite(value := norm(arrays[number])):
-                yield Fault.of_norm(f"{what} {layer}.{kind}", value, curable)
+                yield Fault.of_norm(f"{what} {layer}.{kind}", value, skippable)

@@ -91,7 +91,7 @@ class NumpyGate:
             for name, part in zip(self.sizes, self.split(values), strict=True):
                 spoiled = part[~np.isfinite(part)]
                 if len(spoiled):
-                    return Fault(f"a {kind} of {name}", abs(float(spoiled[0])), curable=False)
+                    return Fault(f"a {kind} of {name}", abs(float(spoiled[0])), skippable=False)
         return None
 
     def above(self, level: float) -> int:

@@ -18,20 +18,28 @@ from hyperflux.backends.base import Evaluation, Tensors
 from hyperflux.backends.torch import state, weights_file
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
-from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch
+from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.threads import threads_for, torch_threads
-from hyperflux.backends.torch.training import BatchPart, Precision, Progress, Tally, choose_device, tally, train_epoch
+from hyperflux.backends.torch.training import (
+    BatchPart,
+    EpochProgress,
+    Precision,
+    Tally,
+    choose_device,
+    tally,
+    train_epoch,
+)
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
-from hyperflux.session.nonfinite import Guard
+from hyperflux.session.nonfinite import NonFiniteGuard
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, raise_on_all_ranks
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
@@ -64,11 +72,13 @@ class TorchBackend:
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         weights = sum(parameter.numel() for parameter in self._selected.values())
         self._threads = threads_for(weights, config.batch_size, self._device)
-        self._epoch, self._progress = 0, Progress()
-        self.guard = Guard(config.on_nonfinite)
-        unseen = 1 if self._device.type == "cpu" else STEPS_UNSEEN
+        self._epoch, self._progress = 0, EpochProgress()
+        self.guard = NonFiniteGuard(config.on_nonfinite)
+        max_pending = 1 if self._device.type == "cpu" else MAX_PENDING
         scaled = config.amp == "float16"
-        self._watch = StepWatch(self._model, self.guard, scaled=scaled, steps_unseen=unseen, several=processes.size > 1)
+        self._finite_check = FiniteCheck(
+            self._model, self.guard, scaled=scaled, max_pending=max_pending, multi_process=processes.size > 1
+        )
         self._resumed: dict[str, NDArray[Any]] | None = None
 
     @property
@@ -249,7 +259,7 @@ class TorchBackend:
         """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
         with raise_on_all_ranks(self._processes):
             kept = {} if self._gate is None else self._gate.named_tensors()
-            self._watch.require_finite(self._optimizer, kept, self._progress.batches or None)
+            self._finite_check.require_finite(self._optimizer, kept, self._progress.batches or None)
 
     def fingerprint(self) -> str:
         """A hash of the data."""
@@ -276,7 +286,7 @@ class TorchBackend:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         if self._resumed is None:
-            self._epoch, self._progress = self._epoch + 1, Progress()
+            self._epoch, self._progress = self._epoch + 1, EpochProgress()
         progress, randomness, self._resumed = self._progress, self._resumed, None
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         order = list(batches)
@@ -296,9 +306,9 @@ class TorchBackend:
                 after_step,
                 progress,
                 parts,
-                self._watch,
+                self._finite_check,
             )
-        self._progress = Progress()
+        self._progress = EpochProgress()
         everyone = self._processes.all_gather((progress.loss, progress.samples))
         samples = sum(samples for _, samples in everyone)
         return sum(loss for loss, _ in everyone) / samples if samples else math.nan

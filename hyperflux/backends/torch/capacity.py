@@ -29,15 +29,15 @@ WIDER = 4
 Values = Tensor | NDArray[np.floating[Any]]
 
 
-def meet_capacity(presence: Sequence[Tensor], kept: int, near: float = math.inf) -> float:
-    """Lower every t in place by τ, the `kept`-th largest of all, so that exactly `kept` are present; gives τ: see E12.
+def meet_capacity(presence: Sequence[Tensor], count: int, near: float = math.inf) -> float:
+    """Lower every t in place by τ, the `count`-th largest of all, so that exactly `count` are present; gives τ: see E12.
 
     Of equal t at the gate the first stay: tensors in the order given, elements in row-major order. τ is looked for
     within `near` of 0 first, which saves time where it is there.
     """
-    tau, reached = kth_largest(presence, kept, near)
+    tau, not_below = kth_largest(presence, count, near)
     torch._foreach_sub_(list(presence), tau)
-    surplus = reached - kept
+    surplus = not_below - count
     for t in reversed(presence):
         if surplus == 0:
             break
@@ -106,25 +106,25 @@ class _Bracket:
         magnitude leaves.
         """
         device = next((part.device for part in self.elements if isinstance(part, Tensor)), None)
-        together: Any
+        merged: Any
         if device is None:
-            together = np.sort(np.concatenate(self.elements))
+            merged = np.sort(np.concatenate(self.elements))
         else:
-            together = torch.cat([torch.as_tensor(part, device=device) for part in self.elements]).sort().values
-        found = float(together[self.count - (k - self.above)])
-        return found, self.above + int(_nonzero(together >= found))
+            merged = torch.cat([torch.as_tensor(part, device=device) for part in self.elements]).sort().values
+        found = float(merged[self.count - (k - self.above)])
+        return found, self.above + int(_nonzero(merged >= found))
 
     def kth_of_equals(self, blocks: Sequence[Any], k: int) -> tuple[float, int]:
         """The same where many elements are within and few of them differ, which no halving tells apart."""
         times: Counter[float] = Counter()
         for block in blocks:
             times.update(_times(_chosen(block, (block >= self.low) & (block <= self.high))))
-        found, reached = math.nan, self.above
+        found, not_below = math.nan, self.above
         for value in sorted(times, reverse=True):
-            if reached >= k:
+            if not_below >= k:
                 break
-            found, reached = value, reached + times[value]
-        return found, reached
+            found, not_below = value, not_below + times[value]
+        return found, not_below
 
 
 def _blocks(tensor: Tensor) -> list[Values]:

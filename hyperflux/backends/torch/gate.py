@@ -27,7 +27,7 @@ from hyperflux.backends.torch.distributed import require_same_masks
 from hyperflux.backends.torch.finite import first_fault
 from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate
-from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_wide_state, require_hooks
+from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_state_dtype, require_hooks
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.errors import InputError
 from hyperflux.schedules.base import LayerCount
@@ -109,7 +109,7 @@ class TorchGate:
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            *keep_wide_state(optimizer, self._wide),
+            *keep_state_dtype(optimizer, self._wider_latents),
         ]
         self.write_effective()
 
@@ -178,7 +178,7 @@ class TorchGate:
         """Write θ = w·m into every parameter, into its own storage also after a step that was broken off."""
         self._point_back()
         for entry in self._entries.values():
-            self._follow(entry)
+            self._follow_move(entry)
         self._write(self._entries.values())
 
     def verify(self) -> None:
@@ -195,7 +195,7 @@ class TorchGate:
         self._restore()
         with torch.no_grad():
             for entry in self._entries.values():
-                self._follow(entry)
+                self._follow_move(entry)
                 values = entry.parameter.to(entry.state.latent.dtype)
                 unknown = (values == 0) & (entry.state.presence < 0)
                 entry.state.latent.copy_(torch.where(unknown, entry.state.latent, values))
@@ -234,7 +234,7 @@ class TorchGate:
             if self.check_contents or entry.was_touched():
                 self._require_untouched(entry)
         for entry in entries:
-            self._follow(entry)
+            self._follow_move(entry)
         updates = [_update_of(entry, scale) for entry in entries]
         self._kernels.take_step(updates, self.pressure / self.total, self.presence_lr)
         for entry, update in zip(entries, updates, strict=True):
@@ -272,14 +272,14 @@ class TorchGate:
         self._active = []
         self._stepping = self._nested = False
 
-    def _wide(self) -> list[tuple[nn.Parameter, Tensor]]:
+    def _wider_latents(self) -> list[tuple[nn.Parameter, Tensor]]:
         """The parameters that are narrower than their w, and w."""
         pairs = [(entry.parameter, entry.state.latent) for entry in self._entries.values()]
         return [(parameter, latent) for parameter, latent in pairs if parameter.dtype != latent.dtype]
 
-    def _follow(self, entry: _Entry) -> None:
+    def _follow_move(self, entry: _Entry) -> None:
         """Follow the parameter to where it has moved, and forget what was kept for the place where it was."""
-        if entry.state.like(entry.parameter):
+        if entry.state.follow(entry.parameter):
             self._kernels.forget()
 
     def _write(self, entries: Iterable[_Entry]) -> None:
@@ -291,7 +291,7 @@ class TorchGate:
 
     @torch.no_grad()
     def _require_untouched(self, entry: _Entry) -> None:
-        self._follow(entry)
+        self._follow_move(entry)
         if not entry.holds_effective():
             raise InputError(
                 f"{entry.name}: its weights were changed outside the optimizer's step (a checkpoint loaded, values "

@@ -40,12 +40,12 @@ def calls_itself(optimizer: torch.optim.Optimizer) -> bool:
     return False
 
 
-def keep_wide_state(
-    optimizer: torch.optim.Optimizer, wide: Callable[[], Sequence[tuple[nn.Parameter, Tensor]]]
+def keep_state_dtype(
+    optimizer: torch.optim.Optimizer, wider_latents: Callable[[], Sequence[tuple[nn.Parameter, Tensor]]]
 ) -> list[RemovableHandle]:
     """Undo torch's cast of loaded state to a parameter's dtype, where the state belongs to a w that is wider.
 
-    `wide` gives such parameters, each with its w.
+    `wider_latents` gives such parameters, each with its w.
     """
     loading: dict[str, Any] = {}
 
@@ -56,7 +56,7 @@ def keep_wide_state(
         numbers = chain.from_iterable(group["params"] for group in loading["param_groups"])
         parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
         number_of = {id(parameter): number for number, parameter in zip(numbers, parameters, strict=True)}
-        for parameter, latent in wide():
+        for parameter, latent in wider_latents():
             for key, value in loading["state"].get(number_of[id(parameter)], {}).items():
                 if isinstance(value, Tensor) and value.dtype == latent.dtype and value.shape == latent.shape:
                     optimizer.state[parameter][key] = value.to(latent.device, copy=True)

@@ -61,7 +61,7 @@ class TorchProbe:
         """Note the mask of every weight after a step."""
         states = self._gate.states
         if [state.presence.device for state in states.values()] != self._devices:
-            self._follow()
+            self._follow_moves()
         if self._host_parts:
             self._host.count([states[name].presence.numpy() for name in self._host_parts], interval)
         for name, counters in self._elsewhere.items():
@@ -113,7 +113,7 @@ class TorchProbe:
         elsewhere = {name: state for name, state in states.items() if name not in self._host_parts}
         self._elsewhere = {name: _DeviceCounters.of(state) for name, state in elsewhere.items()}
 
-    def _follow(self) -> None:
+    def _follow_moves(self) -> None:
         """Follow parameters that have moved to another device."""
         counted = self.state()
         self._place()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.gate_state import gate_state, restore_gate
-from hyperflux.backends.torch.training import Progress
+from hyperflux.backends.torch.training import EpochProgress
 from hyperflux.io.flatten import flatten, subtree
 
 Arrays = dict[str, NDArray[Any]]
@@ -76,17 +76,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDAr
             optimizer.state[parameter][key] = kept.copy_(value)
 
 
-def sums(progress: Progress) -> Arrays:
+def sums(progress: EpochProgress) -> Arrays:
     """Of an epoch under way: the samples so far, and the sum of their loss where there are any."""
     samples = {"samples": np.array(progress.samples)}
     return samples if progress.total is None else {**samples, "loss": to_array(progress.total)}
 
 
-def restored_progress(batches: int, every: Sequence[Mapping[str, NDArray[Any]]], device: torch.device) -> Progress:
+def restored_progress(batches: int, every: Sequence[Mapping[str, NDArray[Any]]], device: torch.device) -> EpochProgress:
     """Progress after so many batches, whose sums are those of one process or, added up, of several, or of none."""
     samples = sum(int(own["samples"]) for own in every)
     losses = [torch.from_numpy(own["loss"]) for own in every if "loss" in own]
-    return Progress(batches, samples, torch.stack(losses).sum(0).to(device) if losses else None)
+    return EpochProgress(batches, samples, torch.stack(losses).sum(0).to(device) if losses else None)
 
 
 def randomness(device: torch.device) -> Arrays:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.base import Evaluation
-from hyperflux.backends.torch.finite import StepWatch
+from hyperflux.backends.torch.finite import FiniteCheck
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.session.nonfinite import NotFiniteError
@@ -107,7 +107,7 @@ class BatchPart:
 
 
 @dataclass
-class Progress:
+class EpochProgress:
     """How far an epoch has come: batches done, their samples, and the sum of the loss over these.
 
     Of several processes each counts its own samples.
@@ -122,7 +122,7 @@ class Progress:
         """The sum of the loss; waits for the device."""
         return 0.0 if self.total is None else float(self.total)
 
-    def leave_out(self) -> None:
+    def skip(self) -> None:
         """One more batch, which was skipped."""
         self.batches += 1
 
@@ -140,38 +140,38 @@ def train_epoch(
     loss: Loss,
     precision: Precision,
     after_step: Callable[[], None] = lambda: None,
-    progress: Progress | None = None,
+    progress: EpochProgress | None = None,
     parts: Iterable[BatchPart] | None = None,
-    watch: StepWatch | None = None,
-) -> Progress:
+    finite_check: FiniteCheck | None = None,
+) -> EpochProgress:
     """One step a batch, `after_step` after each; gives the progress at the end.
 
     `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch. Where several processes
-    train together, `batches` are this one's `parts` of them. `watch` looks for what is not finite. Raises
+    train together, `batches` are this one's `parts` of them. `finite_check` looks for what is not finite. Raises
     NotFiniteError where it stops the run.
     """
-    progress = progress or Progress()
+    progress = progress or EpochProgress()
     own = None if parts is None else iter(parts)
     for inputs, targets in batches:
         mine = BatchPart(len(inputs), slice(None)) if own is None else next(own)
-        if watch is not None:
-            watch.before_forward()
+        if finite_check is not None:
+            finite_check.before_forward()
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
         precision.backward(batch_loss if mine.weight == 1 else batch_loss * mine.weight, optimizer)
-        if watch is None or watch.permits(batch_loss, progress.batches + 1):
+        if finite_check is None or finite_check.allows(batch_loss, progress.batches + 1):
             try:
                 precision.step(optimizer)
             except NotFiniteError as error:  # found by the pruning session inside the step
                 raise error.in_step(progress.batches + 1) from error
             progress.add(batch_loss, mine.samples)
         else:
-            progress.leave_out()
+            progress.skip()
         after_step()
     if not progress.batches:
         raise InputError("training data: no batch in an epoch")
-    if watch is not None:
-        watch.look()
+    if finite_check is not None:
+        finite_check.check()
     return progress
 
 

@@ -40,7 +40,7 @@ class WeightState:
         """The four tensors by name."""
         return {"latent": self.latent, "presence": self.presence, "first": self.first, "second": self.second}
 
-    def like(self, parameter: Tensor) -> bool:
+    def follow(self, parameter: Tensor) -> bool:
         """Follow the parameter to its device and memory layout, where either has changed; gives whether one had."""
         if self.latent.device == parameter.device and same_layout(self.latent, parameter):
             return False

@@ -106,7 +106,7 @@ def test_what_is_kept_of_the_blocks_changes_no_bit(drawn, steps, block):
         for chosen, layout in steps:
             for sharing, kernel in ((ours, kept), (theirs, Fused(CPU, dtype))):
                 for share in sharing:
-                    share.state.like(share.state.latent.contiguous(memory_format=layout))
+                    share.state.follow(share.state.latent.contiguous(memory_format=layout))
                 laid = [
                     share._replace(gradient=torch.empty_like(s.latent).copy_(g))
                     for share in sharing
