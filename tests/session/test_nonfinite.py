@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_the_last_good_checkpoint(tmp
         execute(quick(backend=backend), folder, every=CheckpointInterval.parse("1"))
     assert str(stopped.value) == (
         f"the loss became nan at step {step} (epoch 1, dense); lower dense.learning_rate (0.001) and run again, or "
-        "leave such steps out and go on from the last good checkpoint with hyperflux prune --resume --out "
+        "skip such steps and continue from the last good checkpoint with hyperflux prune --resume --out "
         f"{folder} --on-nonfinite skip"
     )
     saved = CheckpointFolder(folder / "checkpoint").last(print)
@@ -118,7 +118,7 @@ def test_a_gradient_that_is_not_finite_is_told_by_layer_and_step(tmp_path, spoil
     assert report.warnings[0].startswith(
         f"step {step_with(7, epoch=1)} (epoch 1, pruning) was skipped: {name} became inf"
     )
-    assert "7 steps were skipped, because something in them was not finite" in report.warnings
+    assert "7 steps were skipped because a value was not finite" in report.warnings
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -134,7 +134,7 @@ def test_a_stopped_run_that_goes_on_skipping_ends_as_one_that_always_skipped(tmp
     assert [line for line in told if "no checkpoint" not in line] == always
     assert always == [
         f"step {step_with(3, epoch=1)} (epoch 1, dense) was skipped: the loss became nan",
-        "8 steps were skipped, because something in them was not finite",
+        "8 steps were skipped because a value was not finite",
     ]
     assert read_run(folder).report["warnings"] == always
 
