@@ -1,4 +1,4 @@
-"""Watches a gate while a schedule steers it: counts flips after every step, measures at the end of every interval."""
+"""Records a gate under a schedule: counts flips after every step, measures at the end of every interval."""
 
 from __future__ import annotations
 
@@ -19,31 +19,39 @@ State = dict[str, NDArray[Any]]
 
 
 class Probe(Protocol):
-    """Counts flips of every weight where the weights are."""
+    """Counts flips of every weight, on the device that holds it."""
 
     def count(self, interval: int) -> None:
-        """Note every weight whose mask is not that of the last call; at first, all are present."""
+        """Count the weights whose mask changed since the last call; at first, all are present."""
 
     def layers(self, flux: bool) -> list[LayerArrays]:
-        """Every layer now, on the host, with its `flux` if wanted; waits for the device."""
+        """Every layer now, on the host, with flux if `flux`; waits for the device."""
 
     def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
-        """Changes of mask of every layer's weights, on the host; waits for the device."""
+        """Flips of each weight, one array per layer, on the host; waits for the device."""
 
     def state(self) -> State:
-        """The counters by name, copied."""
+        """Copies of the counters by name."""
 
     def restore(self, state: State) -> None:
-        """Go on from saved counters."""
+        """Continue from saved counters."""
 
 
 class Recorder:
     """Fills the tables of `hyperflux.telemetry.columns`: call `after_step` after every step, `finish` at the end.
 
-    It draws no random number of the run's, changes nothing that it watches, and so leaves every result as it is.
+    It consumes none of the run's random numbers and changes nothing that it reads, so results do not depend on it.
     """
 
     def __init__(self, schedule: PruningSchedule[Any], gate: Gate, probe: Probe, level: Level) -> None:
+        """Record the gate before the first step.
+
+        Args:
+            schedule: The schedule that steers the gate.
+            gate: The presence parameters.
+            probe: Counts the gate's flips.
+            level: How closely to record.
+        """
         self._schedule, self._gate, self._probe = schedule, gate, probe
         steps = schedule.pruning_steps + schedule.regrowth_steps
         self._every = max(1, math.ceil(steps / level.intervals))
@@ -59,9 +67,9 @@ class Recorder:
         self._record_sample(layers)
 
     def after_step(self) -> None:
-        """Count what the step, and the control step after it, have changed; at an interval's end, measure."""
+        """Count the flips of the step and its control step; measure at the end of an interval."""
         if self._gate.steps == self._step:
-            return  # a step that a GradScaler skipped
+            return  # a GradScaler skipped this step
         self._step, self._applied = self._gate.steps, self._next
         self._probe.count(len(self._ends))
         self._moved |= not math.isnan(self._applied[1])
@@ -70,13 +78,13 @@ class Recorder:
         self._next = _step_settings(self._gate)
 
     def finish(self) -> None:
-        """Measure what has come since the last interval; once more where only the end itself changed the mask."""
+        """Measure the last, incomplete interval; also if only the end of the run changed a mask."""
         self._probe.count(len(self._ends))
         if self._step > self._ends[-1] or self.events() != self._events[""]:
             self._measure()
 
     def events(self) -> tuple[int, int]:
-        """How often a weight was pruned and how often one came back, since the start; waits for the device."""
+        """Prunings and regrowths since the start; waits for the device."""
         flips = np.bincount(np.concatenate([part.ravel() for part in self._probe.flip_counts()]))
         return Summary(flips, flips, flips, {}).events
 
@@ -101,14 +109,14 @@ class Recorder:
         return {**tables, "flips": np.array(flips, SCHEMA["flips"]), "ages": np.array(ages, SCHEMA["ages"])}
 
     def state(self) -> State:
-        """What a recorder of the same course needs to go on, as arrays of numbers; rows as their bytes."""
+        """What a recorder of the same schedule needs to continue: arrays of numbers, the rows as bytes."""
         tables = {f"rows {name}": np.array(rows, SCHEMA[name]) for name, rows in self._rows.items()}
         rows = {name: np.frombuffer(bytearray(table.tobytes()), np.uint8) for name, table in tables.items()}
         clock = {"ends": self._ends, "step": self._step, "applied": self._applied, "moved": self._moved}
         return {**{name: np.array(value) for name, value in clock.items()}, **rows, **self._probe.state()}
 
     def restore(self, state: State) -> None:
-        """Go on from a saved state; the gate has been restored before."""
+        """Continue from a saved state; restore the gate first."""
         self._ends, self._step = state["ends"].tolist(), int(state["step"])
         pressure, rate = state["applied"].tolist()
         self._applied, self._moved, self._next = (pressure, rate), bool(state["moved"]), _step_settings(self._gate)
@@ -143,7 +151,7 @@ class Recorder:
         return figures
 
     def _record_sample(self, layers: Sequence[LayerArrays]) -> None:
-        """A row for every weight of the sample."""
+        """Add a row for every sampled weight."""
         for layer in layers:
             chosen = np.unravel_index(self._sample[layer.name], layer.presence.shape)
             t, flips = layer.presence[chosen], layer.flips[chosen]
@@ -156,10 +164,10 @@ class Recorder:
 
 
 def _step_settings(gate: Gate) -> tuple[float, float]:
-    """γ and η_t of the next step, the latter NaN where t rests."""
+    """γ and η_t of the next step; η_t is NaN if t is frozen."""
     return gate.pressure, math.nan if gate.presence_lr is None else gate.presence_lr
 
 
 def _draw_sample(name: str, size: int, count: int) -> NDArray[np.int64]:
-    """Weights of a layer to follow, by its name alone, so that runs can be compared weight by weight."""
+    """Indices of a layer's sampled weights, drawn by its name only, so that runs can be compared weight by weight."""
     return np.sort(generator(0, f"{name} sample").choice(size, min(size, count), replace=False))
