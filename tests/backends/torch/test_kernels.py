@@ -166,7 +166,7 @@ def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(mo
     with caplog.at_level(logging.WARNING, "hyperflux"):
         assert choose_kernel(CPU, torch.float32).name == "plain"
         assert choose_kernel(CPU, torch.float32).name == "plain"
-    assert caplog.text.count("the plain kernel is taken for torch.float32 on cpu") == 1
+    assert caplog.text.count("using the plain kernel for torch.float32 on cpu") == 1
     assert choose_kernel(torch.device("meta"), torch.float32).name == "plain"
 
 
