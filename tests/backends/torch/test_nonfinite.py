@@ -164,7 +164,7 @@ def test_a_pruner_does_not_live_on_with_nan(controller, factor, before):
     """Every step here is a check; it names the parameter and the step, and neither a state nor a network comes out."""
     model, optimizer, pruner = pruned(controller=controller)
     train(model, optimizer, before)
-    said = rf"a presence parameter of 1\.weight became nan by step {before + 1}; go back to the last good state"
+    said = rf"a presence parameter of 1\.weight became nan by step {before + 1}; return to the last good state"
     if before == 70 and controller == "default":  # t rests, w does not
         said = rf"a latent weight of 1\.weight became nan by step {before + 1}"
     with pytest.raises(RunError, match=said):
