@@ -216,7 +216,12 @@ def typical_flux(moments: Moments) -> float:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What holds until the next control step: γ, and η_t or None for a frozen mask."""
+    """What every optimizer step applies until the next control step.
+
+    Attributes:
+        pressure: γ.
+        presence_lr: η_t, the learning rate of t; None freezes t and with it the mask.
+    """
 
     pressure: float
     presence_lr: float | None
@@ -224,7 +229,13 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a schedule sees at a control step: τ, and functions that measure density and typical flux on demand."""
+    """What a schedule observes at a control step.
+
+    Attributes:
+        shift: τ of E12, by which every t was lowered at this control step; 0 if capacity did not act.
+        density: Measures the density now, a fraction.
+        flux: Measures the typical flux now.
+    """
 
     shift: float
     density: Callable[[], float]

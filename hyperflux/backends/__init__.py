@@ -1,4 +1,4 @@
-"""What trains: the NumPy oracle and the torch backend, behind one contract."""
+"""The backends that train: the NumPy oracle and torch, behind one interface."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, launched
 
 
 def build_backend(config: RunConfig, processes: ProcessGroup = SINGLE_PROCESS) -> Backend:
-    """The backend that `config` names, with its model and data; only that one's libraries are imported.
+    """The backend that `config` names, with its model and data. Only that backend's libraries are imported.
 
-    Each process of a process group trains on its part of every batch. Raises InputError where model and data do not fit
-    together, or not to the backend.
+    Args:
+        config: The settings.
+        processes: The process group; each rank trains on its part of every batch.
+
+    Raises:
+        InputError: Model, data and backend do not fit together.
     """
     if config.backend == "numpy":
         if processes.size > 1:
@@ -31,7 +35,7 @@ def build_backend(config: RunConfig, processes: ProcessGroup = SINGLE_PROCESS) -
 
 @contextmanager
 def launched_process_group() -> Iterator[ProcessGroup]:
-    """The processes as one of which a launcher such as torchrun has started this process; alone without one."""
+    """The process group of a launcher such as torchrun; without a launcher, this process alone."""
     if not launched():
         yield SINGLE_PROCESS
         return

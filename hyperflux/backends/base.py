@@ -1,4 +1,4 @@
-"""What the driver asks of a backend."""
+"""The interface between the driver and a backend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.schedules.base import Gate, LayerCount, PruningSchedule
-from hyperflux.session.nonfinite import Guard
+from hyperflux.session.nonfinite import NonFiniteGuard
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
 
@@ -20,7 +20,13 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and accuracy, a fraction, on the test part of so many samples."""
+    """Results on the test part.
+
+    Attributes:
+        loss: Mean cross-entropy, without label smoothing.
+        accuracy: Share of correct answers, a fraction.
+        samples: Number of test samples.
+    """
 
     loss: float
     accuracy: float
@@ -30,15 +36,18 @@ class Evaluation:
 class Backend(Protocol):
     """A network, its data and its optimizers. Batches are index arrays into the training part.
 
-    Whatever trains raises NotFiniteError where `guard` says so; a step that it skips changes nothing, and its loss does
-    not count.
+    Training raises NotFiniteError if `guard` stops the run. A step that `guard` skips changes nothing, and its loss
+    does not count.
+
+    Attributes:
+        guard: Decides about non-finite steps.
     """
 
-    guard: Guard
+    guard: NonFiniteGuard
 
     @property
     def samples(self) -> int:
-        """Samples of the training part."""
+        """Number of training samples."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -46,7 +55,7 @@ class Backend(Protocol):
 
     @property
     def classes(self) -> int:
-        """Logits a sample."""
+        """Number of classes, which is the number of logits per sample."""
 
     def train_dense(
         self,
@@ -56,21 +65,22 @@ class Backend(Protocol):
         label_smoothing: float,
         after_step: Callable[[], None] = lambda: None,
     ) -> float:
-        """Train one epoch without a gate; gives the mean loss over samples, as `train_pruning` does."""
+        """Train one epoch without a gate. Arguments and return value as in `train_pruning`."""
 
     def start_gate(self, initial: tuple[float, float]) -> Gate:
-        """Start with fresh optimizers and a gate that the caller steers.
+        """Start with new optimizers and a gate that the caller steers.
 
-        A presence parameter is drawn from `initial` for every prunable weight.
+        Args:
+            initial: Interval from which t of every prunable weight is drawn (see E2).
         """
 
     def start_pruning(
         self, schedule: PruningSchedule[Any], warnings: Warnings, telemetry: str = "off"
     ) -> PruningSession[Any]:
-        """Start with fresh optimizers and a session that steers itself: it acts in every optimizer step.
+        """Start with new optimizers and a session that acts after every optimizer step.
 
         Args:
-            schedule: What to do when.
+            schedule: The pruning schedule.
             warnings: Receives the warnings.
             telemetry: A level of `hyperflux.telemetry.levels`.
         """
@@ -83,53 +93,67 @@ class Backend(Protocol):
         label_smoothing: float,
         after_step: Callable[[], None],
     ) -> float:
-        """Train one epoch under the gate, E1 to E7 each step; `after_step` is called after every optimizer step."""
+        """Train one epoch under the gate; every step is E1 to E7.
+
+        Args:
+            batches: The batches of the epoch.
+            learning_rate: Learning rate of w.
+            label_smoothing: Label smoothing of the loss.
+            after_step: Called after every optimizer step.
+
+        Returns:
+            Mean loss over samples; NaN if every step was skipped.
+
+        Raises:
+            NotFiniteError: A value is not finite, and the step cannot or must not be skipped.
+        """
 
     def evaluate(self) -> Evaluation:
         """Evaluate the effective weights on the whole test part, without label smoothing."""
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
-        """Mean of g = ∂L/∂θ over the whole training part, by name of the prunable parameter, in evaluation mode.
+        """Mean of g = ∂L/∂θ over the training part, by prunable parameter, in evaluation mode.
 
-        The network, its optimizers and every generator of random numbers stay as they are.
+        Network, optimizers and random generators stay unchanged.
         """
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
-        """Mask m of every prunable parameter, in the network's order."""
+        """The mask m of every prunable parameter by name, in the network's order."""
 
     def layers(self) -> list[LayerCount]:
-        """Counts of every prunable parameter, in the network's order."""
+        """Prunable and surviving weights of each parameter, in the network's order."""
 
     def tensors(self) -> Tensors:
         """Effective weights and biases by name: pruned weights are exact zeros."""
 
     def load_weights(self, path: str) -> None:
-        """Replace all parameters by those of a file.
+        """Load all parameters from a file.
 
-        Raises InputError where it can't be read, or names or shapes do not fit; then nothing was replaced.
+        Raises:
+            InputError: The file cannot be read, or names or shapes do not fit; then nothing has changed.
         """
 
     def state(self) -> Tensors:
-        """Copies of all that the next step depends on, as arrays by name, and the running sums of the epoch's loss.
+        """Copies of everything that the next step depends on, by name, and the epoch's loss so far.
 
-        It is there between epochs, and in `after_step`.
+        Call it between epochs, or in `after_step`.
         """
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state of the same configuration, to the bit; in pruning, call `start_pruning` before.
+        """Continue bit for bit from a saved state of the same settings; in pruning, call `start_pruning` first.
 
-        Where the state is one from within an epoch, the next call that trains gets all batches of that epoch, leaves
-        out those that were done, and gives the mean loss of the whole epoch.
+        If the state was saved within an epoch, pass all batches of that epoch to the next training call: it skips the
+        finished ones and returns the mean loss of the whole epoch.
         """
 
     def require_finite(self) -> None:
-        """Raise NotFiniteError where something in the state is not finite."""
+        """Raise NotFiniteError if a value in the state is not finite."""
 
     def fingerprint(self) -> str:
-        """A hash of the data: shapes, labels and some of the samples, of the training and the test part."""
+        """A hash of training and test data: shapes, labels and some samples."""
 
     def place(self) -> str:
-        """What computes, as far as the last bits may depend on it: the device, and the host's threads."""
+        """What the last bits of results may depend on: the device, and the number of threads."""
 
     def versions(self) -> Mapping[str, str]:
-        """Versions of the libraries that train, beyond NumPy."""
+        """Versions of the libraries that train, other than NumPy."""

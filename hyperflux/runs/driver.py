@@ -54,7 +54,7 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def total_epochs(config: RunConfig) -> int:
-    """Number of epochs that a run of `config` trains."""
+    """Number of epochs that a run of `config` trains, over all stages."""
     dense = 0 if config.checkpoint else config.dense.epochs
     return dense + config.pruning.epochs + config.regrowth.epochs
 
@@ -69,7 +69,7 @@ def execute(
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Report:
-    """Train dense (unless a weights file gives the start), prune, regrow, and write the run's folder.
+    """Train dense (unless a weights file is given), prune, regrow, and write the run's folder.
 
     Nothing is written before all input has been read and checked. All ranks of a process group call this with the same
     arguments; rank 0 writes, observes and announces.
@@ -81,7 +81,10 @@ def execute(
         every: How often to write a checkpoint, besides the end of each stage.
         stop: Returns the number of a signal that asks the run to stop; a checkpoint is written first.
         announce: Receives each line that the user should know.
-        processes: The processes that train together.
+        processes: The process group.
+
+    Returns:
+        The outcome.
 
     Raises:
         InputError: Bad input.
@@ -111,7 +114,7 @@ def resume(
     processes: ProcessGroup = SINGLE_PROCESS,
     on_nonfinite: str | None = None,
 ) -> Report:
-    """Continue the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
+    """Continue the run in a folder from its last good checkpoint; the result equals that of an uninterrupted run.
 
     A finished run is left as it is. The number of processes may differ from before.
 
@@ -124,6 +127,9 @@ def resume(
         processes: As in `execute`.
         on_nonfinite: A new value for that setting.
 
+    Returns:
+        The outcome.
+
     Raises:
         InputError: There is nothing to continue, or settings, data or dense weights have changed.
         RunError: The run failed.
@@ -132,10 +138,10 @@ def resume(
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
     config = from_rank_zero(processes, lambda: recorded_config(folder))
-    if (report := from_rank_zero(processes, lambda: _finished(folder, checkpoints, announce))) is not None:
+    if (report := from_rank_zero(processes, lambda: _finished_report(folder, checkpoints, announce))) is not None:
         return report
     with _held_by_rank_zero(processes, locked(folder, announce)):
-        saved = from_rank_zero(processes, lambda: _last(folder, checkpoints, announce))
+        saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, announce))
         changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
         backend, schedule, provenance = _prepared(changed, processes)
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
@@ -165,9 +171,9 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
 
 
 def _prepared(config: RunConfig, processes: ProcessGroup) -> tuple[Backend, PruningSchedule[Any], Provenance]:
-    """What a run needs before anything is written.
+    """Build what a run needs, before anything is written.
 
-    Raises InputError if something does not fit, or if any rank has other settings, data or versions than rank 0.
+    Raises InputError if settings, network and data do not fit, or if any rank's differ from rank 0's.
     """
     with raise_on_all_ranks(processes):
         backend = build_backend(config, processes)
@@ -183,7 +189,7 @@ def _prepared(config: RunConfig, processes: ProcessGroup) -> tuple[Backend, Prun
 
 @contextmanager
 def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a new run's folder. A folder that holds something else gets no lock file at all."""
+    """Hold the lock of a new run's folder. Raises InputError, without a lock file, if the folder is in use."""
     if os.path.isdir(folder) and not os.path.exists(folder / LOCK):  # os.path: no error for an impossible name
         require_unused(folder)
     with locked(folder, announce):
@@ -201,11 +207,11 @@ def _held_by_rank_zero(processes: ProcessGroup, lock: AbstractContextManager[Non
 
 
 def _on_rank_zero(processes: ProcessGroup, listener: Callable[[T], None]) -> Callable[[T], None]:
-    """The listener on rank 0; one that does nothing on every other rank."""
+    """The listener on rank 0; on other ranks a function that does nothing."""
     return listener if processes.rank == 0 else lambda value: None
 
 
-def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
+def _finished_report(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
     """The outcome of a finished run; None if it is unfinished."""
     report = outcome(folder)
     if report is not None:
@@ -216,7 +222,7 @@ def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[s
     return report
 
 
-def _last(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
+def _last_checkpoint(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
     """The last good checkpoint; None, announced, if none was written. Raises InputError if the run keeps none."""
     if not checkpoints.path.is_dir():
         raise InputError(f"{folder}: this run keeps no checkpoints; start it again in another folder")
@@ -227,7 +233,7 @@ def _last(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str],
 
 
 def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoint, provenance: Provenance) -> None:
-    """Bring a fresh training to where a checkpoint was written. Raises InputError if it belongs to another run."""
+    """Restore a new training from a checkpoint. Raises InputError if the checkpoint belongs to another run."""
     try:
         provenance.require(parse_dataclass(Provenance, saved.facts["provenance"]), training.announce)
         training.restore(parse_dataclass(RunProgress, saved.facts["progress"]), saved.arrays, schedule)
@@ -269,7 +275,7 @@ def _carry_out(
     except WriteError as error:
         raise RunError(f"{error}; make room, then continue with {resume_command(record.path)}") from error
     except NotFiniteError as error:
-        failure = RunError(f"{error}{_way_on(error, checkpoints)}")
+        failure = RunError(f"{error}{_way_out(error, checkpoints)}")
         failure.reported_elsewhere = training.processes.rank > 0
         raise failure from error
     if training.processes.rank == 0:
@@ -277,9 +283,9 @@ def _carry_out(
     return report
 
 
-def _way_on(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
-    """The way out after a non-finite value; empty if the run would only stop again."""
-    if not error.fault.curable:
+def _way_out(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
+    """The way out after a non-finite value; empty if skipping the step would not help."""
+    if not error.fault.skippable:
         return ""
     start = "continue from the last good checkpoint" if checkpoints.has_good else "start again"
     command = resume_command(checkpoints.path.parent)
@@ -287,7 +293,7 @@ def _way_on(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
 
 
 def _train_dense(training: Training) -> None:
-    """Train the dense stage, if any, and write the dense network; measure its accuracy if it is not untrained."""
+    """Train the dense stage, if any, and write the dense network; measure its accuracy if it has been trained."""
     training.dense()
     training.record.add_tensors("dense", training.backend.tensors())
     if training.config.checkpoint or training.config.dense.epochs:
@@ -327,6 +333,6 @@ def _guessing(training: Training, evaluation: Evaluation) -> str | None:
 
 
 def feasible_schedule(config: RunConfig, backend: Backend) -> PruningSchedule[Any]:
-    """The schedule of `config` for the backend's network and data. Raises InputError if it can't be carried out."""
+    """The schedule of `config` for the backend's network and data. Raises InputError if they make it infeasible."""
     epoch_steps = len(batch_ends(backend.samples, config.batch_size))
     return config.schedule(sum(layer.total for layer in backend.layers()), epoch_steps)

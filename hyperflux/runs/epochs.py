@@ -31,7 +31,15 @@ Observer = Callable[[EpochRow], None]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a run, counted from 1 over all stages; `last` says whether it ends its stage."""
+    """One epoch of a run.
+
+    Attributes:
+        number: Counted from 1 over all stages.
+        stage: The stage.
+        learning_rate: Learning rate of w.
+        label_smoothing: Label smoothing of the loss.
+        last: Whether it is the last epoch of its stage.
+    """
 
     number: int
     stage: Stage
@@ -41,7 +49,7 @@ class Epoch:
 
 
 def planned_epochs(config: RunConfig) -> list[Epoch]:
-    """Every epoch of a run; no dense stage if a weights file gives the start."""
+    """Every epoch of a run in order; no dense stage if training starts from a weights file."""
     epochs: list[Epoch] = []
     stages: tuple[Stage, ...] = ("pruning", "regrowth") if config.checkpoint else ("dense", "pruning", "regrowth")
     for stage in stages:
@@ -55,13 +63,13 @@ def planned_epochs(config: RunConfig) -> list[Epoch]:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run has come: what a checkpoint keeps besides arrays.
+    """Progress of a run: what a checkpoint holds in addition to arrays.
 
     Attributes:
         rows: The rows of finished epochs.
         seconds: Time spent.
         dense_accuracy: Accuracy of the dense network, if known.
-        epoch_settings: γ and η_t of the first step of a pruning epoch under way; otherwise empty.
+        epoch_settings: γ and η_t of the first step of the current pruning epoch; empty between epochs.
         schedule: The schedule's state; None before pruning.
         warnings: The warnings so far, by topic.
     """
@@ -76,20 +84,23 @@ class RunProgress:
 
 @dataclass
 class Training:
-    """A run under way: call `dense`, then `start_pruning`, then `prune`.
+    """Trains a run: call `dense`, then `start_pruning`, then `prune`.
 
     `progress` and `arrays` hold what another Training of the same run needs to continue bit for bit.
 
     Attributes:
         config: The settings.
-        backend: What trains.
+        backend: Trains the network.
         record: The run's folder.
         observe: Receives the row of each epoch.
         started: When the run started, on the monotonic clock.
         announce: Receives each warning.
         after_step: Called after every optimizer step.
         end_stage: Called at the end of the pruning and the regrowth stage.
-        processes: The processes that train together; only rank 0 records telemetry.
+        processes: The process group; only rank 0 records telemetry.
+        rows: The rows of finished epochs.
+        dense_accuracy: Accuracy of the dense network, a fraction, if known.
+        warnings: The warnings given so far.
     """
 
     config: RunConfig
@@ -146,7 +157,7 @@ class Training:
                     self._train_pruning_epoch(epoch, self._session)
                 if epoch.last:
                     self.end_stage()
-            self._session.finish()  # what is missing if a GradScaler skipped steps
+            self._session.finish()  # reaches the final count even if a GradScaler skipped steps
         except BaseException:
             with suppress(WriteError):  # the failure itself matters more than its telemetry
                 self._add_telemetry()
@@ -154,7 +165,7 @@ class Training:
         self._add_telemetry()
 
     def progress(self) -> RunProgress:
-        """How far the run has come."""
+        """The progress now."""
         return RunProgress(
             rows=list(self.rows),
             seconds=self.seconds,
@@ -165,7 +176,7 @@ class Training:
         )
 
     def arrays(self) -> Arrays:
-        """The state of the backend and of telemetry. Raises NotFiniteError if something in it is not finite."""
+        """The state of the backend and of telemetry. Raises NotFiniteError if a value in it is not finite."""
         self.backend.require_finite()
         recorder = self._session and self._session.recorder
         return flatten({"backend": self.backend.state(), "telemetry": recorder.state() if recorder else {}})
@@ -192,18 +203,18 @@ class Training:
             self.record.add_telemetry(self._session.recorder.tables())
 
     def _remaining(self, stage: Stage) -> Iterator[Epoch]:
-        """Epochs of a stage that have not ended."""
+        """Epochs of a stage that are not finished."""
         return (
             epoch for epoch in planned_epochs(self.config) if epoch.stage == stage and epoch.number > len(self.rows)
         )
 
     def _batches(self, epoch: Epoch) -> Iterator[NDArray[np.intp]]:
-        """The epoch's order of the training part, in batches."""
+        """The batches of an epoch."""
         return epoch_batches(self.config.seed, epoch.number, self.backend.samples, self.config.batch_size)
 
     @contextmanager
     def _located(self, epoch: Epoch) -> Iterator[None]:
-        """Make a NotFiniteError say at which step of the run it happened, and the way out."""
+        """Add the step of the run and the way out to a NotFiniteError."""
         try:
             yield
         except NotFiniteError as error:
@@ -213,7 +224,7 @@ class Training:
             ) from error
 
     def _location(self, epoch: Epoch, step: int | None) -> str:
-        """A step of an epoch in words; without a number the epoch's last."""
+        """A step of an epoch in words; None stands for the epoch's last step."""
         steps = len(batch_ends(self.backend.samples, self.config.batch_size))
         number = (epoch.number - 1) * steps + (steps if step is None else step)
         return f"step {number} (epoch {epoch.number}, {epoch.stage})"

@@ -1,4 +1,4 @@
-"""The contract of a pruning schedule and of the gate it steers: plain numbers, so that all backends share schedules."""
+"""Interfaces of a pruning schedule and the gate that it steers, in plain numbers, so that backends share schedules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Gate(Protocol):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken; a step that a GradScaler or a guard skipped does not count."""
+        """Optimizer steps taken; skipped steps do not count."""
 
     @property
     def total(self) -> int:
@@ -57,7 +57,7 @@ class Gate(Protocol):
 
 
 class PruningSchedule(Protocol[S]):
-    """A course of pruning over optimizer steps. `S` is its state, a dataclass of plain numbers."""
+    """A schedule of pruning over optimizer steps. `S` is its state, a dataclass of plain numbers."""
 
     @property
     def pruning_steps(self) -> int:
@@ -69,7 +69,7 @@ class PruningSchedule(Protocol[S]):
 
     @property
     def initial_presence(self) -> tuple[float, float]:
-        """The interval from which the first t are drawn."""
+        """Interval from which each t is first drawn (see E2)."""
 
     @property
     def by_magnitude(self) -> bool:
@@ -79,10 +79,10 @@ class PruningSchedule(Protocol[S]):
         """The state before the first step."""
 
     def next_control_step(self, state: S) -> int:
-        """The step after which the schedule acts next."""
+        """The step after which the next control step is due."""
 
     def settings(self, state: S) -> StepSettings:
-        """What every step applies until then."""
+        """The settings of every step until the next control step."""
 
     def advance(self, state: S, observation: Observation) -> S:
         """The state after a control step."""
@@ -91,13 +91,13 @@ class PruningSchedule(Protocol[S]):
         """Weights present after the control step at `step`; None leaves the count to pressure and flux."""
 
     def target_density(self, step: int) -> float:
-        """The density to be reached after `step` steps, a fraction."""
+        """The target density after `step` steps, a fraction."""
 
     def max_travel(self, step: int) -> float:
-        """How far t can move in the steps after `step`; inf where capacity can move it any distance (see E12)."""
+        """How far t can move in the steps after `step`; inf if capacity can move it any distance (see E12)."""
 
     def restore(self, saved: Mapping[str, Any]) -> S:
-        """A state from its dictionary. Raises InputError if the dictionary is of another schedule."""
+        """A state from its dictionary. Raises InputError if another schedule saved it."""
 
 
 def restored(kind: type[S], saved: Mapping[str, Any]) -> S:

@@ -12,12 +12,18 @@ PRESSURE_EXPONENT = 1.5
 INERTIA_SHARE = 0.25
 """Share of Δ that each further epoch on the same side of the trajectory adds to the next change of b (E9)."""
 MIN_FLUX = 1e-30
-"""Smallest first γ/N, for networks where every gradient is 0 (E13)."""
+"""Smallest first γ/N, for networks whose gradients are all 0 (E13)."""
 
 
 @dataclass(frozen=True)
 class PublishedControllerState:
-    """b and the two inertias of the published controller."""
+    """State of the published controller (see E9).
+
+    Attributes:
+        base: b.
+        rising: Inertia of a rising b.
+        falling: Inertia of a falling b.
+    """
 
     base: float = 0.0
     rising: float = 0.0
@@ -51,8 +57,11 @@ class PublishedController:
 
         Args:
             state: The state before the epoch that just ended.
-            target_density: The density that the epoch was to end at, a fraction.
-            density: The density that it ended at.
+            target_density: Target density at the end of that epoch, a fraction.
+            density: Density at the end of that epoch, a fraction.
+
+        Returns:
+            The state after the epoch, and γ.
         """
         gain = self.step * INERTIA_SHARE
         if density > target_density:
@@ -82,7 +91,7 @@ class ShiftController:
     first_pressure: float = 0.1
 
     def initial_log_pressure(self, total: int, flux: float) -> float:
-        """Ln γ at the first control step, from N and the typical size of κ g w."""
+        """Ln γ at the first control step, from N and the typical size of κ g w (see E13)."""
         return math.log(total * max(self.first_pressure * flux, MIN_FLUX))
 
     def update(self, log_pressure: float, shift: float, max_travel: float, steps: int) -> float:
@@ -93,9 +102,12 @@ class ShiftController:
 
         Args:
             log_pressure: ln γ during the interval.
-            shift: How far the gate lowered every t at its end.
+            shift: τ of E12, by which the gate lowered every t at the end of the interval.
             max_travel: How far t could move in the interval, η_t·steps.
             steps: Steps of the interval.
+
+        Returns:
+            ln γ for the next interval.
         """
         error = max(-1.0, min(1.0, shift / max_travel))
         return log_pressure + min(self.gain / self.pruning_steps, self.max_rate) * steps * error

@@ -1,4 +1,4 @@
-"""Curves that a run follows: densities and learning rates, numbers in and numbers out. Epochs count from 1."""
+"""Curves of density and learning rate, as functions of plain numbers. Epochs count from 1."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ import math
 from hyperflux.errors import InputError
 
 END_RATIO = 0.999
-"""r_end of E8: the share of the density that the trajectory keeps in its last epochs."""
+"""r_end of E8: ratio of consecutive densities in the last epochs of the trajectory."""
 STEEPNESS = 6.0
-"""E8's sigmoid runs over about STEEPNESS units in the E epochs of the stage."""
+"""Width of E8's sigmoid: its argument covers about this many units over the E epochs of the stage."""
 PRESENCE_CUTOFF = 50
-"""Regrowth epochs after which the presence parameters' learning rate is exactly 0 (E10)."""
+"""Regrowth epochs after which η_t is exactly 0 (E10)."""
 SMALL_NETWORK = 10_000
-"""Up to this many prunable weights a control step is cheap compared with a training step."""
+"""Up to this many prunable weights, every step is a control step."""
 MAX_CONTROL_INTERVAL = 5
 """Longest interval between two control steps of the default course."""
 
 
 def trajectory(target_density: float, epochs: int) -> tuple[float, ...]:
-    """Densities wanted after epochs 1 to `epochs`, strictly falling, the last being the target (E8).
+    """Target densities after epochs 1 to `epochs`, strictly falling; the last is `target_density` (E8).
 
     D(e) = Π_{j<=e} r_j with r_j = r_0 + (r_end − r_0)·σ(6/E·(j − E/2)), r_end = 0.999, and r_0 in (0, 0.999) solved
-    so that D(E) is `target_density`. Where no such r_0 exists the nearest course of the family is taken, which joins
-    the formula without a jump: above 0.999^E every ratio is target^(1/E) (r_0 = r_end, raised), and below what
-    r_0 = 0 reaches (a low density in few epochs) r_0 stays 0 and r_end is lowered.
+    so that D(E) is `target_density`. If no such r_0 exists, the curve is continued without a jump: for a target above
+    0.999^E every ratio is target^(1/E), and for a target below what r_0 = 0 reaches (a low density in few epochs), r_0
+    stays 0 and r_end is lowered.
 
-    Raises InputError for a density outside (0, 1) or fewer than one epoch.
+    Args:
+        target_density: The density after the last epoch, a fraction in (0, 1).
+        epochs: E, at least 1.
+
+    Raises:
+        InputError: The density is outside (0, 1), or there is less than one epoch.
     """
     if not 0 < target_density < 1:
         raise InputError(f"target_density: {target_density} is not between 0 and 1 (both excluded)")
@@ -43,7 +48,7 @@ def trajectory(target_density: float, epochs: int) -> tuple[float, ...]:
 def control_interval(pruning_steps: int, total: int) -> int:
     """Steps between two control steps: a 2000th of the pruning stage, from 1 to `MAX_CONTROL_INTERVAL`.
 
-    Networks of up to `SMALL_NETWORK` of `total` weights are steered after every step: single weights count there.
+    If `total` is at most `SMALL_NETWORK`, every step is a control step: in a small network single weights matter.
     """
     if total <= SMALL_NETWORK:
         return 1
@@ -51,9 +56,11 @@ def control_interval(pruning_steps: int, total: int) -> int:
 
 
 def density_at(course: tuple[float, ...], progress: float) -> float:
-    """Density at a share `progress` of a stage whose `course` gives it after each of equal parts; 1 at the start.
+    """The density at a point of a stage, interpolated in its logarithm.
 
-    Between two of them the logarithm is interpolated: the density falls by equal shares in equal times.
+    Args:
+        course: Densities at the ends of equal parts of the stage; the stage starts at density 1.
+        progress: Share of the stage, from 0 to 1.
     """
     place = min(max(progress, 0.0), 1.0) * len(course)
     index = min(int(place), len(course) - 1)
@@ -64,7 +71,7 @@ def density_at(course: tuple[float, ...], progress: float) -> float:
 def cosine(start: float, end: float, epoch: int, epochs: int) -> float:
     """Learning rate in `epoch` of a stage of `epochs`: `start` in the first, half a cosine towards `end`.
 
-    `end` itself would come in epoch epochs + 1, as with torch's CosineAnnealingLR stepped after each epoch.
+    It would reach `end` in epoch epochs + 1, as torch's CosineAnnealingLR does when stepped after each epoch.
     """
     return end + (start - end) * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
 
@@ -84,7 +91,7 @@ def _ratios(log_target: float, blend: list[float]) -> list[float]:
         lowered = END_RATIO * math.exp((log_target - log_lowest) / epochs)
         return [lowered * share for share in blend]
     low, high = 0.0, END_RATIO
-    while low < (middle := (low + high) / 2) < high:  # until no float lies between
+    while low < (middle := (low + high) / 2) < high:  # bisect until low and high are adjacent floats
         if sum(math.log(middle + (END_RATIO - middle) * share) for share in blend) < log_target:
             low = middle
         else:

@@ -14,7 +14,7 @@ from hyperflux.schedules.curves import control_interval, density_at, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
 
 TRAJECTORY_PARTS = 100
-"""E of the trajectory, whatever the number of epochs or steps (E8, E14)."""
+"""E of the trajectory, independent of the number of epochs or steps (E8, E14)."""
 START_SHARE = 0.005
 """The first t lie within this share of the distance that t can travel in the pruning stage (E14)."""
 
@@ -25,11 +25,11 @@ class DefaultCourse:
 
     Attributes:
         lowest_at: Share of the pruning stage after which the density is lowest; then it rises to the target.
-        undershoot: The lowest density as a share of the target, for targets near 0. At 1 there is no undershoot.
+        undershoot: The lowest density as a share of the target, for targets near 0; 1 means no undershoot.
         freeze_at: Share of the regrowth stage after which the mask is frozen; until then weights compete.
         gain: Gain of the pressure controller, see `ShiftController`.
-        max_rate: Its largest change of ln γ per step.
-        first_pressure: Its first pressure, as a share of the typical flux.
+        max_rate: Largest change of ln γ per step.
+        first_pressure: First γ/N as a share of the typical flux.
 
     Raises:
         InputError: A value is out of range.
@@ -52,7 +52,12 @@ class DefaultCourse:
 
 @dataclass(frozen=True)
 class DefaultState:
-    """Step of the last control step, and ln γ, which is None before the first."""
+    """State of the default course.
+
+    Attributes:
+        step: Step of the last control step.
+        log_pressure: ln γ; None before the first control step.
+    """
 
     step: int = 0
     log_pressure: float | None = None
@@ -60,7 +65,7 @@ class DefaultState:
 
 @dataclass(frozen=True)
 class DefaultSchedule:
-    """A schedule that ends with exactly `final_count` of `total` weights, whatever the network, data and rates.
+    """A schedule that ends with exactly `final_count` of `total` weights for any network, data and learning rates.
 
     Attributes:
         total: N.
@@ -68,8 +73,8 @@ class DefaultSchedule:
         pruning_steps: Steps of the pruning stage.
         regrowth_steps: Steps of the regrowth stage.
         presence_lr: η_t in the pruning stage.
-        course: What can be set beyond that.
-        trajectory: Densities of the pruning stage's fall, at `TRAJECTORY_PARTS` equal parts of it.
+        course: The other settings.
+        trajectory: Densities down to the lowest, at the ends of `TRAJECTORY_PARTS` equal parts of the fall.
     """
 
     total: int
@@ -85,13 +90,13 @@ class DefaultSchedule:
 
     @property
     def lowest_count(self) -> int:
-        """Weights present where the density is lowest."""
+        """Number of present weights at the lowest density."""
         density, undershoot = self.final_count / self.total, self.course.undershoot
         return max(1, round(self.final_count * (undershoot + (1 - undershoot) * density)))
 
     @property
     def steps_before_freeze(self) -> int:
-        """Steps of regrowth in which weights compete; then the mask is frozen."""
+        """Steps of regrowth before the mask freeze."""
         return round(self.regrowth_steps * self.course.freeze_at)
 
     @property
@@ -102,14 +107,14 @@ class DefaultSchedule:
 
     @property
     def initial_presence(self) -> tuple[float, float]:
-        """The interval of the first t (see E2), shrunk in short runs so that the draw does not decide the outcome."""
+        """Interval of the first t (see E2), narrower in short runs so that the draw does not decide the outcome."""
         low, high = INITIAL_PRESENCE
         scale = min(1.0, START_SHARE * self.presence_lr * self.pruning_steps / high)
         return low * scale, high * scale
 
     @property
     def by_magnitude(self) -> bool:
-        """False: the largest t stay."""
+        """False: capacity keeps the weights with the largest t."""
         return False
 
     def initial_state(self) -> DefaultState:
@@ -117,7 +122,7 @@ class DefaultSchedule:
         return DefaultState()
 
     def next_control_step(self, state: DefaultState) -> int:
-        """Every few steps, at the end of pruning, and until the mask is frozen; then a step that is never reached."""
+        """Every few steps until the mask freeze, and at the end of pruning; then a step that is never reached."""
         step = state.step + control_interval(self.pruning_steps, self.total)
         for last in (self.pruning_steps, self.pruning_steps + self.steps_before_freeze):
             if state.step < last:
@@ -125,7 +130,7 @@ class DefaultSchedule:
         return self.pruning_steps + self.regrowth_steps + 1
 
     def settings(self, state: DefaultState) -> StepSettings:
-        """Constant η_t while pruning; in regrowth no pressure, and an η_t that falls to 0."""
+        """Constant η_t while pruning; in regrowth no pressure, and η_t falls linearly until the mask freeze."""
         if state.step < self.pruning_steps:
             pressure = 0.0 if state.log_pressure is None else math.exp(state.log_pressure)
             return StepSettings(pressure, self.presence_lr)
@@ -133,7 +138,7 @@ class DefaultSchedule:
         return StepSettings(0.0, self.presence_lr * left / self.steps_before_freeze if left > 0 else None)
 
     def advance(self, state: DefaultState, observation: Observation) -> DefaultState:
-        """The state after a control step; the controller acts while pruning."""
+        """The state after a control step; the controller acts only while pruning."""
         step = self.next_control_step(state)
         if step > self.pruning_steps:
             return DefaultState(step, state.log_pressure)
@@ -159,9 +164,9 @@ class DefaultSchedule:
         return self.target_count(step) / self.total
 
     def max_travel(self, step: int) -> float:
-        """Any distance: capacity moves t."""
+        """inf: capacity can move t any distance."""
         return math.inf
 
     def restore(self, saved: Mapping[str, Any]) -> DefaultState:
-        """A state from its dictionary. Raises InputError if it is of another schedule."""
+        """A state from its dictionary. Raises InputError if another schedule saved it."""
         return restored(DefaultState, saved)

@@ -1,4 +1,4 @@
-"""The one place that builds a pruning schedule: from a network's size, a sparsity and the steps of both stages."""
+"""Builds a pruning schedule from a network's size, a sparsity and the steps of both stages."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hyperflux.schedules.published import PublishedSchedule
 METHODS = ("hyperflux", "magnitude")
 CONTROLLERS = ("default", "published")
 PUBLISHED_INTERVALS = 100
-"""Control intervals of the published course where the pruning stage is given in steps: the paper's CIFAR epochs."""
+"""Control intervals of the published course if the pruning stage is given in steps: the paper's CIFAR epochs."""
 
 Controller = str | PublishedController | DefaultCourse
-"""What chooses the course of Hyperflux: a name of `CONTROLLERS`, or the settings of one of the two."""
+"""The course of Hyperflux: a name of `CONTROLLERS`, or settings of either course."""
 
 
 def pruning_schedule(
@@ -49,12 +49,12 @@ def pruning_schedule(
         presence_lr: η_t, the learning rate of t while pruning.
         presence_reset: Published course only, see `PublishedSchedule`.
         presence_decay: Published course only, see `PublishedSchedule`.
-        epoch_steps: Steps per epoch. The published controller then acts once per epoch, and messages speak of epochs;
-            otherwise it acts `PUBLISHED_INTERVALS` times in the pruning stage.
+        epoch_steps: Steps per epoch. The published controller then acts once per epoch, and messages count epochs.
+            If None, it acts `PUBLISHED_INTERVALS` times in the pruning stage.
         network: Name of the network in messages.
 
     Raises:
-        InputError: The sparsity is no fraction, or leaves all weights or none; method or controller is unknown; the
+        InputError: The sparsity is not a fraction, or leaves all weights or none; method or controller is unknown; the
             published course has too few steps for t to cross 0.
     """
     final_count = target_count(total, sparsity, network)

@@ -1,4 +1,4 @@
-"""What a wanted sparsity takes: weights to keep, steps to spend."""
+"""What a target sparsity requires: the number of weights left, and the distance that t must fall."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from hyperflux.spec import INITIAL_PRESENCE
 
 
 def require_fraction(sparsity: float) -> None:
-    """Raise InputError unless the wanted sparsity is a fraction between 0 and 1, both excluded."""
+    """Raise InputError unless `sparsity` is a fraction between 0 and 1, both excluded."""
     if not 0 < sparsity < 1:
         hint = f"; for {sparsity:g} % give {sparsity / 100:g}" if 1 < sparsity < 100 else ""
         raise InputError(f"sparsity: {sparsity} is not a fraction between 0 and 1 (both excluded){hint}")
 
 
 def target_count(total: int, sparsity: float, model: str) -> int:
-    """Weights that `sparsity` leaves of `total`; `model` names the network in messages.
+    """Number of weights that `sparsity` leaves of `total`.
 
-    Raises InputError for a sparsity that is not a fraction between 0 and 1, or that leaves no weight or every one.
+    Args:
+        total: N, the number of prunable weights.
+        sparsity: Share of weights to remove, a fraction.
+        model: Name of the network in messages.
+
+    Raises:
+        InputError: The sparsity is not between 0 and 1, or leaves no weight or every one.
     """
     require_fraction(sparsity)
     left = round(total * (1 - sparsity))
@@ -30,10 +36,9 @@ def target_count(total: int, sparsity: float, model: str) -> int:
 
 
 def presence_distance(sparsity: float) -> float:
-    """How far presence parameters have to fall until the share `sparsity` of them is below 0.
+    """How far every t must fall until the share `sparsity` of them is below 0.
 
-    t starts uniformly in `INITIAL_PRESENCE`, so this is a quantile of that interval. A step moves t by about its
-    learning rate.
+    t starts uniformly in `INITIAL_PRESENCE`, so this is a quantile of that interval. A step moves t by about η_t.
     """
     low, high = INITIAL_PRESENCE
     return low + sparsity * (high - low)

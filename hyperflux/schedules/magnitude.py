@@ -1,4 +1,4 @@
-"""The rival: global gradual magnitude pruning on a cubic schedule (Zhu and Gupta 2017, arXiv 1710.01878)."""
+"""The baseline: global gradual magnitude pruning on a cubic schedule (Zhu and Gupta 2017, arXiv 1710.01878)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MagnitudeSchedule:
         total: N.
         final_count: Number of weights left at the end.
         pruning_steps: Steps of the pruning stage.
-        regrowth_steps: Steps after it, on a frozen mask.
+        regrowth_steps: Steps after the pruning stage, with a frozen mask.
     """
 
     total: int
@@ -40,12 +40,12 @@ class MagnitudeSchedule:
 
     @property
     def initial_presence(self) -> tuple[float, float]:
-        """Any positive interval works: t only holds the mask."""
+        """Any positive interval works, because t only holds the mask."""
         return INITIAL_PRESENCE
 
     @property
     def by_magnitude(self) -> bool:
-        """True: the largest weights stay."""
+        """True: capacity keeps the largest weights."""
         return True
 
     def initial_state(self) -> MagnitudeState:
@@ -77,9 +77,9 @@ class MagnitudeSchedule:
         return self.target_count(step) / self.total
 
     def max_travel(self, step: int) -> float:
-        """Any distance: capacity moves t."""
+        """inf: capacity can move t any distance."""
         return math.inf
 
     def restore(self, saved: Mapping[str, Any]) -> MagnitudeState:
-        """A state from its dictionary. Raises InputError if it is of another schedule."""
+        """A state from its dictionary. Raises InputError if another schedule saved it."""
         return restored(MagnitudeState, saved)

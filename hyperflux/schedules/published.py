@@ -1,4 +1,4 @@
-"""The published course to the letter: E8 to E10. It ends near its target, not exactly on it."""
+"""The published course, as in the paper: E8 to E10. It ends near its target, not exactly at it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from hyperflux.spec import INITIAL_PRESENCE
 
 @dataclass(frozen=True)
 class PublishedScheduleState:
-    """Control intervals that have ended, the pressure now, and the controller's own state."""
+    """State of the published course.
+
+    Attributes:
+        intervals: Control intervals that have ended.
+        pressure: γ.
+        controller: State of the controller.
+    """
 
     intervals: int = 0
     pressure: float = 0.0
@@ -62,15 +68,15 @@ class PublishedSchedule:
 
     @property
     def by_magnitude(self) -> bool:
-        """False: pressure and flux alone decide."""
+        """False; pressure and flux alone decide, without capacity."""
         return False
 
     def initial_state(self) -> PublishedScheduleState:
-        """Before the first interval: no pressure."""
+        """The state before the first interval: no pressure."""
         return PublishedScheduleState()
 
     def next_control_step(self, state: PublishedScheduleState) -> int:
-        """The last step of the present interval; after the last one, a step that is never reached."""
+        """The last step of the current interval; after the last interval, a step that is never reached."""
         number = state.intervals + 1
         if number <= self.pruning_intervals:
             return number * self.pruning_steps // self.pruning_intervals
@@ -119,9 +125,9 @@ class PublishedSchedule:
         return rates
 
     def restore(self, saved: Mapping[str, Any]) -> PublishedScheduleState:
-        """A state from its dictionary. Raises InputError if it is of another schedule."""
+        """A state from its dictionary. Raises InputError if another schedule saved it."""
         if not isinstance(saved.get("controller"), Mapping):
-            raise InputError(f"schedule state: {dict(saved)} is not of the published course")
+            raise InputError(f"schedule state: {dict(saved)} is not a state of the published course")
         plain = {**saved, "controller": None}
         return replace(
             restored(PublishedScheduleState, plain), controller=restored(PublishedControllerState, saved["controller"])

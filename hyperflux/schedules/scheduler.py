@@ -1,4 +1,4 @@
-"""Carries a pruning schedule out: after every optimizer step of any training loop."""
+"""Applies a pruning schedule to a gate, after every optimizer step of any training loop."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class PruningScheduler(Generic[S]):
             self._gate.confirm_masks()
 
     def finish(self) -> None:
-        """Bring the gate to the schedule's final count, wherever the run stopped."""
+        """Bring the gate to the schedule's final count, even after an early stop."""
         self._meet_capacity(self.last_step)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a saved state; restore the gate before. Raises InputError if it is of another schedule."""
+        """Continue from a saved state; restore the gate first. Raises InputError if another schedule saved it."""
         self.state = self.schedule.restore(saved)
         self._apply_settings()
 

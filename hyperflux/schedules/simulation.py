@@ -1,8 +1,8 @@
-"""A simulated network to try schedules and controllers on: a cloud of t under random flux and the same Adam.
+"""A simulated network on which to try schedules and controllers: many t under random flux and Adam.
 
-It is a `hyperflux.schedules.base.Gate`, so the schedule that steers a network can steer the cloud. Where N is large, a
-sample of particles stands for it, each for the same number of weights: enough for `MIN_SURVIVORS` to be left. Between
-two control steps time passes in one go, Adam's first moments and their sum being normal with known moments.
+It is a `hyperflux.schedules.base.Gate`, so a schedule steers it as it steers a network. If N is large, fewer particles
+represent it, each for the same number of weights, so many that `MIN_SURVIVORS` are left. The steps between two control
+steps are simulated in one draw: Adam's first moments and their sum are normal with known mean and variance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, Array, meet_capacity
 
 MIN_SURVIVORS = 50
-"""Particles to be left at the end, where so many weights are and `MAX_PARTICLES` allows it."""
+"""Particles left at the end, if N and `MAX_PARTICLES` allow it."""
 MAX_PARTICLES = 20_000
 BUSY = 0.05
 """Flux of a present weight, as a share of what it would be if the weight were pruned."""
@@ -27,12 +27,19 @@ BUSY = 0.05
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a network does to its presence parameters.
+    """Parameters of a simulated network.
 
-    `flux` is the median restoring flux of a pruned weight, `spread` the deviation of its logarithm, `noise` the
-    deviation of κ g w from batch to batch as a multiple of it, `stress` the power of 1/density by which every flux
-    grows, `delay` the steps until the network answers a removal. In the middle of the pruning stage noise is
-    multiplied by `noise_jump` (another batch size) and flux by `flux_jump` (another learning rate).
+    Attributes:
+        total: N.
+        flux: Median restoring flux of a pruned weight.
+        spread: Standard deviation of ln flux over weights.
+        noise: Standard deviation of κ g w over batches, as a multiple of flux.
+        stress: Every flux grows with this power of 1/density.
+        delay: Steps until the network responds to a removal.
+        noise_jump: Factor on noise in the middle of the pruning stage, as for another batch size.
+        flux_jump: Factor on flux in the middle of the pruning stage, as for another learning rate.
+        half_pruned: Whether half of the weights are pruned at the start.
+        seed: Seed of all draws.
     """
 
     total: int
@@ -49,8 +56,14 @@ class Conditions:
 
 @dataclass(frozen=True)
 class ControlRow:
-    """The middle step of a control interval: the density it trains at, the one that was wanted when the interval began,
-    the pressure; and the shift that ended the interval, as a share of how far t can move in it.
+    """One control interval.
+
+    Attributes:
+        step: Its middle step.
+        density: Density at that step, a fraction.
+        wanted: Target density at the start of the interval, a fraction.
+        pressure: γ.
+        shift: Shift of capacity at the end of the interval, as a share of how far t can move in it.
     """
 
     step: int
@@ -61,10 +74,17 @@ class ControlRow:
 
 
 class SimulatedNetwork:
-    """The cloud, as a gate."""
+    """A gate whose t are simulated."""
 
     def __init__(self, conditions: Conditions, particles: int, initial: tuple[float, float], change_at: int) -> None:
-        """`change_at` is the step of the jumps."""
+        """Draw the first t.
+
+        Args:
+            conditions: The network's parameters.
+            particles: Number of simulated t.
+            initial: Interval of the first t.
+            change_at: The step of the jumps in noise and flux.
+        """
         self._conditions, self._change_at = conditions, change_at
         self._rng = np.random.default_rng(conditions.seed)
         ranks = (np.arange(particles) + 0.5) / particles
@@ -84,24 +104,24 @@ class SimulatedNetwork:
         return self._conditions.total
 
     def surviving(self) -> int:
-        """Present weights, in whole particles."""
+        """Number of present weights, in whole particles."""
         return self.above(0.0)
 
     def above(self, level: float) -> int:
-        """Weights whose t is at `level` or above, in whole particles."""
+        """Number of weights whose t is at `level` or above, in whole particles."""
         return round(int(np.count_nonzero(self._t >= level)) * self._weight)
 
     def meet_capacity(self, count: int) -> float:
-        """As `hyperflux.spec.meet_capacity`, to the nearest particle."""
+        """As `hyperflux.spec.meet_capacity`, rounded to whole particles."""
         self._t, self.last_shift = meet_capacity(self._t, max(1, round(count / self._weight)))
         return self.last_shift
 
     def rank_by_magnitude(self) -> None:
-        """The cloud has no weights."""
+        """Not possible: there are no weights."""
         raise NotImplementedError
 
     def confirm_masks(self) -> None:
-        """There is one cloud."""
+        """Nothing to compare: there is one replica."""
 
     def typical_flux(self) -> float:
         """Mean over weights of the root of Adam's second moment."""
@@ -109,7 +129,7 @@ class SimulatedNetwork:
         return float(root.mean())
 
     def pass_time(self, steps: int) -> None:
-        """Let `steps` optimizer steps go by under the present pressure and rate."""
+        """Simulate `steps` optimizer steps under the current pressure and learning rate."""
         if not steps:
             return
         conditions, changed = self._conditions, self.steps >= self._change_at
@@ -130,10 +150,10 @@ class SimulatedNetwork:
     def _sum_of_first_moments(
         self, steps: int, mean: NDArray[np.float64], deviation: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Adam's first moments of `steps` gradients N(mean, deviation²), added up; leaves the last one.
+        """Draw the sum of Adam's first moments over `steps` gradients N(mean, deviation²); store the last moment.
 
-        The sum and the last moment are jointly normal given the first: a gradient l steps before the end enters the
-        one with 1 − β^l and the other with (1 − β) β^(l − 1).
+        Given the initial moment, sum and last moment are jointly normal: a gradient l steps before the end enters the
+        sum with weight 1 − β^l and the last moment with weight (1 − β) β^(l − 1).
         """
         beta = ADAM_BETAS[0]
         ages = np.arange(1, steps + 1)
@@ -150,24 +170,24 @@ class SimulatedNetwork:
 
 
 def simulate(schedule: PruningSchedule[Any], conditions: Conditions) -> list[ControlRow]:
-    """Run a schedule over a plant to its end; a row for each control interval."""
+    """Run a schedule on a simulated network; returns one row per control interval."""
     target = schedule.target_density(schedule.pruning_steps + schedule.regrowth_steps)
     particles = min(conditions.total, MAX_PARTICLES, max(1000, round(MIN_SURVIVORS / target)))
-    plant = SimulatedNetwork(conditions, particles, schedule.initial_presence, schedule.pruning_steps // 2)
-    scheduler, rows = PruningScheduler(schedule, plant), []
+    network = SimulatedNetwork(conditions, particles, schedule.initial_presence, schedule.pruning_steps // 2)
+    scheduler, rows = PruningScheduler(schedule, network), []
     end = schedule.pruning_steps + schedule.regrowth_steps
     while (control := schedule.next_control_step(scheduler.state)) <= end:
-        interval, wanted, rate = control - plant.steps, schedule.target_density(plant.steps), plant.presence_lr
-        plant.pass_time((interval - 1) // 2)
-        row = ControlRow(plant.steps + 1, plant.surviving() / plant.total, wanted, plant.pressure, math.nan)
-        plant.pass_time(control - plant.steps)
+        interval, wanted, rate = control - network.steps, schedule.target_density(network.steps), network.presence_lr
+        network.pass_time((interval - 1) // 2)
+        row = ControlRow(network.steps + 1, network.surviving() / network.total, wanted, network.pressure, math.nan)
+        network.pass_time(control - network.steps)
         scheduler.after_step()
-        rows.append(replace(row, shift=plant.last_shift / (rate * interval) if rate else 0.0))
+        rows.append(replace(row, shift=network.last_shift / (rate * interval) if rate else 0.0))
     return rows
 
 
 def _normal_quantile(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of the standard normal distribution function."""
+    """Quantiles of the standard normal distribution."""
     from statistics import NormalDist
 
     inverse = NormalDist().inv_cdf

@@ -1,1 +1,1 @@
-"""What one network under pruning and whoever drives it share: warnings, what is not finite, processes."""
+"""One network under pruning, on any backend: the session, its warnings, non-finite values, the process group."""

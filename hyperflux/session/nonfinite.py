@@ -1,4 +1,4 @@
-"""What becomes of a step in which something is not finite: the run stops, or the step is skipped."""
+"""Steps in which a value is not finite: the run stops, or the step is skipped."""
 
 from __future__ import annotations
 
@@ -10,30 +10,41 @@ from typing import Any
 from hyperflux.errors import RunError
 
 ON_NONFINITE = ("stop", "skip")
-"""What can be done about such a step."""
+"""What to do with a non-finite step: stop the run, or skip the step."""
 MAX_IN_A_ROW = 100
-"""Steps skipped one after the other at which the run stops: it isn't single batches that are to blame."""
+"""The run stops after this many skipped steps in a row: single batches are then not the cause."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`what` became `value`, inf or NaN. It is `curable` where leaving the step out leaves a sound network."""
+    """A quantity that became inf or NaN.
+
+    Attributes:
+        what: The quantity in words, such as "the loss" or "the gradient of fc1.weight".
+        value: inf or NaN.
+        skippable: Whether skipping the step leaves a finite network.
+    """
 
     what: str
     value: float
-    curable: bool
+    skippable: bool
 
     @classmethod
-    def of_norm(cls, what: str, norm: float, curable: bool) -> Fault:
-        """By its 2-norm, which may also be infinite where no value is. A loss is its own norm."""
-        return cls(f"the norm of {what}" if math.isinf(norm) and what != "the loss" else what, norm, curable)
+    def of_norm(cls, what: str, norm: float, skippable: bool) -> Fault:
+        """A fault found by its 2-norm, which can overflow although every value is finite. A loss is its own norm."""
+        return cls(f"the norm of {what}" if math.isinf(norm) and what != "the loss" else what, norm, skippable)
 
     def __str__(self) -> str:
         return f"{self.what} became {self.value}"
 
 
 class NotFiniteError(RunError):
-    """Training can't go on because of `fault`, seen in a step of the epoch, or after its last one (`step` is None)."""
+    """Training cannot continue because of a fault.
+
+    Attributes:
+        fault: What is not finite.
+        step: The step of the epoch, from 1; None after the last one.
+    """
 
     def __init__(self, fault: Fault, step: int | None = None, why: str = "", where: str = "") -> None:
         counted = "at the end of the epoch" if step is None else f"in step {step} of the epoch"
@@ -41,65 +52,72 @@ class NotFiniteError(RunError):
         self.fault, self.step, self._why, self._where = fault, step, why, where
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What another process makes the same error of."""
+        """Arguments from which another rank rebuilds this error."""
         return NotFiniteError, (self.fault, self.step, self._why, self._where)
 
     def at(self, where: str) -> NotFiniteError:
-        """The same, with the place in other words."""
+        """The same error, with another description of the place."""
         return NotFiniteError(self.fault, self.step, self._why, where)
 
     def in_step(self, step: int) -> NotFiniteError:
-        """The same error, in a step of the epoch."""
+        """The same error, at a step of the epoch."""
         return NotFiniteError(self.fault, step, self._why, self._where)
 
 
-class Guard:
-    """Judges every step by the faults found in it. `skipped` steps were left out, the last `in_a_row` without a break.
+class NonFiniteGuard:
+    """Decides for each non-finite step whether the run stops or skips the step, and counts skipped steps.
 
-    `first` is the fault for which a step was skipped first, and that step's number in its epoch.
+    Attributes:
+        may_skip: Whether non-finite steps are skipped.
+        skipped: Steps skipped so far.
+        in_a_row: Steps skipped since the last finite one.
+        first: The first fault that was skipped, and its step in its epoch; None before that.
     """
 
     def __init__(self, on_nonfinite: str) -> None:
-        self.skips = on_nonfinite == "skip"
+        self.may_skip = on_nonfinite == "skip"
         self.skipped = self.in_a_row = 0
         self.first: tuple[Fault, int] | None = None
 
     def counts(self) -> dict[str, int]:
-        """What a run that goes on has to know."""
+        """The counts, to be saved in a checkpoint."""
         return {"skipped": self.skipped, "skipped_in_a_row": self.in_a_row}
 
     def restore(self, counts: Mapping[str, Any]) -> None:
-        """Go on from these counts."""
+        """Continue from saved counts."""
         self.skipped, self.in_a_row = int(counts["skipped"]), int(counts["skipped_in_a_row"])
 
-    def passed(self) -> None:
-        """A step was sound."""
+    def accept(self) -> None:
+        """Note that a step was finite."""
         self.in_a_row = 0
 
     def skip(self, fault: Fault, step: int) -> None:
-        """Leave the step out. Raises NotFiniteError where that can't help, or isn't wanted.
+        """Skip a step.
 
-        What can't be cured is a parameter, seen before the step and so made by the one before it.
+        A fault that skipping cannot repair is a parameter: it is seen before the step, so the previous step caused it.
+
+        Raises:
+            NotFiniteError: Skipping is off or would not help, or `MAX_IN_A_ROW` steps in a row were skipped.
         """
-        if not fault.curable:
+        if not fault.skippable:
             raise NotFiniteError(fault, step - 1)
-        if not self.skips:
+        if not self.may_skip:
             raise NotFiniteError(fault, step)
         self.skipped += 1
         self.first = self.first or (fault, step)
-        self.leave_to_scaler(fault, step)
+        self.count_scaler_skip(fault, step)
 
-    def leave_to_scaler(self, fault: Fault, step: int) -> None:
-        """A GradScaler skips the step by itself. Raises NotFiniteError where that never ends."""
+    def count_scaler_skip(self, fault: Fault, step: int) -> None:
+        """Count a step that a GradScaler skips. Raises NotFiniteError after `MAX_IN_A_ROW` steps in a row."""
         self.in_a_row += 1
         if self.in_a_row >= MAX_IN_A_ROW:
-            lasting = Fault(fault.what, fault.value, curable=False)
+            lasting = Fault(fault.what, fault.value, skippable=False)
             raise NotFiniteError(lasting, step, f"{self.in_a_row} steps in a row were skipped, the last because ")
 
 
-def skipped_line(guard: Guard) -> str | None:
-    """How many steps were skipped, None where none was."""
+def skipped_line(guard: NonFiniteGuard) -> str | None:
+    """A line that says how many steps were skipped; None if none was."""
     if not guard.skipped:
         return None
     steps = "1 step was" if guard.skipped == 1 else f"{guard.skipped:,} steps were"
-    return f"{steps} skipped, because something in them was not finite"
+    return f"{steps} skipped because a value was not finite"

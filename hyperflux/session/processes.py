@@ -1,4 +1,4 @@
-"""The processes that train one network together, as the driver sees them: they agree, and one of them writes."""
+"""The process group that trains one network, as the driver sees it: all ranks agree, and rank 0 writes."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ T = TypeVar("T")
 
 
 class ProcessGroup(Protocol):
-    """Every process of a process group calls the same methods in the same order; each call waits for all."""
+    """The ranks that train one network. All call the same methods in the same order; each call waits for all ranks."""
 
     @property
     def rank(self) -> int:
-        """This process's number, from 0. Number 0 is the one that reads, writes and speaks."""
+        """Number of this process, from 0. Rank 0 reads, writes and announces."""
 
     @property
     def local_rank(self) -> int:
-        """Its number on this host."""
+        """Number of this process on its host."""
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all processes, in their order."""
+        """The values of all ranks, in order of rank."""
 
     def broadcast(self, value: T) -> T:
-        """The value of process 0."""
+        """The value of rank 0."""
 
     def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
-        """The largest of each number; fast enough for every step."""
+        """The largest of each number over all ranks; cheap enough for every step."""
 
 
 class SingleProcess:
-    """A single process."""
+    """The process group of one process."""
 
     rank, local_rank, size = 0, 0, 1
 
     def all_gather(self, value: T) -> list[T]:
-        """Its own."""
+        """The value of this process, in a list."""
         return [value]
 
     def broadcast(self, value: T) -> T:
-        """Its own."""
+        """The value of this process."""
         return value
 
     def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
-        """Its own."""
+        """The numbers of this process."""
         return list(numbers)
 
 
@@ -65,9 +65,14 @@ def launched() -> bool:
 
 @contextmanager
 def raise_on_all_ranks(processes: ProcessGroup) -> Iterator[None]:
-    """What fails in here in one process fails in all: with the error of the first of them, which alone tells it.
+    """If a rank raises within this context, all ranks raise the error of the first rank that failed.
 
-    Processes of a process group leave it together, so that none goes on and waits for one that has gone.
+    Only that rank reports the error; on the others `reported_elsewhere` says so. All ranks leave the context together,
+    so that none waits for a rank that has ended.
+
+    Raises:
+        InputError: A rank raised it within the context.
+        RunError: A rank raised it within the context.
     """
     own: InputError | RunError | None = None
     try:
@@ -85,7 +90,7 @@ def raise_on_all_ranks(processes: ProcessGroup) -> Iterator[None]:
 
 
 def from_rank_zero(processes: ProcessGroup, make: Callable[[], T]) -> T:
-    """What process 0 makes, in all of them. Raises in all what it raises there."""
+    """Call `make` on rank 0 and return its result on all ranks; if it raises, all ranks raise."""
     made: list[T] = []
     with raise_on_all_ranks(processes):
         if processes.rank == 0:

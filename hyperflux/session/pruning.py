@@ -76,12 +76,12 @@ class PruningSession(Generic[S]):
 
     @property
     def check_is_due(self) -> bool:
-        """Whether the step just taken is one after which everything is checked."""
+        """Whether everything is checked after the step just taken."""
         return self.gate.steps % self._check_interval == 0
 
     @property
     def next_check_is_due(self) -> bool:
-        """Whether the next step is one after which everything is checked."""
+        """Whether everything is checked after the next step."""
         return (self.gate.steps + 1) % self._check_interval == 0
 
     def after_step(self) -> None:
@@ -101,7 +101,7 @@ class PruningSession(Generic[S]):
             self._warn()
 
     def finish(self) -> None:
-        """Bring the gate to its final count, wherever the run stopped. Raises RunError if replicas differ."""
+        """Bring the gate to its final count, even after an early stop. Raises RunError if replicas' masks differ."""
         self.scheduler.finish()
         self.gate.confirm_masks()
         if self.recorder is not None:
@@ -109,11 +109,11 @@ class PruningSession(Generic[S]):
         self._warn()
 
     def state(self) -> dict[str, Any]:
-        """The schedule's state, a dictionary of plain numbers. Gate and telemetry are saved by their owners."""
+        """The schedule's state, a dictionary of plain numbers. Gate and telemetry save their own states."""
         return dict(asdict(self.scheduler.state))  # type: ignore[call-overload]
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a saved state; restore the gate before. Raises InputError if it is of another schedule."""
+        """Continue from a saved state; restore the gate first. Raises InputError if another schedule saved it."""
         self.scheduler.restore(saved)
 
     def require_finite(self, latent: bool) -> None:

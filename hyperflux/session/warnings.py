@@ -1,4 +1,4 @@
-"""What a user should know while a network is pruned: each warning is one plain line, given once."""
+"""Warnings while a network is pruned: each is one line, given once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hyperflux.schedules.base import Gate, PruningSchedule
 NEAR = 1.1
 """A density within this factor of the target, on either side, counts as having reached it."""
 CHANCE = 0.001
-"""An accuracy is one of guessing if as many right guesses have at least this probability."""
+"""An accuracy counts as guessing if guessing is at least as accurate with this probability or more."""
 
 
 class Warnings:
@@ -34,7 +34,7 @@ class Warnings:
 
 
 def empty_layer(name: str, where: str) -> str:
-    """The warning for a layer without any weight left; `where` says since when."""
+    """The warning that a layer has no present weight; `where` says when it was found."""
     return (
         f"{name}: has no weight left {where}, so its output no longer depends on its input; use a lower sparsity or, "
         f"on the torch backend, exclude {name}"
@@ -44,7 +44,7 @@ def empty_layer(name: str, where: str) -> str:
 def out_of_reach(schedule: PruningSchedule[Any], gate: Gate, where: str) -> str | None:
     """The warning that the density can no longer reach its target; None if it can.
 
-    A weight whose t is farther from 0 than t can travel in the remaining steps stays present or pruned as it is.
+    A weight stays as it is, present or pruned, if |t| exceeds the distance that t can travel in the remaining steps.
     """
     travel = schedule.max_travel(gate.steps)
     if not math.isfinite(travel):

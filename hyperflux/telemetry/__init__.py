@@ -1,4 +1,4 @@
-"""What pruning does to single weights, layers and the network, recorded while it happens.
+"""Records what pruning does to weights, layers and the network while they train.
 
-`levels` says how closely, `columns` what, `statistics` how each figure is computed, `recorder` when.
+`levels` sets the detail, `columns` defines the tables, `statistics` computes each figure, `recorder` decides when.
 """

@@ -1,13 +1,13 @@
-"""The tables of telemetry as NumPy structured arrays: one row an interval, `network` and by layer, and three more.
+"""The tables of telemetry, as NumPy structured arrays.
 
-    network   a row an interval: the course and `MEASURED`, of the whole network
-    layers    a row an interval and layer: `MEASURED`
-    sample    a row an interval and followed weight, from before the first step
-    flips     at the end: how many weights of a layer changed their mask so many times
-    ages      at the end: how many weights of a layer changed it last in the interval that ended at `step`
+    network   one row per interval: the course and `MEASURED`, for the whole network
+    layers    one row per interval and layer: `MEASURED`
+    sample    one row per interval and sampled weight, from before the first step
+    flips     at the end: number of weights per layer and number of flips
+    ages      at the end: number of weights per layer and interval of the last flip; `step` ended that interval
 
-A step is an optimizer step, counted from the start of pruning, and stands for the state after it. A change of mask is a
-difference between the masks of two consecutive training steps: what a control step puts right at once is none.
+Steps are optimizer steps from the start of pruning; a row describes the state after its step. A flip is a change of a
+weight's mask between two consecutive training steps. A change that the control step after it undoes is not counted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Table = NDArray[np.void]
 Tables = dict[str, Table]
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-"""Of flux, by nearest rank: each is the flux of some weight."""
+"""Quantiles of flux, by nearest rank: each is the flux of one weight."""
 POPULATIONS = ("pruned", "restored", "surviving")
-"""Whose flux: weights that are pruned; present ones that came back in this interval; all present ones."""
+"""Populations of flux: pruned weights; present weights that came back in this interval; all present weights."""
 
 
 def flux_column(population: str, quantile: float) -> str:
@@ -34,15 +34,15 @@ _LAYER = [("layer", "U96")]
 MEASURED = [
     ("total", "i8"),  # prunable weights
     ("surviving", "i8"),  # present weights
-    ("pruned", "i8"),  # times in this interval that a weight was pruned
-    ("regrown", "i8"),  # times in this interval that a weight came back
+    ("pruned", "i8"),  # prunings in this interval
+    ("regrown", "i8"),  # regrowths in this interval
     ("pruned_ever", "i8"),  # weights that have been pruned at least once
     ("regrown_ever", "i8"),  # weights that have come back at least once
-    ("most_flips", "i8"),  # changes of mask of the weight with the most
-    ("mask_age", "i8"),  # median over present weights of the steps since the interval in which they last came back
+    ("most_flips", "i8"),  # flips of the weight with the most
+    ("mask_age", "i8"),  # median over present weights of the steps since the interval of their last flip
     *((flux_column(population, quantile), "f4") for population in POPULATIONS for quantile in QUANTILES),
 ]
-"""What is measured at the end of an interval; flux is NaN where t was at rest or the population is empty."""
+"""Measured at the end of an interval; flux is NaN if t was frozen or the population is empty."""
 
 SCHEMA = {
     "network": np.dtype(
@@ -55,5 +55,8 @@ SCHEMA = {
     "flips": np.dtype([*_LAYER, ("flips", "i8"), ("weights", "i8")]),
     "ages": np.dtype([*_LAYER, ("step", "i8"), ("present", "i8"), ("pruned", "i8")]),
 }
-"""`wanted` is a density; `pressure` γ and `presence_lr` are those of the interval's last step, the latter NaN at rest;
-`index` counts row by row in a layer; `flux` is restoring flux, a running mean over about ten steps."""
+"""Columns of each table.
+
+`wanted` is the target density. `pressure` (γ) and `presence_lr` (η_t) are those of the interval's last step; η_t is NaN
+if t was frozen. `index` is the weight's row-major position in its layer. `flux` is restoring flux, a running mean over
+about ten steps (see E4)."""

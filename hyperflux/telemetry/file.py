@@ -1,7 +1,7 @@
 """telemetry.npz: the tables as one compressed NumPy file.
 
-NumPy's own format needs no further library, loads without executing anything, and its structured arrays become data
-frames in one line: `pandas.DataFrame(numpy.load("telemetry.npz")["layers"])`, and the same with `polars.DataFrame`.
+NumPy's format needs no other library and executes nothing when read. Each table becomes a data frame in one line:
+`pandas.DataFrame(numpy.load("telemetry.npz")["layers"])`, and the same with `polars.DataFrame`.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from hyperflux.io.safe_read import open_file
 from hyperflux.telemetry.columns import SCHEMA, Table, Tables
 
 MAX_BYTES = 1 << 29
-"""Most bytes of all tables unpacked: full telemetry of hundreds of layers takes less."""
+"""Most unpacked bytes of all tables: full telemetry of hundreds of layers takes less."""
 MAX_MEMBERS = 100
 """Most files in the archive."""
 
 
 def file_content(tables: Tables) -> bytes:
-    """The file's bytes."""
+    """The bytes of a telemetry.npz with these tables."""
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **tables)
     return content.getvalue()
 
 
 def read_tables(path: Path) -> Tables:
-    """Tables of a telemetry.npz.
+    """Read the tables of a telemetry.npz.
 
-    Nothing in the file is trusted: sizes are compared with each other and with `MAX_BYTES` before memory is taken, and
-    nothing is unpickled. Raises InputError where it is damaged, of another version, or too large.
+    Nothing in the file is trusted: sizes are compared with each other and with `MAX_BYTES` before memory is allocated,
+    and nothing is unpickled.
+
+    Raises:
+        InputError: The file is missing, damaged, of another version, or too large.
     """
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
@@ -52,16 +55,16 @@ def read_tables(path: Path) -> Tables:
 
 
 def _table(archive: zipfile.ZipFile, name: str) -> Table:
-    """One table; its header has to announce exactly the bytes that follow."""
+    """One table; its header must state exactly the bytes that follow."""
     with archive.open(f"{name}.npy") as member:
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(npy.read_magic(member))
         if read is None:
-            raise ValueError(f"table {name} is of another version of NumPy's format")
-        with warnings.catch_warnings(action="ignore"):  # of old spellings in the header
+            raise ValueError(f"table {name} has another version of NumPy's format")
+        with warnings.catch_warnings(action="ignore"):  # about old spellings in the header
             shape, _, dtype = read(member)
         if dtype != SCHEMA[name] or len(shape) != 1:
             raise ValueError(f"table {name} has other columns")
         size = shape[0] * dtype.itemsize
         if member.tell() + size != archive.getinfo(f"{name}.npy").file_size:
-            raise ValueError(f"table {name} has not the {shape[0]:,} rows that it announces")
+            raise ValueError(f"table {name} does not have the {shape[0]:,} rows that its header states")
         return np.frombuffer(bytearray(member.read()), dtype=dtype)

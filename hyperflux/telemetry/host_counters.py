@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORD = 64
-"""Weights compared at once, as the bits of one integer."""
+"""Weights per comparison: the bits of one integer."""
 WAITING_BYTES = 1 << 20
-"""Masks of several steps wait to be compared until they have this size; larger masks are compared at every step."""
+"""Packed masks wait until together they have this size; larger masks are compared at every step."""
 
 
 class HostCounters:
-    """Flips of `total` weights, all present at first, and the interval of each weight's last flip (0: none).
+    """Counts flips of `total` weights, all present at first, and the interval of each weight's last flip (0: none).
 
-    Every step's mask is packed into bits. Comparing the masks of several steps in one call costs little per step, and
-    the counts are those of comparing each step with the one before. Held per weight: 6 bytes of counters, one for the
-    mask, and the bits that wait.
+    Every step's mask is packed into bits. The masks of several steps are compared in one call, which costs less per
+    step and counts the same. Memory per weight: 6 bytes of counters, 1 byte of mask, and the waiting bits.
     """
 
     def __init__(self, total: int) -> None:
@@ -31,10 +30,10 @@ class HostCounters:
         self._max_waiting = max(1, WAITING_BYTES // max(1, len(self._last)))
 
     def count(self, presence: Sequence[NDArray[np.floating[Any]]], interval: int) -> None:
-        """Note the mask t >= 0 of every weight after a step.
+        """Record the mask t >= 0 of every weight after a step.
 
         Args:
-            presence: t of each layer in order; its elements count in row-major order, whatever its memory layout.
+            presence: t of each layer in order, any shape and memory layout; elements count in row-major order.
             interval: Number of the interval that the step belongs to.
         """
         if interval != self._interval:
@@ -50,13 +49,13 @@ class HostCounters:
 
     @property
     def flips(self) -> NDArray[np.int32]:
-        """How often each weight's mask has changed, (total,); not a copy."""
+        """Flips of each weight, (total,); not a copy."""
         self._compare()
         return self._flips
 
     @property
     def changed_in(self) -> NDArray[np.int16]:
-        """The interval of each weight's last change, (total,); not a copy."""
+        """Interval of each weight's last flip, (total,); not a copy."""
         self._compare()
         return self._changed_in
 
@@ -66,19 +65,19 @@ class HostCounters:
         return self._mask[: len(self._flips)]
 
     def held(self) -> list[NDArray[Any]]:
-        """All arrays held between steps, but for the masks that wait."""
+        """All arrays held between steps, except waiting masks."""
         return [self._mask, self._last, self._flips, self._changed_in]
 
     def restore(
         self, flips: NDArray[np.integer[Any]], changed_in: NDArray[np.integer[Any]], mask: NDArray[np.bool_]
     ) -> None:
-        """Continue from copies of saved counters."""
+        """Continue from saved counters, (total,) each; they are copied."""
         self._waiting = []
         self._flips[:], self._changed_in[:], self.mask[:] = flips, changed_in, mask
         self._last = np.packbits(self._mask)
 
     def _compare(self) -> None:
-        """Add the flips of the masks that wait; all are of one interval."""
+        """Count the flips of the waiting masks; all belong to one interval."""
         if not self._waiting:
             return
         masks = np.stack([self._last, *self._waiting])

@@ -1,4 +1,4 @@
-"""How closely a run is watched."""
+"""Levels of telemetry: how closely a run is recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from hyperflux.io.did_you_mean import unknown_name
 
 @dataclass(frozen=True)
 class Level:
-    """Intervals that both stages are cut into, and weights whose lives are followed one by one."""
+    """The detail of telemetry.
+
+    Attributes:
+        intervals: Number of intervals over both stages.
+        sample: Number of weights recorded one by one.
+    """
 
     intervals: int
     sample: int

@@ -1,4 +1,4 @@
-"""Watches a gate while a schedule steers it: counts flips after every step, measures at the end of every interval."""
+"""Records a gate under a schedule: counts flips after every step, measures at the end of every interval."""
 
 from __future__ import annotations
 
@@ -19,64 +19,72 @@ State = dict[str, NDArray[Any]]
 
 
 class Probe(Protocol):
-    """Counts flips of every weight where the weights are."""
+    """Counts flips of every weight, on the device that holds it."""
 
     def count(self, interval: int) -> None:
-        """Note every weight whose mask is not that of the last call; at first, all are present."""
+        """Count the weights whose mask changed since the last call; at first, all are present."""
 
     def layers(self, flux: bool) -> list[LayerArrays]:
-        """Every layer now, on the host, with its `flux` if wanted; waits for the device."""
+        """Every layer now, on the host, with flux if `flux`; waits for the device."""
 
     def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
-        """Changes of mask of every layer's weights, on the host; waits for the device."""
+        """Flips of each weight, one array per layer, on the host; waits for the device."""
 
     def state(self) -> State:
-        """The counters by name, copied."""
+        """Copies of the counters by name."""
 
     def restore(self, state: State) -> None:
-        """Go on from saved counters."""
+        """Continue from saved counters."""
 
 
 class Recorder:
     """Fills the tables of `hyperflux.telemetry.columns`: call `after_step` after every step, `finish` at the end.
 
-    It draws no random number of the run's, changes nothing that it watches, and so leaves every result as it is.
+    It consumes none of the run's random numbers and changes nothing that it reads, so results do not depend on it.
     """
 
     def __init__(self, schedule: PruningSchedule[Any], gate: Gate, probe: Probe, level: Level) -> None:
+        """Record the gate before the first step.
+
+        Args:
+            schedule: The schedule that steers the gate.
+            gate: The presence parameters.
+            probe: Counts the gate's flips.
+            level: How closely to record.
+        """
         self._schedule, self._gate, self._probe = schedule, gate, probe
         steps = schedule.pruning_steps + schedule.regrowth_steps
         self._every = max(1, math.ceil(steps / level.intervals))
         self._ends = [0]
         self._step = gate.steps
-        self._applied = self._next = _orders(gate)
+        self._applied = self._next = _step_settings(gate)
         self._moved = False
         self._rows: dict[str, list[tuple[Any, ...]]] = {"network": [], "layers": [], "sample": []}
         layers = probe.layers(flux=False)
         share = -(-level.sample // len(layers))
-        self._sample = {layer.name: _drawn(layer.name, layer.presence.size, share) for layer in layers}
+        self._sample = {layer.name: _draw_sample(layer.name, layer.presence.size, share) for layer in layers}
         self._events = {layer.name: (0, 0) for layer in layers} | {"": (0, 0)}
-        self._follow(layers)
+        self._record_sample(layers)
 
     def after_step(self) -> None:
-        """Count what the step, and the control step after it, have changed; at an interval's end, measure."""
+        """Count the flips of the step and its control step; measure at the end of an interval."""
         if self._gate.steps == self._step:
-            return  # a step that a GradScaler skipped
+            return  # a GradScaler skipped this step
         self._step, self._applied = self._gate.steps, self._next
         self._probe.count(len(self._ends))
         self._moved |= not math.isnan(self._applied[1])
         if self._step % self._every == 0 or self._step == self._schedule.pruning_steps:
             self._measure()
-        self._next = _orders(self._gate)
+        self._next = _step_settings(self._gate)
 
     def finish(self) -> None:
-        """Measure what has come since the last interval; once more where only the end itself changed the mask."""
+        """Measure the last, incomplete interval; also if only the end of the run changed a mask."""
         self._probe.count(len(self._ends))
         if self._step > self._ends[-1] or self.events() != self._events[""]:
             self._measure()
 
     def events(self) -> tuple[int, int]:
-        """How often a weight was pruned and how often one came back, since the start; waits for the device."""
+        """Prunings and regrowths since the start; waits for the device."""
         flips = np.bincount(np.concatenate([part.ravel() for part in self._probe.flip_counts()]))
         return Summary(flips, flips, flips, {}).events
 
@@ -101,17 +109,17 @@ class Recorder:
         return {**tables, "flips": np.array(flips, SCHEMA["flips"]), "ages": np.array(ages, SCHEMA["ages"])}
 
     def state(self) -> State:
-        """What a recorder of the same course needs to go on, as arrays of numbers; rows as their bytes."""
+        """What a recorder of the same schedule needs to continue: arrays of numbers, the rows as bytes."""
         tables = {f"rows {name}": np.array(rows, SCHEMA[name]) for name, rows in self._rows.items()}
         rows = {name: np.frombuffer(bytearray(table.tobytes()), np.uint8) for name, table in tables.items()}
         clock = {"ends": self._ends, "step": self._step, "applied": self._applied, "moved": self._moved}
         return {**{name: np.array(value) for name, value in clock.items()}, **rows, **self._probe.state()}
 
     def restore(self, state: State) -> None:
-        """Go on from a saved state; the gate has been restored before."""
+        """Continue from a saved state; restore the gate first."""
         self._ends, self._step = state["ends"].tolist(), int(state["step"])
         pressure, rate = state["applied"].tolist()
-        self._applied, self._moved, self._next = (pressure, rate), bool(state["moved"]), _orders(self._gate)
+        self._applied, self._moved, self._next = (pressure, rate), bool(state["moved"]), _step_settings(self._gate)
         tables = {name: np.frombuffer(state[f"rows {name}"].tobytes(), SCHEMA[name]) for name in self._rows}
         self._rows = {name: table.tolist() for name, table in tables.items()}
         self._probe.restore(state)
@@ -129,7 +137,7 @@ class Recorder:
         self._ends.append(self._step)
         self._moved = False
         figures = {name: self._figures(name, summary) for name, summary in summaries.items()}
-        network = self._figures("", Summary.together(list(summaries.values())))
+        network = self._figures("", Summary.merged(list(summaries.values())))
         course = {
             "stage": "pruning" if self._step <= self._schedule.pruning_steps else "regrowth",
             "wanted": self._schedule.target_density(self._step),
@@ -139,15 +147,15 @@ class Recorder:
         self._add("network", {"step": self._step, **course, **network})
         for name, values in figures.items():
             self._add("layers", {"step": self._step, "layer": name, **values})
-        self._follow(layers)
+        self._record_sample(layers)
 
     def _figures(self, name: str, summary: Summary) -> dict[str, float]:
         figures = summary.figures(self._events[name], self._ends)
         self._events[name] = summary.events
         return figures
 
-    def _follow(self, layers: Sequence[LayerArrays]) -> None:
-        """A row for every weight of the sample."""
+    def _record_sample(self, layers: Sequence[LayerArrays]) -> None:
+        """Add a row for every sampled weight."""
         for layer in layers:
             chosen = np.unravel_index(self._sample[layer.name], layer.presence.shape)
             t, flips = layer.presence[chosen], layer.flips[chosen]
@@ -159,11 +167,11 @@ class Recorder:
         self._rows[table].append(tuple(values[name] for name in SCHEMA[table].names or ()))
 
 
-def _orders(gate: Gate) -> tuple[float, float]:
-    """γ and η_t of the next step, the latter NaN where t rests."""
+def _step_settings(gate: Gate) -> tuple[float, float]:
+    """γ and η_t of the next step; η_t is NaN if t is frozen."""
     return gate.pressure, math.nan if gate.presence_lr is None else gate.presence_lr
 
 
-def _drawn(name: str, size: int, count: int) -> NDArray[np.int64]:
-    """Weights of a layer to follow, by its name alone, so that runs can be compared weight by weight."""
+def _draw_sample(name: str, size: int, count: int) -> NDArray[np.int64]:
+    """Indices of a layer's sampled weights, drawn by its name only, so that runs can be compared weight by weight."""
     return np.sort(generator(0, f"{name} sample").choice(size, min(size, count), replace=False))

@@ -1,4 +1,4 @@
-"""The figures of an interval from arrays: the same code for every backend and device."""
+"""The figures of an interval, computed from arrays in the same way for every backend and device."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LayerArrays:
-    """One layer at the end of an interval; arrays of its shape.
+    """One layer at the end of an interval; all arrays have its shape.
 
-    `presence` is t, `flips` how often each weight's mask has changed, `changed_in` the number of the interval of its
-    last change (0: never). `flux` is the running mean of restoring flux, None where t was at rest.
+    Attributes:
+        name: The layer's name.
+        presence: t.
+        flips: Flips of each weight so far.
+        changed_in: Number of the interval of each weight's last flip; 0 if there was none.
+        flux: Running mean of restoring flux (see E4); None if t was frozen.
     """
 
     name: str
@@ -31,10 +35,13 @@ class LayerArrays:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of a layer, or of several as one: everything that its row needs.
+    """Everything that the row of one layer, or of several layers as one, is computed from.
 
-    `flip_counts[k]` weights have changed their mask k times; `last_present[i]` present and `last_pruned[i]` pruned
-    weights changed it last in interval i. `flux` holds the sorted fluxes of each of `POPULATIONS`.
+    Attributes:
+        flip_counts: Number of weights with k flips, at index k.
+        last_present: Number of present weights whose last flip was in interval i, at index i.
+        last_pruned: The same for pruned weights.
+        flux: Sorted fluxes of each of `POPULATIONS`.
     """
 
     flip_counts: Counts
@@ -60,25 +67,28 @@ class Summary:
         )
 
     @classmethod
-    def together(cls, parts: Sequence[Summary]) -> Summary:
-        """Several layers as one."""
-        flux = {name: _merged([part.flux[name] for part in parts]) for name in POPULATIONS}
+    def merged(cls, parts: Sequence[Summary]) -> Summary:
+        """The summary of several layers as one."""
+        flux = {name: _merge_sorted([part.flux[name] for part in parts]) for name in POPULATIONS}
         return cls(
-            added(part.flip_counts for part in parts),
-            added(part.last_present for part in parts),
-            added(part.last_pruned for part in parts),
+            _sum_histograms(part.flip_counts for part in parts),
+            _sum_histograms(part.last_present for part in parts),
+            _sum_histograms(part.last_pruned for part in parts),
             flux,
         )
 
     @property
     def events(self) -> tuple[int, int]:
-        """How often weights were pruned, and how often they came back, since the start: every second change each."""
+        """Prunings and regrowths since the start: a weight's flips alternate between the two."""
         flips = np.arange(len(self.flip_counts))
         return int(self.flip_counts @ ((flips + 1) // 2)), int(self.flip_counts @ (flips // 2))
 
     def figures(self, before: tuple[int, int], ends: Sequence[int]) -> dict[str, float]:
-        """The columns `MEASURED`. `before` are the events up to the last interval, `ends[i]` the step that ended
-        interval i, with `ends[0]` 0.
+        """The columns `MEASURED`.
+
+        Args:
+            before: Prunings and regrowths up to the end of the previous interval.
+            ends: The step that ended each interval; `ends[0]` is 0.
         """
         counts, (pruned, regrown) = self.flip_counts, self.events
         return {
@@ -98,8 +108,8 @@ class Summary:
         }
 
 
-def added(parts: Iterable[Counts]) -> Counts:
-    """The sum of histograms of any lengths."""
+def _sum_histograms(parts: Iterable[Counts]) -> Counts:
+    """The sum of histograms of different lengths."""
     parts = list(parts)
     total = np.zeros(max(map(len, parts)), np.int64)
     for part in parts:
@@ -107,17 +117,17 @@ def added(parts: Iterable[Counts]) -> Counts:
     return total
 
 
-def _merged(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.floating[Any]]:
-    """Sorted arrays as one: NumPy's stable sort merges what is in order already."""
+def _merge_sorted(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.floating[Any]]:
+    """Merge sorted arrays; NumPy's stable sort merges sorted runs."""
     return np.sort(np.concatenate(parts), kind="stable")
 
 
 def _median(histogram: Counts) -> int:
-    """The upper median of the numbers that a histogram counts; 0 where there are none."""
+    """The upper median of the values that a histogram counts; 0 if it is empty."""
     return int(np.searchsorted(np.cumsum(histogram), histogram.sum() // 2, side="right")) if histogram.any() else 0
 
 
 def _quantiles(ordered: NDArray[np.floating[Any]]) -> list[float]:
-    """`QUANTILES` of sorted values by nearest rank; NaN where there are none."""
+    """`QUANTILES` of sorted values by nearest rank; NaN if there are none."""
     last = len(ordered) - 1
     return [float(ordered[round(share * last)]) if last >= 0 else float("nan") for share in QUANTILES]

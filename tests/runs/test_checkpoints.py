@@ -157,7 +157,7 @@ def test_where_every_one_is_damaged_the_user_decides(folder):
     for path in folder.path.iterdir():
         path.write_bytes(b"")
     before = names(folder)
-    with pytest.raises(InputError, match=r"every checkpoint is damaged; remove .* and begin anew"):
+    with pytest.raises(InputError, match=r"every checkpoint is damaged; remove .* and start again"):
         folder.last(lambda line: None)
     assert names(folder) == before
 
@@ -165,8 +165,8 @@ def test_where_every_one_is_damaged_the_user_decides(folder):
 @pytest.mark.parametrize(
     ("apart", "message"),
     [
-        (1, "which a newer hyperflux has written; this one reads format 2: upgrade it to go on"),
-        (-1, "which an older hyperflux has written; this one reads format 2: go on with that one"),
+        (1, "written by a newer hyperflux; this one reads format 3: upgrade hyperflux"),
+        (-1, "written by an older hyperflux; this one reads format 3: continue with that version"),
     ],
 )
 def test_another_format_is_refused_and_the_file_before_not_taken_instead(folder, monkeypatch, apart, message):
@@ -174,14 +174,14 @@ def test_another_format_is_refused_and_the_file_before_not_taken_instead(folder,
     with monkeypatch.context() as other:
         other.setattr(file, "FORMAT", file.FORMAT + apart)
         folder.write(checkpoint(2))
-    with pytest.raises(InputError, match=rf"000002-.* is of format {file.FORMAT + apart}, {message}"):
+    with pytest.raises(InputError, match=rf"000002-.* has format {file.FORMAT + apart}, {message}"):
         CheckpointFolder(folder.path).last(print)
 
 
 @given(st.binary(max_size=60))
 def test_a_foreign_file_is_refused_in_one_line(content):
     for whole in (content, struct.pack("<Q", len(content)) + content):
-        with pytest.raises(InputError, match="is no checkpoint of hyperflux"):
+        with pytest.raises(InputError, match="is not a checkpoint of hyperflux"):
             Checkpoint.from_bytes(whole)
 
 
@@ -233,7 +233,7 @@ def test_a_disk_that_does_not_keep_what_it_took_is_found_out_at_once(folder, mon
 
 def test_a_folder_that_cannot_be_made_or_read_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(RunError, match="cannot be created"):
         CheckpointFolder(tmp_path / "file" / "checkpoint").create()
     with pytest.raises(RunError, match="cannot be read"):
         CheckpointFolder(tmp_path / "nowhere").last(print)

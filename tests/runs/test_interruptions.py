@@ -155,7 +155,7 @@ def test_ctrl_c_and_sigterm_stop_after_the_step_and_say_how_to_go_on(here, backe
     process.send_signal(number)
     got, _, err = finished(process)
     assert got == code
-    line = f"hyperflux: stopped by {number.name}; go on with hyperflux prune --resume --out run"
+    line = f"hyperflux: stopped by {number.name}; continue with hyperflux prune --resume --out run"
     assert err == [line]
     assert not (here / "run" / LOCK).exists()
     epochs = len((here / "run" / "metrics.jsonl").read_text().splitlines())
@@ -202,7 +202,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_harms_nothing(here):
     wait_for(process, interrupted_all_the_while)
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finished(process)
-    assert (code, err) == (130, ["hyperflux: stopped by SIGINT; go on with hyperflux prune --resume --out run"])
+    assert (code, err) == (130, ["hyperflux: stopped by SIGINT; continue with hyperflux prune --resume --out run"])
     assert list((here / "run" / "checkpoint").iterdir())
 
 
@@ -225,7 +225,9 @@ def small_files():
 def test_a_full_disk_ends_the_run_with_the_way_out_and_it_goes_on_later(here, whole):
     code, _, err = finished(start(here, *begin(), preexec_fn=small_files))
     assert (code, len(err)) == (1, 1)
-    assert "cannot be written (File too large); once it can be, go on with hyperflux prune --resume --out run" in err[0]
+    assert (
+        "cannot be written (File too large); make room, then continue with hyperflux prune --resume --out run" in err[0]
+    )
     assert finished(start(here, "--resume", "--out", "run"))[0] == 0
     assert left(here / "run") == whole("numpy")
 

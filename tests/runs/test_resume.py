@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, t
 def test_before_the_first_checkpoint_the_run_begins_anew(whole, tmp_path):
     folder, said = cut(tmp_path / "run", after=5), []
     resume(folder, announce=said.append)
-    assert said == [f"{folder}: no checkpoint had been written yet; the run begins anew"]
+    assert said == [f"{folder}: no checkpoint had been written yet; the run starts again"]
     assert left(folder) == whole()[0]
 
 
@@ -234,7 +234,7 @@ def test_other_data_are_refused_and_the_same_data_elsewhere_taken(tmp_path, back
     changed[9] ^= 1
     labels.write_bytes(changed)
     before = sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file())
-    with pytest.raises(InputError, match="data set mnist: is not the one that this run began with; name the folder"):
+    with pytest.raises(InputError, match="data set mnist: is not the one that this run started with; set data_dir"):
         resume(folder)
     assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()) == before
     settings_of(folder, {"data_dir": str(tmp_path / "moved")})
@@ -248,7 +248,7 @@ def test_other_dense_weights_are_refused(tmp_path):
     dense.write_bytes((tmp_path / "0" / "dense.safetensors").read_bytes())
     folder = cut(tmp_path / "run", checkpoint=str(dense))
     dense.write_bytes((tmp_path / "1" / "dense.safetensors").read_bytes())
-    with pytest.raises(InputError, match="dense weights is not the one that this run began with; put it back"):
+    with pytest.raises(InputError, match="weights file is not the one that this run started with; put it back"):
         resume(folder)
     dense.unlink()
     with pytest.raises(InputError, match=r"dense\.safetensors: no such file"):
@@ -259,7 +259,7 @@ def test_a_config_that_was_changed_is_refused_with_what_it_was(tmp_path):
     folder = cut(tmp_path / "run")
     settings_of(folder, {"sparsity": 0.5})
     with pytest.raises(
-        InputError, match=r"sparsity: is 0\.5 in config\.toml, but the run began with 0\.8; put it back"
+        InputError, match=r"sparsity: is 0\.5 in config\.toml, but the run started with 0\.8; put it back"
     ):
         resume(folder)
     settings_of(folder, {"sparsity": 0.8, "workers": 0})
@@ -270,7 +270,7 @@ def test_another_version_of_a_library_is_told(tmp_path, monkeypatch):
     folder, said = cut(tmp_path / "run"), []
     monkeypatch.setattr("hyperflux.__version__", "9.9")
     resume(folder, announce=said.append)
-    assert said == [f"hyperflux is 9.9, the run began with {VERSION}: its end may differ in the last bits"]
+    assert said == [f"hyperflux is 9.9, the run started with {VERSION}: results may differ in the last bits"]
 
 
 def test_another_device_or_number_of_threads_is_told(tmp_path, monkeypatch):
@@ -278,7 +278,7 @@ def test_another_device_or_number_of_threads_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("hyperflux.backends.torch.backend.threads_for", lambda *_: 2)
     resume(folder, announce=said.append)
     assert said == [
-        "device is cpu with 2 threads, the run began with cpu with 1 thread: its end may differ in the last bits"
+        "device is cpu with 2 threads, the run started with cpu with 1 thread: results may differ in the last bits"
     ]
 
 
@@ -287,7 +287,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     folder, other = cut(tmp_path / "run"), cut(tmp_path / "other", seed=1)
     shutil.rmtree(folder / "checkpoint")
     shutil.move(other / "checkpoint", folder / "checkpoint")
-    with pytest.raises(InputError, match=r"seed: is 0 in config\.toml, but the run began with 1"):
+    with pytest.raises(InputError, match=r"seed: is 0 in config\.toml, but the run started with 1"):
         resume(folder)
 
 

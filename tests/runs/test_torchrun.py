@@ -79,15 +79,15 @@ def test_one_dies_all_end_and_the_run_goes_on(here):
     assert code != 0
     assert time.monotonic() - died < WITHIN
     assert len(said) == 1
-    assert said[0].startswith("hyperflux: process 0: another process of this run has ended (")
-    assert said[0].endswith("; a run that had begun goes on with hyperflux prune --resume --out FOLDER")
+    assert said[0].startswith("hyperflux: rank 0: another rank of this run has ended (")
+    assert said[0].endswith("; if the run had started, continue it with hyperflux prune --resume --out FOLDER")
 
     process = start(here, "prune", "--resume", "--out", "run", "--checkpoint-every", "20")
     wait_for_checkpoints(process, here / "run", 8)
     process.send_signal(signal.SIGTERM)
     code, _, said = finished(process)
     assert code != 0
-    assert said == ["hyperflux: stopped by SIGTERM; go on with hyperflux prune --resume --out run"]
+    assert said == ["hyperflux: stopped by SIGTERM; continue with hyperflux prune --resume --out run"]
 
     resume(here / "run")
     execute(RunConfig.from_dict(LONG), here / "whole")

@@ -20,7 +20,7 @@ from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.data_order import epoch_batches
 from hyperflux.runs.driver import execute, resume
 from hyperflux.runs.folder import read_run
-from hyperflux.session.nonfinite import MAX_IN_A_ROW, Fault, Guard, NotFiniteError
+from hyperflux.session.nonfinite import MAX_IN_A_ROW, Fault, NonFiniteGuard, NotFiniteError
 
 BACKENDS = ["numpy", "torch"]
 SAMPLES, BATCH, STEPS_AN_EPOCH = 250, 32, 8
@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_the_last_good_checkpoint(tmp
         execute(quick(backend=backend), folder, every=CheckpointInterval.parse("1"))
     assert str(stopped.value) == (
         f"the loss became nan at step {step} (epoch 1, dense); lower dense.learning_rate (0.001) and run again, or "
-        "leave such steps out and go on from the last good checkpoint with hyperflux prune --resume --out "
+        "skip such steps and continue from the last good checkpoint with hyperflux prune --resume --out "
         f"{folder} --on-nonfinite skip"
     )
     saved = CheckpointFolder(folder / "checkpoint").last(print)
@@ -118,7 +118,7 @@ def test_a_gradient_that_is_not_finite_is_told_by_layer_and_step(tmp_path, spoil
     assert report.warnings[0].startswith(
         f"step {step_with(7, epoch=1)} (epoch 1, pruning) was skipped: {name} became inf"
     )
-    assert "7 steps were skipped, because something in them was not finite" in report.warnings
+    assert "7 steps were skipped because a value was not finite" in report.warnings
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -134,7 +134,7 @@ def test_a_stopped_run_that_goes_on_skipping_ends_as_one_that_always_skipped(tmp
     assert [line for line in told if "no checkpoint" not in line] == always
     assert always == [
         f"step {step_with(3, epoch=1)} (epoch 1, dense) was skipped: the loss became nan",
-        "8 steps were skipped, because something in them was not finite",
+        "8 steps were skipped because a value was not finite",
     ]
     assert read_run(folder).report["warnings"] == always
 
@@ -253,7 +253,7 @@ def test_an_unknown_way_is_refused():
 
 @given(st.lists(st.booleans(), max_size=400))
 def test_only_steps_in_a_row_count_towards_the_end(bad):
-    guard, fault, row = Guard("skip"), Fault("the loss", float("nan"), curable=True), 0
+    guard, fault, row = NonFiniteGuard("skip"), Fault("the loss", float("nan"), skippable=True), 0
     for step, spoiled in enumerate(bad, 1):
         row = row + 1 if spoiled else 0
         if row == MAX_IN_A_ROW:
@@ -263,8 +263,8 @@ def test_only_steps_in_a_row_count_towards_the_end(bad):
         if spoiled:
             guard.skip(fault, step)
         else:
-            guard.passed()
+            guard.accept()
     assert guard.skipped == bad.count(True)
-    again = Guard("skip")
+    again = NonFiniteGuard("skip")
     again.restore(json.loads(json.dumps(guard.counts())))
     assert again.counts() == guard.counts()

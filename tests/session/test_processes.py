@@ -122,7 +122,7 @@ def test_processes_draw_different_random_numbers():
 
 def test_all_stop_after_the_same_step_where_one_is_told_to(tmp_path):
     ends = run_together(go, 2, QUICK, str(tmp_path / "run"), stop_after=13, stopping=1)
-    line = f"stopped by SIGTERM; go on with hyperflux prune --resume --out {tmp_path / 'run'}"
+    line = f"stopped by SIGTERM; continue with hyperflux prune --resume --out {tmp_path / 'run'}"
     assert ends == [("Interrupted", line, False, 13), ("Interrupted", line, True, 13)]
     assert list((tmp_path / "run" / "checkpoint").iterdir())
 
@@ -142,14 +142,14 @@ def test_processes_with_other_data_are_refused(tmp_path):
     ends = run_together(go, 2, [QUICK, {**QUICK, "train_samples": 249}], str(tmp_path / "run"))
     assert ends[0][:2] == ends[1][:2]
     assert [end[2] for end in ends] == [False, True]
-    assert ends[0][1].startswith("config: process 1 does not have those of process 0")
+    assert ends[0][1].startswith("config: rank 1 differs from rank 0")
     for name in "ab":
         write_folder(tmp_path / name, train=12, test=4)
     next((tmp_path / "b" / "train").rglob("*.png")).unlink()
     settings = [{**IMAGES, "data_dir": str(tmp_path / name), "model": "mlp:192-3-2"} for name in "ab"]
     ends = run_together(go, 2, settings, str(tmp_path / "run"))
     assert ends[0][0] == "InputError"
-    assert ends[0][1].startswith("data: process 1 does not have those of process 0")
+    assert ends[0][1].startswith("data: rank 1 differs from rank 0")
     assert not (tmp_path / "run").exists()
 
 
@@ -162,14 +162,14 @@ def test_a_folder_in_use_is_refused_in_all(tmp_path):
 
 def test_a_model_with_unused_parameters_is_refused(tmp_path):
     ends = run_together(go, 2, QUICK, str(tmp_path / "run"), change=leave_a_layer_unused)
-    line = "model: has parameters without a part in its output; train it in one process alone"
+    line = "model: has parameters that do not affect its output; train it in a single process"
     assert [end[:3] for end in ends] == [("InputError", line, False), ("InputError", line, True)]
 
 
 def test_a_full_disk_ends_all(tmp_path):
     ends = run_together(go, 2, QUICK, str(tmp_path / "run"), change=fill_the_disk)
     assert [(end[0], end[2]) for end in ends] == [("RunError", False), ("RunError", False)]
-    assert ends[0][1].startswith("the disk is full; once it can be, go on with hyperflux prune --resume")
+    assert ends[0][1].startswith("the disk is full; make room, then continue with hyperflux prune --resume")
 
 
 def test_what_is_not_finite_in_one_stops_all_at_the_same_step(tmp_path):

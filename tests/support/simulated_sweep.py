@@ -1,4 +1,4 @@
-"""Random settings for the plant, and what is measured of a run on it; docs/figures/controller.py uses it too."""
+"""Random settings for a simulated network, and figures of a run on it; docs/figures/controller.py uses it too."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The oracle: MLPs in plain NumPy, float64 or float32, every Hyperflux line a call into `hyperflux.spec`."""
+"""The oracle: MLPs in NumPy, float64 or float32; every equation of Hyperflux is a call into `hyperflux.spec`."""
 
 from hyperflux.backends.numpy.backend import NumpyBackend
 

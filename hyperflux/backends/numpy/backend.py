@@ -28,7 +28,7 @@ from hyperflux.io.weights_file import max_bytes, read_weights
 from hyperflux.models import layer_sizes
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
-from hyperflux.session.nonfinite import Guard, NotFiniteError
+from hyperflux.session.nonfinite import NonFiniteGuard, NotFiniteError
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
 from hyperflux.spec import Array, Mask
@@ -37,14 +37,14 @@ from hyperflux.telemetry.levels import level
 EVALUATION_BATCH = 4096
 
 Step = Callable[[Callable[[Array], Array], Callable[[Array, Array], Array]], None]
-"""A training step: from θ -> ∂L/∂θ and (w, its gradient) -> the next w."""
+"""A training step; its arguments are θ -> ∂L/∂θ and (w, gradient of w) -> next w."""
 
 
 class NumpyBackend:
-    """An MLP under training; the contract is `hyperflux.backends.base.Backend`."""
+    """Trains an MLP; the interface is `hyperflux.backends.base.Backend`."""
 
     def __init__(self, config: RunConfig, data: Dataset) -> None:
-        """Build the model of `config` with its initial weights. Raises InputError where it does not fit `data`."""
+        """Build the model of `config` with its initial weights. Raises InputError if it does not fit `data`."""
         self._config = config
         self._dtype = np.dtype(config.dtype)
         self._mlp = MLP(layer_sizes(config.model, data.features, data.classes))
@@ -57,12 +57,12 @@ class NumpyBackend:
         self._session: PruningSession[Any] | None = None
         self._fresh_optimizers()
         self._losses: list[tuple[float, int]] = []
-        self.guard = Guard(config.on_nonfinite)
+        self.guard = NonFiniteGuard(config.on_nonfinite)
         self._resumed = False
 
     @property
     def samples(self) -> int:
-        """Samples of the training part."""
+        """Number of training samples."""
         return len(self._train_labels)
 
     @property
@@ -72,7 +72,7 @@ class NumpyBackend:
 
     @property
     def classes(self) -> int:
-        """Logits a sample."""
+        """Number of classes, which is the number of logits per sample."""
         return self._mlp.sizes[-1]
 
     def train_dense(
@@ -87,7 +87,7 @@ class NumpyBackend:
         return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step, after_step)
 
     def start_gate(self, initial: tuple[float, float]) -> NumpyGate:
-        """Draw the presence parameters, by seed and parameter name, and start with fresh optimizers."""
+        """Draw t by seed and parameter name, and start with new optimizers."""
         self._gate, self._session = self._fresh_gate(self._gate.state.weights, initial), None
         self._fresh_optimizers()
         return self._gate
@@ -95,7 +95,7 @@ class NumpyBackend:
     def start_pruning(
         self, schedule: PruningSchedule[Any], warnings: Warnings, telemetry: str = "off"
     ) -> PruningSession[Any]:
-        """Put a gate on the network and a session that follows `schedule` on the gate."""
+        """Start a gate and the session that steers it by `schedule`."""
         gate, watched = self.start_gate(schedule.initial_presence), level(telemetry)
         probe = None if watched is None else NumpyProbe(gate)
         self._session = PruningSession(schedule, gate, warnings, probe=probe, level=watched)
@@ -112,7 +112,7 @@ class NumpyBackend:
         """Train one epoch of Hyperflux: every step is `spec.step`."""
         return self._train(batches, learning_rate, label_smoothing, self._gate.step, after_step)
 
-    @np.errstate(over="ignore", invalid="ignore")  # large weights, of a run that diverges
+    @np.errstate(over="ignore", invalid="ignore")  # a diverging run has large weights
     def evaluate(self) -> Evaluation:
         """Loss and accuracy on the whole test part."""
         weights, count = self._effective_weights(), len(self._test_labels)
@@ -126,7 +126,7 @@ class NumpyBackend:
         return Evaluation(loss / count, correct / count, count)
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
-        """Mean of g over the whole training part."""
+        """Mean of g over the training part, by weight matrix."""
         theta, count = self._effective_weights(), self.samples
         total = np.zeros_like(theta)
         for start in range(0, count, EVALUATION_BATCH):
@@ -136,11 +136,11 @@ class NumpyBackend:
         return dict(zip(self._weight_names, self._mlp.split_weights(total / count), strict=True))
 
     def masks(self) -> dict[str, Mask]:
-        """M of every weight matrix, first layer first."""
+        """The mask m of every weight matrix by name, first layer first."""
         return dict(zip(self._weight_names, self._mlp.split_weights(self._gate.mask()), strict=True))
 
     def layers(self) -> list[LayerCount]:
-        """Counts of every weight matrix, first layer first."""
+        """Prunable and surviving weights of each weight matrix, first layer first."""
         return self._gate.layers()
 
     def tensors(self) -> Tensors:
@@ -148,7 +148,7 @@ class NumpyBackend:
         return {name: view.copy() for name, view in self._views(self._effective_weights(), self._biases).items()}
 
     def load_weights(self, path: str) -> None:
-        """Replace all parameters by those of a safetensors file."""
+        """Load all parameters from a safetensors file. Raises InputError if it does not fit."""
         tensors = read_weights(path, max_bytes(self._gate.state.weights.size + self._biases.size))
         try:
             self.load_tensors(tensors)
@@ -156,7 +156,7 @@ class NumpyBackend:
             raise InputError(f"weights file {path}: {error}") from error
 
     def state(self) -> Tensors:
-        """All that the next step depends on, and the loss and size of each batch of the epoch so far."""
+        """Copies of everything that the next step depends on, and loss and size of each batch of the epoch so far."""
         losses = np.array(self._losses, np.float64).reshape(-1, 2)
         optimizers = {"weights": self._weight_optimizer.state(), "biases": self._bias_optimizer.state()}
         counts = {name: np.array(count) for name, count in self.guard.counts().items()}
@@ -165,7 +165,7 @@ class NumpyBackend:
         return {name: array.copy() for name, array in flatten(parts).items()}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state."""
+        """Continue from a saved state."""
         state = {name: array.copy() for name, array in saved.items()}
         self._gate.restore(subtree(state, "gate"))
         for owner, optimizer in (("weights", self._weight_optimizer), ("biases", self._bias_optimizer)):
@@ -176,7 +176,7 @@ class NumpyBackend:
         self._resumed = True
 
     def require_finite(self) -> None:
-        """Look at everything: parameters, t, moments and momentum."""
+        """Check parameters, t, moments and momentum. Raises NotFiniteError if a value is not finite."""
         state, none = self._gate.state, np.empty(0)
         weights, biases = self._weight_optimizer.state(), self._bias_optimizer.state()
         pairs = {
@@ -190,20 +190,20 @@ class NumpyBackend:
             raise NotFiniteError(fault, len(self._losses) or None)
 
     def fingerprint(self) -> str:
-        """A hash of the data."""
+        """A hash of training and test data."""
         parts = ((self._train_inputs, self._train_labels), (self._test_inputs, self._test_labels))
         return " ".join(fingerprints.of_samples(*arrays) for arrays in parts)
 
     def place(self) -> str:
-        """The host; how many threads NumPy's linear algebra takes it does not say."""
+        """The host; NumPy does not say how many threads its linear algebra uses."""
         return "cpu"
 
     def versions(self) -> Mapping[str, str]:
-        """NumPy itself trains."""
+        """Empty: NumPy trains."""
         return {}
 
     def load_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Replace all parameters, cast to the run's dtype."""
+        """Load all parameters, cast to the run's dtype. Raises InputError if names, shapes or values do not fit."""
         weights, biases = np.empty_like(self._gate.state.weights), np.empty_like(self._biases)
         views = self._views(weights, biases)
         if missing := sorted(views.keys() ^ tensors.keys()):
@@ -219,7 +219,7 @@ class NumpyBackend:
             view[...] = tensors[name]
         self._gate, self._biases = self._fresh_gate(weights, spec.INITIAL_PRESENCE), biases
 
-    @np.errstate(over="ignore", invalid="ignore")  # a run that diverges is seen by its loss, which is reported
+    @np.errstate(over="ignore", invalid="ignore")  # LossGradient finds values that are not finite
     def _train(
         self,
         batches: Iterable[NDArray[np.intp]],
@@ -228,9 +228,9 @@ class NumpyBackend:
         step: Step,
         after_step: Callable[[], None],
     ) -> float:
-        """One epoch: `step` gets the function θ -> ∂L/∂θ of each batch and the update of w.
+        """Train one epoch; `step` is called with the loss gradient of each batch and the update of w.
 
-        Where that function finds the batch unsound, nothing has been updated yet.
+        The loss gradient raises NotFiniteError before anything is updated.
         """
         if not self._resumed:
             self._losses = []
@@ -245,7 +245,7 @@ class NumpyBackend:
                 self.guard.skip(error.fault, len(self._losses) + 1)
                 self._losses.append((0.0, 0))
             else:
-                self.guard.passed()
+                self.guard.accept()
                 self._biases = self._bias_optimizer.update(self._biases, network.bias_gradient, learning_rate)
                 self._losses.append((network.loss, len(batch)))
                 self._act()
@@ -255,7 +255,7 @@ class NumpyBackend:
         return float(np.average(losses, weights=sizes)) if any(sizes) else math.nan
 
     def _act(self) -> None:
-        """Let the pruning session act after a step that was taken."""
+        """Call the pruning session after a step; name the step if a value is not finite."""
         if self._session is not None:
             try:
                 self._session.after_step()
@@ -263,7 +263,7 @@ class NumpyBackend:
                 raise error.in_step(len(self._losses)) from error
 
     def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:
-        """Latent weights with newly drawn presence parameters, all present."""
+        """A gate on these weights with newly drawn t, all present."""
         presence = np.concatenate(
             [
                 spec.initial_presence(matrix.size, generator(self._config.seed, f"{name}.weight presence"), initial)

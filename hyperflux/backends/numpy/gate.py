@@ -1,4 +1,4 @@
-"""The NumPy backend's gate: the state of `hyperflux.spec` and what a schedule may do with it."""
+"""The NumPy backend's gate: holds the state of `hyperflux.spec`, and a schedule steers it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class NumpyGate:
         steps: Optimizer steps taken.
         pressure: γ of the next step.
         presence_lr: η_t of the next step.
-        pressure_mean: The part of Adam's first moment of t that is pressure; the rest is flux.
+        pressure_mean: Contribution of pressure to Adam's first moment of t; the rest is flux.
     """
 
     def __init__(self, state: State, sizes: Mapping[str, int]) -> None:
@@ -41,15 +41,15 @@ class NumpyGate:
         return self.state.presence.size
 
     def mask(self) -> Mask:
-        """m, (N,)."""
+        """The mask m, bool (N,)."""
         return spec.gate(self.state.presence)
 
     def effective_weights(self) -> Array:
-        """θ, (N,)."""
+        """The effective weights θ = w·m, (N,)."""
         return spec.effective_weights(self.state.weights, self.mask())
 
     def step(self, loss_gradient: Callable[[Array], Array], update_weights: Callable[[Array, Array], Array]) -> None:
-        """One training step under the present pressure and rate of t."""
+        """Take one training step under the current pressure and η_t (see E1 to E6)."""
         self.state = spec.step(
             self.state,
             loss_gradient=loss_gradient,
@@ -65,7 +65,7 @@ class NumpyGate:
     def dense_step(
         self, loss_gradient: Callable[[Array], Array], update_weights: Callable[[Array, Array], Array]
     ) -> None:
-        """One step of w alone, every weight present."""
+        """Take one step of w alone, with every weight present."""
         weights = self.state.weights
         updated = update_weights(weights, loss_gradient(weights))
         self.state = State(updated, self.state.presence, self.state.moments)
@@ -84,7 +84,7 @@ class NumpyGate:
         return np.split(values, np.cumsum(list(self.sizes.values()))[:-1])
 
     def fault(self, latent: bool) -> Fault | None:
-        """The first t that is not finite; with `latent` also the first w."""
+        """The first t that is not finite; with `latent` also the first w. None if all are finite."""
         kinds = {"presence parameter": self.state.presence}
         if latent:
             kinds["latent weight"] = self.state.weights
@@ -92,11 +92,11 @@ class NumpyGate:
             for name, part in zip(self.sizes, self.split(values), strict=True):
                 spoiled = part[~np.isfinite(part)]
                 if len(spoiled):
-                    return Fault(f"a {kind} of {name}", abs(float(spoiled[0])), curable=False)
+                    return Fault(f"a {kind} of {name}", abs(float(spoiled[0])), skippable=False)
         return None
 
     def above(self, level: float) -> int:
-        """Weights whose t is at `level` or above."""
+        """Number of weights whose t is at `level` or above."""
         return int(np.count_nonzero(self.state.presence >= level))
 
     def meet_capacity(self, count: int) -> float:
@@ -111,19 +111,19 @@ class NumpyGate:
         self.state = State(self.state.weights, presence, self.state.moments)
 
     def confirm_masks(self) -> None:
-        """One process trains here."""
+        """Nothing to compare: there is one replica."""
 
     def typical_flux(self) -> float:
-        """Mean over weights of the root of Adam's second moment of t."""
+        """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t."""
         return spec.typical_flux(self.state.moments)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All but pressure and rate, as arrays by name."""
+        """The state as arrays by name, without pressure and η_t."""
         counts = {"taken": np.array(self.steps), "pressure_mean": np.array(self.pressure_mean)}
         own = {"weights": self.state.weights, "presence": self.state.presence}
         return {**counts, **own, **moments_to_arrays(self.state.moments)}
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Continue from what `to_arrays` returned; the schedule sets pressure and rate again."""
+        """Continue from what `to_arrays` returned; the schedule sets pressure and η_t again."""
         self.state = State(saved["weights"], saved["presence"], moments_from_arrays(saved))
         self.steps, self.pressure_mean = int(saved["taken"]), float(saved["pressure_mean"])

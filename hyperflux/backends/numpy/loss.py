@@ -1,4 +1,4 @@
-"""The gradient of a batch's loss, as `hyperflux.spec.step` asks for it."""
+"""The gradient of a batch's loss, as `hyperflux.spec.step` takes it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from hyperflux.spec import Array
 
 
 class LossGradient:
-    """θ -> ∂L/∂θ on one batch; afterwards it also holds the batch's loss and the gradient of the biases.
+    """The function θ -> ∂L/∂θ on one batch, smoothed cross-entropy (see E7).
 
-    Raises NotFiniteError where one of these, θ or the biases is not finite.
+    Attributes:
+        loss: Mean loss of the batch, after a call.
+        bias_gradient: Gradient of the biases, flat, after a call.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class LossGradient:
         self.bias_gradient: Array
 
     def __call__(self, theta: Array) -> Array:
-        """The gradient for θ, (N,)."""
+        """The gradient for θ, (N,). Raises NotFiniteError if it, θ, a bias, its gradient or the loss is not finite."""
         values = self._mlp.forward(theta, self._biases, self._inputs)
         self.loss, logits_gradient = spec.smoothed_cross_entropy(values[-1], self._labels, self._label_smoothing)
         gradient, self.bias_gradient = self._mlp.backward(theta, values, logits_gradient)

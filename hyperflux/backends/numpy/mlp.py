@@ -1,4 +1,4 @@
-"""A multilayer perceptron by hand: ReLU between linear layers, forward and backward."""
+"""A multilayer perceptron written by hand: linear layers with ReLU between them, forward and backward."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ S = TypeVar("S", bound=np.generic)
 
 @dataclass(frozen=True)
 class MLP:
-    """Shapes of a network; its weights (N,) and biases come and go as flat arrays, layer after layer.
+    """The shapes of a network. Its weights (N,) and biases are flat arrays, layer after layer.
 
-    `sizes` are the units of each layer, input and output included: layer i maps sizes[i] to sizes[i + 1] units.
+    Attributes:
+        sizes: Units of each layer, including input and output: layer i maps sizes[i] to sizes[i + 1] units.
     """
 
     sizes: Sequence[int]
@@ -36,7 +37,7 @@ class MLP:
         return sum(inputs * outputs for inputs, outputs in pairwise(self.sizes))
 
     def split_weights(self, weights: NDArray[S]) -> list[NDArray[S]]:
-        """Views of flat weights, or of their mask, as one (outputs, inputs) matrix a layer."""
+        """Views of flat weights, or of their mask, as one (outputs, inputs) matrix per layer."""
         return [
             part.reshape(outputs, inputs)
             for part, (inputs, outputs) in zip(
@@ -47,11 +48,11 @@ class MLP:
         ]
 
     def split_biases(self, biases: Array) -> list[Array]:
-        """Views of the flat biases as one (outputs,) vector a layer."""
+        """Views of the flat biases as one (outputs,) vector per layer."""
         return _split(biases, self.sizes[1:])
 
     def initial(self, seed: int, dtype: np.dtype[np.floating]) -> tuple[Array, Array]:
-        """Flat weights and biases as `hyperflux.models.initial_mlp` draws them."""
+        """Initial flat weights (N,) and biases, as `hyperflux.models.initial_mlp` draws them."""
         drawn = initial_mlp(tuple(self.sizes), seed)
         weights, biases = ([drawn[f"{name}.{part}"].ravel() for name in self.names] for part in ("weight", "bias"))
         return np.concatenate(weights).astype(dtype), np.concatenate(biases).astype(dtype)

@@ -1,4 +1,4 @@
-"""Optimizers of w and of the biases, one object a parameter array, in torch's conventions."""
+"""Optimizers of w and of the biases, one object per array, in torch's conventions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hyperflux.spec import Array, Moments, adam_direction
 
 
 class Optimizer(Protocol):
-    """One array's optimizer: it keeps its own state from step to step."""
+    """The optimizer of one array, with its state."""
 
     def update(self, parameter: Array, gradient: Array, learning_rate: float) -> Array:
         """The parameter after one step, as a new array."""
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What it keeps, by name; nothing before the first step."""
+        """The state as arrays by name; empty before the first step."""
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
 
 
 class SGD:
@@ -42,16 +42,16 @@ class SGD:
         return parameter - learning_rate * gradient
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The velocity, where there is momentum."""
+        """The velocity; empty without momentum or before the first step."""
         return {} if self._velocity is None else {"velocity": self._velocity}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._velocity = state.get("velocity")
 
 
 class Adam:
-    """Adam with the weight decay added to the gradient, as torch.optim.Adam."""
+    """Adam with weight decay added to the gradient, as torch.optim.Adam."""
 
     def __init__(self, weight_decay: float) -> None:
         self.weight_decay = weight_decay
@@ -66,16 +66,16 @@ class Adam:
         return np.asarray(parameter - learning_rate * direction)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Both moments and the steps behind them."""
+        """Both moments and their number of steps; empty before the first step."""
         return {} if self._moments is None else moments_to_arrays(self._moments)
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._moments = moments_from_arrays(state) if state else None
 
 
 def build_optimizer(settings: OptimizerSettings) -> Optimizer:
-    """A fresh optimizer for one array."""
+    """A new optimizer for one array."""
     if settings.name == "adam":
         return Adam(settings.weight_decay)
     return SGD(settings.momentum, settings.nesterov, settings.weight_decay)
@@ -87,5 +87,5 @@ def moments_to_arrays(moments: Moments) -> dict[str, NDArray[Any]]:
 
 
 def moments_from_arrays(state: Mapping[str, NDArray[Any]]) -> Moments:
-    """The moments that `moments_to_arrays` gave."""
+    """The moments from what `moments_to_arrays` returned."""
     return Moments(state["first"], state["second"], int(state["steps"]))

@@ -1,4 +1,4 @@
-"""What telemetry reads of the NumPy backend, and its counters: a `hyperflux.telemetry.recorder.Probe`."""
+"""Telemetry's access to the NumPy backend, with its counters: a `hyperflux.telemetry.recorder.Probe`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hyperflux.telemetry.statistics import LayerArrays
 
 
 class NumpyProbe:
-    """Counts flips of every weight of a gate, (N,)."""
+    """Counts flips of every weight of a gate."""
 
     def __init__(self, gate: NumpyGate) -> None:
         self._gate = gate
@@ -22,7 +22,7 @@ class NumpyProbe:
         self._flips, self._changed_in = np.zeros(gate.total, np.int32), np.zeros(gate.total, np.int16)
 
     def count(self, interval: int) -> None:
-        """Note every weight whose mask is not that of the last call."""
+        """Count the weights whose mask changed since the last call."""
         mask = self._gate.mask()
         changed = mask ^ self._mask
         self._flips += changed
@@ -39,13 +39,13 @@ class NumpyProbe:
         return [LayerArrays(*parts) for parts in zip(names, *arrays, fluxes, strict=True)]
 
     def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
-        """Changes of mask of every layer's weights."""
+        """Flips of each weight, one array per layer."""
         return list(self._gate.split(self._flips))
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The counters, copied."""
+        """Copies of the counters by name."""
         return {"flips": self._flips.copy(), "changed_in": self._changed_in.copy(), "mask": self._mask.copy()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from saved counters."""
+        """Continue from saved counters."""
         self._flips, self._changed_in, self._mask = (state[name].copy() for name in ("flips", "changed_in", "mask"))

@@ -1,4 +1,4 @@
-"""The torch backend of the driver: any network by name, its data and its optimizer, under the gate of Hyperflux."""
+"""The torch backend of the driver: a network by name, its data and its optimizer, under the gate."""
 
 from __future__ import annotations
 
@@ -18,40 +18,48 @@ from hyperflux.backends.base import Evaluation, Tensors
 from hyperflux.backends.torch import state, weights_file
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
-from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch
+from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.threads import threads_for, torch_threads
-from hyperflux.backends.torch.training import BatchPart, Precision, Progress, Tally, choose_device, tally, train_epoch
+from hyperflux.backends.torch.training import (
+    BatchPart,
+    EpochProgress,
+    Precision,
+    Tally,
+    choose_device,
+    tally,
+    train_epoch,
+)
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
-from hyperflux.session.nonfinite import Guard
+from hyperflux.session.nonfinite import NonFiniteGuard
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, raise_on_all_ranks
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
 
 
 class TorchBackend:
-    """A network under training; the contract is `hyperflux.backends.base.Backend`.
+    """Trains a network; the interface is `hyperflux.backends.base.Backend`.
 
-    Each process has the whole network and all data, and trains on its part of every batch; gradients are those of
-    the whole batch (DistributedDataParallel). Batch norm sees its own process's part.
+    Each rank holds the whole network and all data, and trains on its part of every batch. DistributedDataParallel
+    averages gradients over the whole batch; batch norm uses the rank's part only.
     """
 
     def __init__(self, config: RunConfig, processes: ProcessGroup = SINGLE_PROCESS) -> None:
-        """Build model, data and optimizer of `config`. Raises InputError where they do not fit."""
+        """Build model, data and optimizer of `config`. Raises InputError if they do not fit together."""
         self._config, self._processes = config, processes
         self._device = choose_device(config.device, processes.local_rank)
         if self._device.type == "mps" and config.dtype == "float64":
             raise InputError("dtype float64: not available on mps; use --device cpu")
         if self._device.type == "cuda" and processes.size > 1:
-            torch.cuda.set_device(self._device)  # also for what names no device: pinned memory, messages
+            torch.cuda.set_device(self._device)  # for pinned memory and collectives, which name no device
         if self._device.type == "mps" and processes.size > 1:
             raise InputError("device mps: trains in one process; start it without torchrun or use --device cpu")
         self._data: Data = load_data(config, self._device)
@@ -64,16 +72,18 @@ class TorchBackend:
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         weights = sum(parameter.numel() for parameter in self._selected.values())
         self._threads = threads_for(weights, config.batch_size, self._device)
-        self._epoch, self._progress = 0, Progress()
-        self.guard = Guard(config.on_nonfinite)
-        unseen = 1 if self._device.type == "cpu" else STEPS_UNSEEN
+        self._epoch, self._progress = 0, EpochProgress()
+        self.guard = NonFiniteGuard(config.on_nonfinite)
+        max_pending = 1 if self._device.type == "cpu" else MAX_PENDING
         scaled = config.amp == "float16"
-        self._watch = StepWatch(self._model, self.guard, scaled=scaled, steps_unseen=unseen, several=processes.size > 1)
+        self._finite_check = FiniteCheck(
+            self._model, self.guard, scaled=scaled, max_pending=max_pending, multi_process=processes.size > 1
+        )
         self._resumed: dict[str, NDArray[Any]] | None = None
 
     @property
     def samples(self) -> int:
-        """Samples of the training part."""
+        """Number of training samples."""
         return self._data.samples
 
     @property
@@ -83,7 +93,7 @@ class TorchBackend:
 
     @property
     def classes(self) -> int:
-        """Logits a sample."""
+        """Number of classes, which is the number of logits per sample."""
         return self._data.classes
 
     def train_dense(
@@ -98,7 +108,7 @@ class TorchBackend:
         return self._train(batches, learning_rate, label_smoothing, after_step)
 
     def start_gate(self, initial: tuple[float, float]) -> TorchGate:
-        """Draw the presence parameters, by seed and parameter name, and start with a fresh optimizer."""
+        """Draw t by seed and parameter name, and start with a new optimizer."""
         self._renew_optimizer()
         self._gate = TorchGate(self._selected, self._optimizer, self._config.seed, initial, group=self._group)
         return self._gate
@@ -106,7 +116,7 @@ class TorchBackend:
     def start_pruning(
         self, schedule: PruningSchedule[Any], warnings: Warnings, telemetry: str = "off"
     ) -> PruningSession[Any]:
-        """Put the network under a `Pruner` that follows `schedule`, and start with a fresh optimizer."""
+        """Put the network under a `Pruner` that follows `schedule`, with a new optimizer."""
         self._renew_optimizer()
         pruner = Pruner.with_schedule(
             self._model,
@@ -130,7 +140,7 @@ class TorchBackend:
 
     @property
     def _group(self) -> Any:
-        """The process group that compares masks; None in a single process."""
+        """The process group of torch that compares masks; None for a single process."""
         return None if self._processes.size == 1 else distributed.group.WORLD
 
     def train_pruning(
@@ -145,10 +155,10 @@ class TorchBackend:
         return self._train(batches, learning_rate, label_smoothing, after_step)
 
     def evaluate(self) -> Evaluation:
-        """Loss and accuracy on the whole test part, a part of its batches in each process."""
+        """Loss and accuracy on the whole test part; each rank evaluates part of the batches."""
         processes = self._processes
         if processes.size > 1:
-            for buffer in self._model.buffers():  # batch statistics: those of process 0 are the network's
+            for buffer in self._model.buffers():  # rank 0 has the network's batch statistics
                 distributed.broadcast(buffer, src=0)
         batches = self._data.test_batches(slice(processes.rank, None, processes.size))
         with torch_threads(self._threads):
@@ -156,7 +166,7 @@ class TorchBackend:
         return Tally.evaluation(processes.all_gather(own))
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
-        """Mean of g over the whole training part, without mixed precision; images are augmented by draws of its own."""
+        """Mean of g over the training part, without mixed precision; augmentation uses separate random numbers."""
         parameters = self.prunable_parameters()
         totals = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
         size = self._config.batch_size
@@ -179,19 +189,19 @@ class TorchBackend:
         return list(self._selected.values())
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
-        """M of every prunable parameter, in the model's order."""
+        """The mask m of every prunable parameter by name, in the model's order."""
         if self._gate is None:
             return {name: np.ones(tuple(parameter.shape), bool) for name, parameter in self._selected.items()}
         return {name: mask.cpu().contiguous().numpy() for name, mask in self._gate.masks().items()}
 
     def layers(self) -> list[LayerCount]:
-        """Counts of every prunable parameter, in the model's order."""
+        """Prunable and surviving weights of each parameter, in the model's order."""
         if self._gate is not None:
             return self._gate.layers()
         return [LayerCount(name, p.numel(), p.numel()) for name, p in self._selected.items()]
 
     def tensors(self) -> Tensors:
-        """Copies of the parameters, effective weights among them, and of the buffers, such as batch statistics."""
+        """Copies of the parameters, which hold the effective weights, and of the buffers, such as batch statistics."""
         return {name: state.to_array(tensor) for name, tensor in self._model.state_dict().items()}
 
     def load_weights(self, path: str) -> None:
@@ -205,7 +215,7 @@ class TorchBackend:
             self._gate.resync()
 
     def state(self) -> Tensors:
-        """All that the next step depends on, generators included, and the sums of the epoch so far."""
+        """Copies of everything that the next step depends on, with generators, and the sums of the epoch so far."""
         done, scaler = self._progress, self._precision.state()
         counts = {"epoch": self._epoch, "batches": done.batches, **self.guard.counts()}
         randomness = state.randomness(self._device) if done.batches else {}
@@ -221,7 +231,7 @@ class TorchBackend:
         return flatten(parts)
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from a state."""
+        """Continue from a saved state."""
         state.restore_model(self._model, subtree(saved, "model"))
         state.restore_optimizer(self._optimizer, subtree(saved, "optimizer"))
         if scaler := subtree(saved, "scaler"):
@@ -234,9 +244,9 @@ class TorchBackend:
         self._restore_epoch(int(own["batches"]), saved)
 
     def _restore_epoch(self, batches: int, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Go on amid an epoch, each process with its own sums and generators.
+        """Continue within an epoch; each rank restores its own sums and generators.
 
-        Where there were more of them, or fewer, the first takes all sums, and the generators of each start anew.
+        If the number of ranks has changed, rank 0 takes all sums, and every rank seeds new generators.
         """
         count = len({name.partition("/")[0] for name in saved if name.startswith("process ")})
         every = [subtree(saved, f"process {number}") for number in range(count)]
@@ -246,24 +256,24 @@ class TorchBackend:
         self._resumed = None if not batches else subtree(every[rank], "randomness") if alike else {}
 
     def require_finite(self) -> None:
-        """Look at everything: parameters, buffers, the optimizer's state and the gate's."""
+        """Check parameters, buffers and the states of optimizer and gate. All ranks raise NotFiniteError together."""
         with raise_on_all_ranks(self._processes):
             kept = {} if self._gate is None else self._gate.named_tensors()
-            self._watch.require_finite(self._optimizer, kept, self._progress.batches or None)
+            self._finite_check.require_finite(self._optimizer, kept, self._progress.batches or None)
 
     def fingerprint(self) -> str:
-        """A hash of the data."""
+        """A hash of training and test data."""
         return self._data.fingerprint()
 
     def place(self) -> str:
-        """The GPU's name, or the host and torch's threads there, and how many of them."""
+        """The GPU's name, or the device and its threads; with several ranks also their number."""
         several = f", {self._processes.size} processes" if self._processes.size > 1 else ""
         if self._device.type == "cuda":
             return f"cuda ({torch.cuda.get_device_name(self._device)}){several}"
         return f"{self._device.type} with {self._threads} thread{'s'[: self._threads > 1]}{several}"
 
     def versions(self) -> Mapping[str, str]:
-        """The library that trains."""
+        """The version of torch."""
         return {"torch": torch.__version__}
 
     def _train(
@@ -276,7 +286,7 @@ class TorchBackend:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         if self._resumed is None:
-            self._epoch, self._progress = self._epoch + 1, Progress()
+            self._epoch, self._progress = self._epoch + 1, EpochProgress()
         progress, randomness, self._resumed = self._progress, self._resumed, None
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         order = list(batches)
@@ -296,31 +306,31 @@ class TorchBackend:
                 after_step,
                 progress,
                 parts,
-                self._watch,
+                self._finite_check,
             )
-        self._progress = Progress()
+        self._progress = EpochProgress()
         everyone = self._processes.all_gather((progress.loss, progress.samples))
         samples = sum(samples for _, samples in everyone)
         return sum(loss for loss, _ in everyone) / samples if samples else math.nan
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:
-        """The network as it is trained: in several processes one of the replicas."""
+        """The forward pass in training: replicated if there are several ranks, compiled if set."""
         model: nn.Module = self._model
         if self._processes.size > 1:
             model = DistributedDataParallel(model, device_ids=[self._device] if self._device.type == "cuda" else None)
         return torch.compile(model) if self._config.compile else model
 
     def _own_part(self, batch: int) -> BatchPart:
-        """What this process takes of a batch of so many samples."""
+        """This rank's part of a batch of `batch` samples."""
         return BatchPart.of(batch, self._processes.rank, self._processes.size)
 
     def _own_rows(self, batch: int) -> slice:
-        """The rows of that."""
+        """The rows of that part."""
         return self._own_part(batch).rows
 
     def _with_randomness(self, batches: Iterator[Any], saved: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
-        """Batches, with the generators as they were saved once the first is there: loading may draw as it begins."""
+        """The batches; restores the generators after the first is loaded, because loading may draw random numbers."""
         for number, batch in enumerate(batches):
             if number == 0:
                 state.restore_randomness(self._device, saved)
@@ -334,9 +344,10 @@ class TorchBackend:
 
     @contextmanager
     def _own_randomness(self, batch: int = 0) -> Iterator[None]:
-        """Dropout and the like are drawn by seed, epoch and process, and the user's generators stay as they are.
+        """Within this context random numbers, for example of dropout, depend on seed, epoch and rank.
 
-        An epoch that goes on with other processes from a later batch draws other numbers than from its start.
+        The caller's generators stay unchanged. If an epoch continues from a later batch with another number of ranks,
+        its numbers differ from those of an uninterrupted epoch.
         """
         devices = [self._device] if self._device.type == "cuda" else []
         name = f"randomness of epoch {self._epoch}"

@@ -1,7 +1,7 @@
 """The capacity gate on tensors (E12): the k-th largest t of a whole network, and the shift that puts it at the gate.
 
-The network is neither sorted nor copied: elements outside a bracket are only counted, those within are ranked. On a CPU
-NumPy does the work on the tensors' own memory: it compares and picks elements several times faster than torch.
+The network is neither sorted nor copied: elements outside a bracket are counted, elements within are ranked. On a CPU
+NumPy works on the tensors' memory, because it compares and selects elements several times faster than torch.
 """
 
 from __future__ import annotations
@@ -18,26 +18,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 1 << 17
-"""Elements compared at once on a CPU, few enough for its caches."""
+"""Elements per comparison on a CPU, few enough for its caches."""
 MAX_COPIED = 1 << 20
-"""Elements within the bracket from which it is halved, before those that are left are copied and ranked; compared at
-once elsewhere.
-"""
+"""A bracket with more elements is halved before its elements are copied and ranked. Off the CPU also the elements per
+comparison."""
 WIDER = 4
-"""How much wider the second bracket is than the first."""
+"""Width of the second bracket, as a multiple of the first."""
 
 Values = Tensor | NDArray[np.floating[Any]]
 
 
-def meet_capacity(presence: Sequence[Tensor], kept: int, near: float = math.inf) -> float:
-    """Lower every t in place by τ, the `kept`-th largest of all, so that exactly `kept` are present; gives τ: see E12.
+def meet_capacity(presence: Sequence[Tensor], count: int, near: float = math.inf) -> float:
+    """Lower every t in place by τ, the `count`-th largest of all, so that exactly `count` are present (see E12).
 
-    Of equal t at the gate the first stay: tensors in the order given, elements in row-major order. τ is looked for
-    within `near` of 0 first, which saves time where it is there.
+    Among equal t at the gate the first stay present: tensors in the given order, elements in row-major order.
+
+    Args:
+        presence: t of each parameter, of one dtype.
+        count: Number of weights to be present, from 1 to N.
+        near: τ is searched within this distance of 0 first, which is faster if it lies there.
+
+    Returns:
+        τ.
     """
-    tau, reached = kth_largest(presence, kept, near)
+    tau, not_below = kth_largest(presence, count, near)
     torch._foreach_sub_(list(presence), tau)
-    surplus = reached - kept
+    surplus = not_below - count
     for t in reversed(presence):
         if surplus == 0:
             break
@@ -50,9 +56,9 @@ def meet_capacity(presence: Sequence[Tensor], kept: int, near: float = math.inf)
 
 
 def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tuple[float, int]:
-    """The `k`-th largest element of all `parts`, of one dtype, and how many are not below it; waits for the device.
+    """The `k`-th largest element of all `parts`, and the number of elements not below it; waits for the device.
 
-    It is looked for within [−near, near] first, then in a wider bracket, then everywhere.
+    The search starts within [−near, near], continues in a wider bracket, then everywhere.
     """
     blocks = [block for part in parts for block in _blocks(part)]
     brackets = (_Bracket.of(blocks, -reach, reach) for reach in (near, WIDER * near) if math.isfinite(reach))
@@ -69,9 +75,14 @@ def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tupl
 
 @dataclass(frozen=True)
 class _Bracket:
-    """The numbers from `low` to `high`: how many elements are `above` and how many within, and what these are.
+    """The interval from `low` to `high`.
 
-    Where more than `MAX_COPIED` are within, `elements` are some of them.
+    Attributes:
+        low: Lower end, included.
+        high: Upper end, included.
+        above: Number of elements above it.
+        count: Number of elements within.
+        elements: The elements within, by block; only some of them if there are more than `MAX_COPIED`.
     """
 
     low: float
@@ -100,42 +111,42 @@ class _Bracket:
         return self.above < k <= self.above + self.count
 
     def kth(self, k: int) -> tuple[float, int]:
-        """The k-th largest element, and how many are not below it, where all elements are at hand.
+        """The k-th largest element, and the number of elements not below it; needs all elements within.
 
-        NumPy sorts: its partition takes forty times as long where most elements are equal, as the pruned ones are that
-        magnitude leaves.
+        NumPy sorts instead of partitioning, which takes forty times as long if most elements are equal, as t of pruned
+        weights are in magnitude pruning.
         """
         device = next((part.device for part in self.elements if isinstance(part, Tensor)), None)
-        together: Any
+        merged: Any
         if device is None:
-            together = np.sort(np.concatenate(self.elements))
+            merged = np.sort(np.concatenate(self.elements))
         else:
-            together = torch.cat([torch.as_tensor(part, device=device) for part in self.elements]).sort().values
-        found = float(together[self.count - (k - self.above)])
-        return found, self.above + int(_nonzero(together >= found))
+            merged = torch.cat([torch.as_tensor(part, device=device) for part in self.elements]).sort().values
+        found = float(merged[self.count - (k - self.above)])
+        return found, self.above + int(_nonzero(merged >= found))
 
     def kth_of_equals(self, blocks: Sequence[Any], k: int) -> tuple[float, int]:
-        """The same where many elements are within and few of them differ, which no halving tells apart."""
+        """The same for a bracket that cannot be halved: many elements within, with few distinct values."""
         times: Counter[float] = Counter()
         for block in blocks:
             times.update(_times(_chosen(block, (block >= self.low) & (block <= self.high))))
-        found, reached = math.nan, self.above
+        found, not_below = math.nan, self.above
         for value in sorted(times, reverse=True):
-            if reached >= k:
+            if not_below >= k:
                 break
-            found, reached = value, reached + times[value]
-        return found, reached
+            found, not_below = value, not_below + times[value]
+        return found, not_below
 
 
 def _blocks(tensor: Tensor) -> list[Values]:
-    """All elements in some order, in blocks, on a CPU as arrays that share the tensor's memory."""
+    """All elements in any order, in blocks; on a CPU as arrays that share the tensor's memory."""
     flat = tensor.view(-1) if tensor.is_contiguous() else tensor.permute(*_from_slowest(tensor)).reshape(-1)
     values, size = (flat.detach().numpy(), BLOCK) if flat.device.type == "cpu" else (flat, MAX_COPIED)
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _from_slowest(tensor: Tensor) -> list[int]:
-    """The dimensions in the order of memory, so that flattening copies nothing of a tensor without gaps."""
+    """The dimensions in memory order, in which a tensor without gaps is flattened without a copy."""
     return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
 
 
@@ -148,13 +159,13 @@ def _nonzero(mask: Any) -> Any:
 
 
 def _total(counts: Sequence[Any]) -> int:
-    """The sum of counts; waits for every device once."""
+    """The sum of counts; waits once per device."""
     device = next((count.device for count in counts if isinstance(count, Tensor)), None)
     return int(sum(count.to(device) if isinstance(count, Tensor) else count for count in counts))
 
 
 def _times(block: Any) -> dict[float, int]:
-    """How often each value is there."""
+    """The number of occurrences of each value."""
     values, times = (np if isinstance(block, np.ndarray) else torch).unique(block, return_counts=True)
     return dict(zip(values.tolist(), times.tolist(), strict=True))
 

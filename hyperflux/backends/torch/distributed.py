@@ -1,4 +1,4 @@
-"""A group of processes over `torch.distributed`: as torchrun starts them, gloo on CPUs and nccl on GPUs."""
+"""The process group over `torch.distributed`, as torchrun starts it: gloo on CPUs, nccl on GPUs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hyperflux.errors import InputError, Interrupted, RunError
 T = TypeVar("T")
 
 LOST = ("gloo", "Connection closed", "Connection reset", "NCCL", "Broken pipe")
-"""What torch says where another process is gone, in a RuntimeError of no class of its own."""
+"""Words of torch's plain RuntimeError after another rank has ended."""
 
 UNUSED = "Expected to have finished reduction in the prior iteration"
-"""What DistributedDataParallel says where a parameter got no gradient."""
+"""Words of DistributedDataParallel's error if a parameter gets no gradient."""
 
 
 class TorchProcessGroup:
@@ -31,19 +31,19 @@ class TorchProcessGroup:
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all processes."""
+        """The values of all ranks, in order of rank."""
         values: list[T | None] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
     def broadcast(self, value: T) -> T:
-        """The value of process 0."""
+        """The value of rank 0."""
         values = [value]
         distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
     def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
-        """The largest of each number."""
+        """The largest of each number over all ranks."""
         largest = torch.tensor(numbers)
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return largest.tolist()
@@ -51,21 +51,24 @@ class TorchProcessGroup:
 
 @contextmanager
 def torch_process_group() -> Iterator[TorchProcessGroup]:
-    """Join the group that the environment describes (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and leave it.
+    """Within this context, join the process group that the environment describes.
 
-    Raises InputError where it can't be joined and for models that it can't train, RunError where another process ended
-    before this one was done with it.
+    The environment gives RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+    Raises:
+        InputError: The group cannot be joined, or the model cannot be trained by it.
+        RunError: Another rank ended early.
     """
     try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
         )
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"processes: can't be brought together ({error}); start them with torchrun") from error
+        raise InputError(f"process group: cannot be joined ({error}); start all processes with torchrun") from error
     processes = TorchProcessGroup()
     try:
         yield processes
-    except Interrupted:  # of all processes together
+    except Interrupted:  # raised on all ranks
         distributed.destroy_process_group()
         raise
     except RuntimeError as error:
@@ -77,28 +80,28 @@ def torch_process_group() -> Iterator[TorchProcessGroup]:
 
 
 def explained(error: RuntimeError, rank: int) -> InputError | RunError | None:
-    """What torch's own error means where processes train together; None where it means nothing special."""
+    """The error for the user that stands for torch's error in a process group; None if torch's is to be raised."""
     if isinstance(error, RunError):
         return None
     if UNUSED in str(error):
-        refusal = InputError("model: has parameters without a part in its output; train it in one process alone")
+        refusal = InputError("model: has parameters that do not affect its output; train it in a single process")
         refusal.reported_elsewhere = rank > 0
         return refusal
     if isinstance(error, distributed.DistError) or any(words in str(error) for words in LOST):
         return RunError(
-            f"process {rank}: another process of this run has ended ({_reason(error)}); a run that had begun goes on "
+            f"rank {rank}: another rank of this run has ended ({_reason(error)}); if the run had started, continue it "
             "with hyperflux prune --resume --out FOLDER"
         )
     return None
 
 
 def _reason(error: RuntimeError) -> str:
-    """Its first sentence, without the place in torch's own source."""
+    """The error's first sentence, without the place in torch's source."""
     return re.sub(r"^\[[^]]*\] *", "", str(error)).partition(". ")[0]
 
 
 def process_group_of(model: nn.Module) -> Any:
-    """The group in which DistributedDataParallel reduces the gradients of `model`; None where it doesn't."""
+    """The group in which DistributedDataParallel reduces the gradients of `model`; None without it."""
     while not isinstance(model, DistributedDataParallel):
         inner = model.module if isinstance(model, DataParallel) else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
@@ -108,9 +111,15 @@ def process_group_of(model: nn.Module) -> Any:
 
 
 def require_same_masks(masks: Mapping[str, Tensor], group: Any, step: int) -> None:
-    """Compare masks, name -> bool tensor, over all processes of `group`; waits for the device.
+    """Compare masks over all ranks of `group` by their hashes; waits for the device.
 
-    Raises RunError in each of them, with the parameter's name, where they are not the same.
+    Args:
+        masks: Bool tensors by parameter name.
+        group: torch's process group.
+        step: Optimizer steps taken, for the message.
+
+    Raises:
+        RunError: A mask differs between ranks; raised on all of them, with the parameter's name.
     """
     digests = [digest(mask) for mask in masks.values()]
     own = torch.stack([each.to(digests[0].device) for each in digests])
@@ -121,18 +130,18 @@ def require_same_masks(masks: Mapping[str, Tensor], group: Any, step: int) -> No
         return
     name = list(masks)[int(differs.any(0).nonzero()[0])]
     others = differs.any(1).nonzero().flatten().tolist()
-    parted = RunError(
-        f"{name}: after step {step} its mask in process {others[0]} is not that of process 0; all processes must start "
-        "with the same weights and seed, and reduce their gradients before each step (DistributedDataParallel)"
+    failure = RunError(
+        f"{name}: after step {step} its mask on rank {others[0]} differs from rank 0; start all ranks with the same "
+        "weights and seed, and reduce their gradients before each step (DistributedDataParallel)"
     )
-    parted.reported_elsewhere = distributed.get_rank(group) > 0
-    raise parted
+    failure.reported_elsewhere = distributed.get_rank(group) > 0
+    raise failure
 
 
 def digest(mask: Tensor) -> Tensor:
-    """A hash of 64 bits of a bool tensor's elements in row-major order, () int64, on its device: the same on any.
+    """A 64-bit hash of a bool tensor's elements in row-major order, equal on all devices: () int64 on its device.
 
-    Words of eight elements are mixed with their place, much as SplitMix64 does (Steele, Lea, Flood 2014), and added up.
+    Words of eight elements are mixed with their position, as in SplitMix64 (Steele, Lea, Flood 2014), and added up.
     """
     flat = mask.flatten().view(torch.uint8)
     words = nn.functional.pad(flat, (0, -len(flat) % 8)).view(torch.int64)

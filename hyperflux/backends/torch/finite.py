@@ -1,4 +1,4 @@
-"""Whether everything in a training step on torch is finite: one fused pass a step, looked at later on a GPU."""
+"""Checks that every training step is finite: one fused pass per step, whose result a GPU delivers later."""
 
 from __future__ import annotations
 
@@ -8,80 +8,96 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-from hyperflux.session.nonfinite import Fault, Guard, NotFiniteError
+from hyperflux.session.nonfinite import Fault, NonFiniteGuard, NotFiniteError
 
-STEPS_UNSEEN = 20
-"""Steps whose figures stay on a GPU before they are looked at together; on the CPU every step is looked at."""
+MAX_PENDING = 20
+"""Steps whose norms stay on a GPU until they are checked together; on a CPU every step is checked at once."""
 
 
-class StepWatch:
-    """Sees every step of `model`: its parameters, the buffers after the forward pass, the loss and the gradients.
+class FiniteCheck:
+    """Checks parameters, loss and gradients of every step, and the buffers after its forward pass.
 
-    Buffers that are not finite from the start, such as a mask of -inf, are meant so and left out. Of all but the loss
-    it takes the 2-norm, so that squares that overflow count as not finite, as they would for Adam. The first step in
-    which one is not finite is found exactly, whenever it is looked at. Where `guard` skips steps,
-    each is looked at before it is taken. With `scaled` gradients a GradScaler skips steps by itself. Where `several`
-    processes train together, each sees the sums of what all have, and so all come to the same judgement.
+    It checks 2-norms, so squares that overflow count as not finite, as they would in Adam. Buffers that are not finite
+    from the start, such as a mask of -inf, are not checked. The first non-finite step is identified exactly, even if it
+    is checked later. If `guard` skips steps, each step is checked before it is taken.
     """
 
     def __init__(
-        self, model: nn.Module, guard: Guard, *, scaled: bool, steps_unseen: int, several: bool = False
+        self, model: nn.Module, guard: NonFiniteGuard, *, scaled: bool, max_pending: int, multi_process: bool = False
     ) -> None:
-        self._guard, self._scaled, self._steps_unseen, self._several = guard, scaled, steps_unseen, several
+        """Prepare to check a model.
+
+        Args:
+            model: The model, before its first step.
+            guard: Decides about non-finite steps.
+            scaled: Whether a GradScaler scales gradients, and skips steps whose gradients overflow.
+            max_pending: Steps checked together if `guard` stops the run instead of skipping steps.
+            multi_process: Whether several ranks train together; they add up their norms, so that all decide alike.
+        """
+        self._guard, self._scaled, self._max_pending, self._multi_process = guard, scaled, max_pending, multi_process
         self._buffers = list(model.buffers())
-        self._kept = [buffer.clone() for buffer in self._buffers] if guard.skips else []
+        self._kept = [buffer.clone() for buffer in self._buffers] if guard.may_skip else []
         parameters = {name: p for name, p in model.named_parameters() if p.numel()}
         buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.numel()}
         statistics = {name: b for name, b in buffers.items() if bool(torch.isfinite(b).all())}
         self._parameters = list(parameters.values())
         self._fixed = [*self._parameters, *statistics.values()]
         self._zero = torch.zeros((), dtype=self._fixed[0].dtype, device=self._fixed[0].device)
-        # In the order of blame. A gradient that is not finite spoils those of the layers before it: last ones first.
+        # Causes first. A non-finite gradient spoils those of the layers before it, so the last layer comes first.
         self._names = [f"the parameter {name}" for name in parameters] + [f"the buffer {name}" for name in statistics]
         self._names += ["the loss", *(f"the gradient of {name}" for name in reversed(parameters))]
-        self._seen: list[tuple[int, Tensor]] = []
+        self._pending: list[tuple[int, Tensor]] = []
 
     @torch.no_grad()
     def before_forward(self) -> None:
-        """Keep what the forward pass changes, where the step may be skipped."""
+        """If the step may be skipped, save the buffers, which the forward pass changes."""
         if self._kept:
             torch._foreach_copy_(self._kept, self._buffers)
 
     @torch.no_grad()
-    def permits(self, loss: Tensor, step: int) -> bool:
-        """After the backward pass of a step of the epoch: whether to take it. Raises NotFiniteError."""
+    def allows(self, loss: Tensor, step: int) -> bool:
+        """Check a step after its backward pass; returns whether to take it.
+
+        Args:
+            loss: Loss of the batch.
+            step: The step of the epoch, from 1.
+
+        Raises:
+            NotFiniteError: `guard` stops the run.
+        """
         gradients = [self._zero if p.grad is None else p.grad for p in reversed(self._parameters)]
         norms = list(torch._foreach_norm([*self._fixed, *gradients]))
         norms.insert(len(self._fixed), loss.detach().abs().to(self._zero.dtype))
-        together = torch.stack(norms)
-        if self._several:
-            distributed.all_reduce(together)
-        self._seen.append((step, together))
-        if not self._guard.skips:
-            if len(self._seen) >= self._steps_unseen:
-                self.look()
+        stacked = torch.stack(norms)
+        if self._multi_process:
+            distributed.all_reduce(stacked)
+        self._pending.append((step, stacked))
+        if not self._guard.may_skip:
+            if len(self._pending) >= self._max_pending:
+                self.check()
             return True
-        permitted = self.look()
-        if not permitted and self._kept:
+        allowed = self.check()
+        if not allowed and self._kept:
             torch._foreach_copy_(self._buffers, self._kept)
-        return permitted
+        return allowed
 
-    def look(self) -> bool:
-        """Judge the steps that were not looked at; waits for the device. Gives whether the last of them is to be taken.
+    def check(self) -> bool:
+        """Check the pending steps; waits for the device. Returns whether to take the last one.
 
-        Raises NotFiniteError for the first that stops the run.
+        Raises:
+            NotFiniteError: `guard` stops the run.
         """
-        seen, self._seen = self._seen, []
+        seen, self._pending = self._pending, []
         if not seen:
             return True
         if math.isfinite(float(torch.stack([norms for _, norms in seen]).sum())):
-            self._guard.passed()
+            self._guard.accept()
             return True
         return [self._judge(step, norms.tolist()) for step, norms in seen][-1]
 
     def require_finite(self, optimizer: torch.optim.Optimizer, others: Mapping[str, Tensor], step: int | None) -> None:
-        """Check the steps not yet checked, the optimizer's state and `others`, by name. Raises NotFiniteError."""
-        self.look()
+        """Check the pending steps, the model, the optimizer's state and `others`, by name. Raises NotFiniteError."""
+        self.check()
         tensors = dict(zip(self._names, self._fixed, strict=False))
         for name, parameter in zip(self._names, self._parameters, strict=False):
             kept = optimizer.state.get(parameter, {}).items()
@@ -93,11 +109,11 @@ class StepWatch:
     def _judge(self, step: int, norms: Sequence[float]) -> bool:
         index = next((index for index, norm in enumerate(norms) if not math.isfinite(norm)), None)
         if index is None:
-            self._guard.passed()
+            self._guard.accept()
             return True
-        fault = Fault.of_norm(self._names[index], norms[index], curable=index >= len(self._parameters))
+        fault = Fault.of_norm(self._names[index], norms[index], skippable=index >= len(self._parameters))
         if self._scaled and index > len(self._fixed):
-            self._guard.leave_to_scaler(fault, step)
+            self._guard.count_scaler_skip(fault, step)
             return True
         self._guard.skip(fault, step)
         return False
@@ -105,16 +121,16 @@ class StepWatch:
 
 @torch.no_grad()
 def first_fault(tensors: Mapping[str, Tensor]) -> Fault | None:
-    """The first tensor with a value that is not finite; waits for the device once where there is none.
+    """The first tensor with a non-finite value; None if there is none. Waits for the device once if all are finite.
 
-    A sum is the cheapest look at all values: it is not finite where one of them isn't.
+    A sum is the cheapest test: it is not finite if one of the values is not.
     """
     floating = {what: t for what, t in tensors.items() if t.is_floating_point() and t.numel()}
     sums = [tensor.sum() for tensor in floating.values()]
-    together = torch.stack([found.to(sums[0].device, torch.float32) for found in sums]).tolist()
-    for (what, tensor), found in zip(floating.items(), together, strict=True):
+    stacked = torch.stack([found.to(sums[0].device, torch.float32) for found in sums]).tolist()
+    for (what, tensor), found in zip(floating.items(), stacked, strict=True):
         if not math.isfinite(found):
             spoiled = tensor[~torch.isfinite(tensor)]
             if len(spoiled):
-                return Fault(what, abs(float(spoiled[0])), curable=False)
+                return Fault(what, abs(float(spoiled[0])), skippable=False)
     return None

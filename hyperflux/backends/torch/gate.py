@@ -1,13 +1,13 @@
 """The gate around an optimizer: hooks before and after `step` that keep θ = w·m in the module's parameters.
 
 Between steps a parameter holds the effective weights θ, so that forward, backward, evaluation, `state_dict`, deepcopy
-and averaging see a plain sparse network. Inside `optimizer.step()` it points at the latent weights w:
+and averaging use a plain sparse network. Inside `optimizer.step()` it points at the latent weights w:
 
-    before  g is read, t moves on κ g w + γ/N, the gradient becomes g·m, the parameter points at w
-    step    the user's optimizer updates w, with its own momentum and weight decay
-    after   the parameter points at its own storage again, which gets θ = w·m under the new mask
+    before  t moves by a step on κ g w + γ/N, the gradient becomes g·m, the parameter points at w
+    step    the user's optimizer updates w, with its momentum and weight decay
+    after   the parameter points at its own storage again, and θ = w·m is written there with the new mask
 
-This is the autograd of E1 to E5 with separate w and t, to the bit, without its cost.
+The results equal those of autograd through E1 to E5 with separate w and t, to the bit, at less cost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hyperflux.backends.torch.distributed import require_same_masks
 from hyperflux.backends.torch.finite import first_fault
 from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate
-from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_wide_state, require_hooks
+from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_state_dtype, require_hooks
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.errors import InputError
 from hyperflux.schedules.base import LayerCount
@@ -35,14 +35,14 @@ from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import INITIAL_PRESENCE
 
 KINDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
-"""What a gate keeps per weight, in words for a message."""
+"""Tensors that a gate keeps per parameter, with words for messages."""
 NEAR = 0.5
-"""Where the k-th largest t is looked for first: this share of how far t goes between control steps, around the gate."""
+"""The k-th largest t is searched first within this share of t's travel between control steps, around 0."""
 
 
 @dataclass
 class _Entry:
-    """One prunable parameter, and how its storage looked after the last step."""
+    """A prunable parameter, with the version and address of its storage after the last step."""
 
     name: str
     parameter: nn.Parameter
@@ -58,23 +58,29 @@ class _Entry:
         return self.version != self.parameter._version or self.pointer != self.parameter.data_ptr()
 
     def holds_effective(self) -> bool:
-        """Whether the parameter still is θ = w·m, bit for bit; NaN equals NaN."""
+        """Whether the parameter still equals θ = w·m bit for bit; NaN equals NaN."""
         expected = torch.empty_like(self.parameter)
         self.state.write_effective(expected)
         return bool(((expected == self.parameter) | (expected.isnan() & self.parameter.isnan())).all())
 
 
 class TorchGate:
-    """Parameters under the gate of Hyperflux while `optimizer` trains them: a `hyperflux.schedules.base.Gate`.
+    """Parameters under the gate while an optimizer trains them: a `hyperflux.session.pruning.SessionGate`.
 
-    `pressure` (γ) and `presence_lr` (η_t) are what the next step applies; with a rate of None, t and its moments stay
-    as they are. N is the number of all weights of `parameters`. The first t are drawn from `initial`. `steps` counts
-    optimizer steps that took place: one that a GradScaler skipped is none. After each of them `after_step` is called,
-    which may meet a capacity; θ is written after that, and so the parameters are not to be read in it. A parameter
-    without a gradient stays as it is for that step, its t included; capacity shifts its t with all others. With
-    `check_contents` the next step first compares every parameter with what the last one left, which finds writes
-    through `.data`; other writes are found without it. `group` is the process group of the replicas that are trained
-    together, if there are several. w and t are in the widest dtype of all parameters, at least float32.
+    w and t have the widest dtype of all parameters, at least float32. In a step, a parameter without a gradient keeps
+    its w and t; capacity shifts its t with all others. Every step raises InputError if a parameter was changed outside
+    the optimizer; writes through `.data` are found only with `check_contents`.
+
+    Attributes:
+        pressure: γ of the next step.
+        presence_lr: η_t of the next step; None freezes t and its moments.
+        steps: Optimizer steps taken; skipped steps do not count.
+        total: N, the number of weights of all parameters.
+        states: The state of every parameter by name; the tensors are those in use, not copies.
+        after_step: Called after every step. It may call `meet_capacity`, but must not read the parameters, because θ is
+            written afterwards.
+        check_contents: Whether the next step compares the contents of every parameter with θ.
+        last_capacity: Step of the last `meet_capacity`.
     """
 
     def __init__(
@@ -85,7 +91,18 @@ class TorchGate:
         initial: tuple[float, float] = INITIAL_PRESENCE,
         group: Any = None,
     ) -> None:
-        """Draw t for every parameter and register the hooks. Raises InputError for an optimizer without step hooks."""
+        """Draw t for every parameter and register the hooks.
+
+        Args:
+            parameters: The prunable parameters by name.
+            optimizer: The optimizer that trains them.
+            seed: Seed of t.
+            initial: Interval of the first t (see E2).
+            group: torch's process group of the replicas, if there are several.
+
+        Raises:
+            InputError: The optimizer runs no step hooks, or needs a closure.
+        """
         require_hooks(optimizer)
         self.pressure = 0.0
         self.presence_lr: float | None = 0.0
@@ -99,7 +116,6 @@ class TorchGate:
             for name, parameter in parameters.items()
         }
         self.states = {name: entry.state for name, entry in self._entries.items()}
-        """The state of every parameter by name; the tensors are those in use, not copies."""
         self._kernels = Kernels()
         self._active: list[tuple[_Entry, Tensor, Tensor]] = []
         self._unwritten: list[_Entry] = []
@@ -109,7 +125,7 @@ class TorchGate:
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            *keep_wide_state(optimizer, self._wide),
+            *keep_state_dtype(optimizer, self._wider_latents),
         ]
         self.write_effective()
 
@@ -119,7 +135,7 @@ class TorchGate:
         return [*tensors, *self._kernels.buffers()]
 
     def masks(self) -> dict[str, Tensor]:
-        """M of every parameter, bool."""
+        """The mask m of every parameter by name, bool."""
         return {name: state.mask() for name, state in self.states.items()}
 
     def layers(self) -> list[LayerCount]:
@@ -136,16 +152,16 @@ class TorchGate:
         return sum(layer.surviving for layer in self.layers())
 
     def fault(self, latent: bool) -> Fault | None:
-        """The first t that is not finite; with `latent` also the first w. Waits for the device."""
+        """The first t that is not finite, with `latent` also the first w, or None. Waits for the device."""
         return first_fault(self.named_tensors(("presence", "latent") if latent else ("presence",)))
 
     def named_tensors(self, kinds: Iterable[str] = KINDS) -> dict[str, Tensor]:
-        """The tensors of some `kinds`, for all parameters, each under words for a message."""
+        """The tensors of some `kinds` for all parameters, by their names in messages."""
         kept = {name: state.tensors() for name, state in self.states.items()}
         return {f"a {KINDS[kind]} of {name}": tensors[kind] for kind in kinds for name, tensors in kept.items()}
 
     def above(self, level: float) -> int:
-        """Weights whose t is at `level` or above; waits for the device."""
+        """Number of weights whose t is at `level` or above; waits for the device."""
         return sum(int(torch.count_nonzero(state.presence >= level)) for state in self.states.values())
 
     @torch.no_grad()
@@ -164,38 +180,38 @@ class TorchGate:
             state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
 
     def confirm_masks(self) -> None:
-        """Raise RunError with the parameter's name if the replicas hold different masks; waits for the device."""
+        """Raise RunError, with a parameter's name, if replicas hold different masks; waits for the device."""
         if self._group is not None:
             require_same_masks(self.masks(), self._group, self.steps)
 
     @torch.no_grad()
     def typical_flux(self) -> float:
-        """Mean over weights of the root of Adam's second moment of t; waits for the device."""
+        """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
         return sum(float(state.root_of_second_moment().sum()) for state in self.states.values()) / self.total
 
     @torch.no_grad()
     def write_effective(self) -> None:
-        """Write θ = w·m into every parameter, into its own storage also after a step that was broken off."""
+        """Write θ = w·m into every parameter's own storage, even if the last step raised an error."""
         self._point_back()
         for entry in self._entries.values():
-            self._follow(entry)
+            self._follow_move(entry)
         self._write(self._entries.values())
 
     def verify(self) -> None:
-        """Raise InputError where a parameter is not what the last step left; waits for the device."""
+        """Raise InputError if a parameter was changed since the last step; waits for the device."""
         self._restore()
         for entry in self._entries.values():
             self._require_untouched(entry)
 
     def resync(self) -> None:
-        """Take the parameters' present values as the latent weights, and write θ = w·m back.
+        """Take the parameters' current values as the latent weights, and write θ = w·m back.
 
-        A pruned weight whose parameter is 0 keeps its latent value: a sparse checkpoint says nothing about it.
+        A pruned weight whose parameter is 0 keeps its latent value, because a sparse checkpoint does not contain it.
         """
         self._restore()
         with torch.no_grad():
             for entry in self._entries.values():
-                self._follow(entry)
+                self._follow_move(entry)
                 values = entry.parameter.to(entry.state.latent.dtype)
                 unknown = (values == 0) & (entry.state.presence < 0)
                 entry.state.latent.copy_(torch.where(unknown, entry.state.latent, values))
@@ -217,12 +233,12 @@ class TorchGate:
         if closure is not None:
             raise InputError(
                 "optimizer.step(closure): a closure would evaluate the latent weights instead of the pruned network; "
-                "call backward() before, and step() without it"
+                "call backward() first, then step() without a closure"
             )
         self._restore()
         found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         if found_inf is not None and found_inf.item():
-            return  # a GradScaler lets a fused optimizer skip this step by itself
+            return  # gradients overflowed: the fused optimizer skips this step
         self._stepping = True
         with torch.no_grad():
             self._begin(scale)
@@ -234,7 +250,7 @@ class TorchGate:
             if self.check_contents or entry.was_touched():
                 self._require_untouched(entry)
         for entry in entries:
-            self._follow(entry)
+            self._follow_move(entry)
         updates = [_update_of(entry, scale) for entry in entries]
         self._kernels.take_step(updates, self.pressure / self.total, self.presence_lr)
         for entry, update in zip(entries, updates, strict=True):
@@ -257,14 +273,14 @@ class TorchGate:
                 self._write(self._unwritten)
 
     def _restore(self) -> None:
-        """After a step that was broken off, point the parameters back at their storage and write θ."""
+        """Undo a step that raised an error: point the parameters at their storage and write θ."""
         self._point_back()
         if self._unwritten:
             with torch.no_grad():
                 self._write(self._unwritten)
 
     def _point_back(self) -> None:
-        """Point the parameters at their storage again, where θ is still to be written."""
+        """Point the parameters at their storage again, and note that θ must be written there."""
         for entry, storage, gradient in self._active:
             entry.parameter.data = storage
             entry.parameter.grad = gradient
@@ -272,18 +288,18 @@ class TorchGate:
         self._active = []
         self._stepping = self._nested = False
 
-    def _wide(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """The parameters that are narrower than their w, and w."""
+    def _wider_latents(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter whose dtype is narrower than that of w, with its w."""
         pairs = [(entry.parameter, entry.state.latent) for entry in self._entries.values()]
         return [(parameter, latent) for parameter, latent in pairs if parameter.dtype != latent.dtype]
 
-    def _follow(self, entry: _Entry) -> None:
-        """Follow the parameter to where it has moved, and forget what was kept for the place where it was."""
-        if entry.state.like(entry.parameter):
+    def _follow_move(self, entry: _Entry) -> None:
+        """If the parameter has moved to another device or layout, move its state too and release the kernels."""
+        if entry.state.follow(entry.parameter):
             self._kernels.forget()
 
     def _write(self, entries: Iterable[_Entry]) -> None:
-        """Write θ = w·m into the parameters of `entries`, all that are unwritten among them."""
+        """Write θ = w·m into the parameters of `entries`, which include all unwritten ones."""
         for entry in entries:
             self._kernels.write_effective(entry.state, entry.parameter.data)
             entry.remember()
@@ -291,24 +307,24 @@ class TorchGate:
 
     @torch.no_grad()
     def _require_untouched(self, entry: _Entry) -> None:
-        self._follow(entry)
+        self._follow_move(entry)
         if not entry.holds_effective():
             raise InputError(
                 f"{entry.name}: its weights were changed outside the optimizer's step (a checkpoint loaded, values "
-                "assigned); call resync() on the pruner to go on from the new ones"
+                "assigned); call resync() on the pruner to continue from the new ones"
             )
         entry.remember()
 
 
 def _update_of(entry: _Entry, scale: Tensor | None) -> ParameterUpdate:
-    """What the step does to an entry: with its own gradient, or a copy if that has another dtype or memory layout."""
+    """The update of an entry; its gradient is copied if dtype or memory layout differ from those of w."""
     gradient = entry.parameter.grad
     assert gradient is not None
     if gradient.layout != torch.strided:
-        raise InputError(f"{entry.name}: its gradient is sparse, which can't be pruned; exclude this parameter")
+        raise InputError(f"{entry.name}: its gradient is sparse, which cannot be pruned; exclude this parameter")
     if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
         raise InputError(
-            "optimizer.step(): is captured in a CUDA graph, which would replay this one step of pruning for ever; "
+            "optimizer.step(): is captured in a CUDA graph, which would replay one step of pruning forever; "
             "capture the forward and backward pass alone"
         )
     latent = entry.state.latent

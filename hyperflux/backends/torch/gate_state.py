@@ -11,7 +11,7 @@ from hyperflux.backends.torch.gate import TorchGate
 
 
 def gate_state(gate: TorchGate) -> dict[str, Any]:
-    """Copies of w, t and the moments of every parameter, and the counts of steps."""
+    """The gate's state: copies of w, t and the moments of every parameter, and step counts."""
     parameters = {
         name: {
             **{key: tensor.clone() for key, tensor in state.tensors().items()},

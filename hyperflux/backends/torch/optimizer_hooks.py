@@ -1,4 +1,4 @@
-"""Hooks of torch's optimizers: who runs them, how often, and what loading a state does to the dtypes in it."""
+"""Hooks of torch's optimizers: which optimizers run them, nested steps, and dtypes of loaded states."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from hyperflux.errors import InputError
 
 
 def require_hooks(optimizer: torch.optim.Optimizer) -> None:
-    """Raise InputError for an optimizer whose `step` would not call hooks, or calls a closure more than once."""
+    """Raise InputError for an optimizer whose `step` runs no hooks or needs a closure."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise InputError("optimizer: LBFGS needs a closure, which would evaluate the latent weights; take another one")
+        raise InputError("optimizer: LBFGS needs a closure, which would evaluate the latent weights; use another one")
     if not getattr(type(optimizer).step, "hooked", False):
         raise InputError(
-            f"optimizer: {type(optimizer).__name__} does not run step hooks; give the optimizer that it wraps"
+            f"optimizer: {type(optimizer).__name__} does not run step hooks; pass the optimizer that it wraps"
         )
 
 
 def calls_itself(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the step whose hook asks was called by a step of the same optimizer: of a class by one that extends it.
+    """Whether the current step was called by another step of the same optimizer; call it from a step hook.
 
-    Both run the hooks. A step that was broken off has left none of its calls behind.
+    This happens if a subclass calls its base class's step: both run the hooks. The call stack is inspected because it
+    holds no trace of earlier steps that raised an error.
     """
     step = sys._getframe(2)
     outer = step.f_back
@@ -40,12 +41,17 @@ def calls_itself(optimizer: torch.optim.Optimizer) -> bool:
     return False
 
 
-def keep_wide_state(
-    optimizer: torch.optim.Optimizer, wide: Callable[[], Sequence[tuple[nn.Parameter, Tensor]]]
+def keep_state_dtype(
+    optimizer: torch.optim.Optimizer, wider_latents: Callable[[], Sequence[tuple[nn.Parameter, Tensor]]]
 ) -> list[RemovableHandle]:
-    """Undo torch's cast of loaded state to a parameter's dtype, where the state belongs to a w that is wider.
+    """Keep loaded optimizer state in the dtype of w if that is wider than the parameter's, to which torch casts it.
 
-    `wide` gives such parameters, each with its w.
+    Args:
+        optimizer: The optimizer.
+        wider_latents: Returns each parameter whose dtype is narrower than that of w, with its w.
+
+    Returns:
+        Handles of the registered hooks.
     """
     loading: dict[str, Any] = {}
 
@@ -56,7 +62,7 @@ def keep_wide_state(
         numbers = chain.from_iterable(group["params"] for group in loading["param_groups"])
         parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
         number_of = {id(parameter): number for number, parameter in zip(numbers, parameters, strict=True)}
-        for parameter, latent in wide():
+        for parameter, latent in wider_latents():
             for key, value in loading["state"].get(number_of[id(parameter)], {}).items():
                 if isinstance(value, Tensor) and value.dtype == latent.dtype and value.shape == latent.shape:
                     optimizer.state[parameter][key] = value.to(latent.device, copy=True)

@@ -11,7 +11,7 @@ from hyperflux.config import OptimizerSettings
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """A fresh optimizer of all parameters; without `decay_all` only those of two or more dimensions decay."""
+    """A new optimizer of all parameters; without `decay_all`, weight decay applies from two dimensions on."""
     decaying = [p for p in model.parameters() if settings.decay_all or p.ndim > 1]
     others = [p for p in model.parameters() if not settings.decay_all and p.ndim <= 1]
     groups: Any = [{"params": decaying}, {"params": others, "weight_decay": 0.0}] if others else decaying

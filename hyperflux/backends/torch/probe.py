@@ -1,4 +1,4 @@
-"""What telemetry reads of the torch backend, and its counters: a `hyperflux.telemetry.recorder.Probe`."""
+"""Telemetry's access to the torch backend, with its counters: a `hyperflux.telemetry.recorder.Probe`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperflux.telemetry.host_counters import HostCounters
 from hyperflux.telemetry.statistics import LayerArrays
 
 KINDS = ("flips", "changed_in", "mask")
-"""What is counted for every weight."""
+"""Counters of every weight."""
 
 
 @dataclass
@@ -46,9 +46,9 @@ class _DeviceCounters:
 
 
 class TorchProbe:
-    """Counts flips of every weight of a gate. Between intervals nothing waits for the device.
+    """Counts flips of every weight of a gate, without waiting for the device.
 
-    All parameters on the host are counted together, so that many small ones cost little. Others are counted on their
+    Parameters on the host are counted together, so that many small ones cost little. Others are counted on their
     device.
     """
 
@@ -58,10 +58,10 @@ class TorchProbe:
 
     @torch.no_grad()
     def count(self, interval: int) -> None:
-        """Note the mask of every weight after a step."""
+        """Count the weights whose mask changed since the last call."""
         states = self._gate.states
         if [state.presence.device for state in states.values()] != self._devices:
-            self._follow()
+            self._follow_moves()
         if self._host_parts:
             self._host.count([states[name].presence.numpy() for name in self._host_parts], interval)
         for name, counters in self._elsewhere.items():
@@ -78,11 +78,11 @@ class TorchProbe:
         return result
 
     def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
-        """How often the mask of every layer's weights has changed, on the host."""
+        """Flips of each weight, one array per layer, on the host."""
         return list(self._counted("flips").values())
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The counters, copied to the host."""
+        """Copies of the counters by name, on the host."""
         counted = {kind: self._counted(kind) for kind in KINDS}
         return {f"{kind} {name}": counted[kind][name].copy() for name in self._gate.states for kind in KINDS}
 
@@ -96,7 +96,7 @@ class TorchProbe:
                 getattr(counters, kind).copy_(torch.from_numpy(state[f"{kind} {name}"]))
 
     def held_tensors(self) -> list[Tensor]:
-        """The counters where they are, to measure memory."""
+        """The counters in use, to measure memory."""
         elsewhere = [getattr(counters, kind) for counters in self._elsewhere.values() for kind in KINDS]
         return [*map(torch.from_numpy, self._host.held()), *elsewhere]
 
@@ -113,14 +113,14 @@ class TorchProbe:
         elsewhere = {name: state for name, state in states.items() if name not in self._host_parts}
         self._elsewhere = {name: _DeviceCounters.of(state) for name, state in elsewhere.items()}
 
-    def _follow(self) -> None:
-        """Follow parameters that have moved to another device."""
+    def _follow_moves(self) -> None:
+        """Move the counters of parameters that have moved to another device."""
         counted = self.state()
         self._place()
         self.restore(counted)
 
     def _counted(self, kind: str) -> dict[str, NDArray[Any]]:
-        """One of `KINDS` for every layer, on the host."""
+        """One of `KINDS` for every layer by name, on the host."""
         states, on_host = self._gate.states, getattr(self._host, kind)
         return {
             name: on_host[self._host_parts[name]].reshape(tuple(states[name].presence.shape))
@@ -131,5 +131,5 @@ class TorchProbe:
 
 
 def _on_host(tensor: Tensor) -> NDArray[Any]:
-    """The tensor as an array; it shares the memory if that is the host's."""
+    """The tensor as an array; on the host it shares the tensor's memory."""
     return tensor.detach().cpu().numpy()

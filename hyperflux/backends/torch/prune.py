@@ -1,4 +1,4 @@
-"""`prune`: a whole pruning run for people without a training loop of their own."""
+"""`prune`: a complete pruning run, for users without a training loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hyperflux.schedules.curves import cosine
 from hyperflux.schedules.default import DefaultCourse
 
 LEARNING_RATES = (0.01, 0.001, 0.001, 0.0001)
-"""SGD's rate at the start and end of pruning, then of regrowth: the paper's course for pretrained networks."""
+"""SGD's learning rate at the start and end of pruning, then of regrowth: the paper's for pretrained networks."""
 MOMENTUM = 0.9
 LABEL_SMOOTHING = 0.1
 
@@ -41,15 +41,32 @@ def prune(
     amp: Literal["off", "bfloat16", "float16"] = "off",
     on_epoch: Callable[[Pruner, float], None] | None = None,
 ) -> Pruner:
-    """Prune a trained `model` in place over `train_loader`, which gives (inputs, targets) and has a length.
+    """Prune a trained model in place.
 
-    Without an `optimizer` it is SGD with momentum, on a cosine of `LEARNING_RATES` in each stage; a given one keeps its
-    rates. `loss(outputs, targets)` is cross-entropy with label smoothing 0.1 (see E7) unless given. The model moves to
-    `device` and stays there; `amp` is mixed precision. `on_epoch(pruner, mean_loss)` is called after each epoch. The
-    other arguments are the Pruner's. Gives the finalized Pruner: the model is plain, with exact zeros, and in training
-    mode.
+    Args:
+        model: The model. It moves to `device`, stays there, and is left in training mode.
+        train_loader: Yields (inputs, targets) and has a length.
+        target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1.
+        pruning_epochs: Epochs of the pruning stage, at least 1.
+        regrowth_epochs: Epochs of the regrowth stage, at least 0.
+        optimizer: Any optimizer that `Pruner` accepts; its learning rates stay as they are. By default SGD with
+            momentum, whose learning rate follows a cosine of `LEARNING_RATES` in each stage.
+        loss: Maps (outputs, targets) to a loss. By default cross-entropy with label smoothing 0.1 (see E7).
+        include: As in `Pruner`.
+        exclude: As in `Pruner`.
+        presence_lr: As in `Pruner`.
+        controller: As in `Pruner`.
+        seed: As in `Pruner`.
+        device: Name of the device; "auto" prefers cuda, then mps, then cpu.
+        amp: Automatic mixed precision.
+        on_epoch: Called after each epoch with the Pruner and the mean loss.
 
-    Raises InputError where an argument is out of range or the loader is empty or has no length.
+    Returns:
+        The finalized Pruner; the model is a plain module with exact zeros.
+
+    Raises:
+        InputError: An argument is out of range, or the loader is empty or has no length.
+        NotFiniteError: A t or w became inf or NaN.
     """
     steps = _length(train_loader)
     pruning_epochs = whole_number("pruning_epochs", pruning_epochs, 1)

@@ -27,7 +27,7 @@ from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.levels import level
 
 STATE_FORMAT = 4
-"""Version of what `Pruner.state_dict` returns."""
+"""Version of `Pruner.state_dict`."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -43,15 +43,15 @@ class Pruner:
         ...                     # train: every optimizer.step() is one step of Hyperflux (E1 to E6)
         pruner.finalize()       # a plain module with exact zeros
 
-    Exactly round(N·(1 − target_sparsity)) weights are left, whatever the model and the number of steps. In the pruning
-    stage capacity and pressure are steered every few steps; in the regrowth stage the pressure is 0, and after three
+    Exactly round(N·(1 − target_sparsity)) weights are left, for any model and number of steps. In the pruning stage
+    control steps adjust capacity and pressure every few steps. In the regrowth stage the pressure is 0, and after three
     tenths of it the mask is frozen (E12 to E14). With the published controller (E8 to E10) the final count is only near
-    the target. Learning rates, clipping, accumulation and AMP stay yours: a step that a GradScaler skips is skipped
-    here too. Between steps the parameters hold the effective weights under their stock names.
+    the target. You keep control of learning rates, clipping, accumulation and AMP; a step that a GradScaler skips does
+    not count here either. Between steps the parameters hold the effective weights under their usual names.
 
-    w, t and two moments of t are kept in the parameter's dtype, at least float32: 16 bytes per weight, and 7 more with
-    telemetry. A layer without any weight left and a target out of reach are logged once each, as warnings of the logger
-    "hyperflux".
+    w, t and two moments of t are kept in the widest dtype of the prunable parameters, at least float32: 16 bytes per
+    weight, and 7 more with telemetry. The logger "hyperflux" warns once per layer that has no weight left, and once if
+    the target is out of reach.
 
     Attributes:
         selection: The prunable parameters, and why each other parameter was left out; print it.
@@ -86,18 +86,18 @@ class Pruner:
             target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1.
             pruning_steps: Optimizer steps of the pruning stage, at least 1.
             regrowth_steps: Optimizer steps of the regrowth stage, at least 0.
-            include: Parameters to prune, see `hyperflux.backends.torch.selection.select`.
-            exclude: Parameters to leave dense.
+            include: Patterns of parameters to prune, see `hyperflux.backends.torch.selection.select`.
+            exclude: Patterns of parameters to leave dense.
             presence_lr: η_t, the learning rate of t.
             controller: The course: "default", a `DefaultCourse` with other settings, "published" or a
                 `PublishedController`.
             seed: Seed of the first t; each parameter's draw depends on the seed and its name only.
-            telemetry: How closely to watch, see `telemetry()`; it changes no result.
-            process_group: The replicas' process group, if the wrapper is not at hand or gradients are reduced in
+            telemetry: How closely to record, see `telemetry()`; it changes no result.
+            process_group: The replicas' process group, if `model` is not the wrapper or gradients are reduced in
                 another way.
 
         Raises:
-            InputError: A setting is out of range; a pattern or module is refused by `select`; the optimizer needs a
+            InputError: A setting is out of range; `select` refuses a pattern or module; the optimizer needs a
                 closure or runs no step hooks; the model is already under a Pruner; the published course has too few
                 steps for t to cross 0.
         """
@@ -148,7 +148,7 @@ class Pruner:
             warnings: Receives the warnings; by default they are logged.
 
         Raises:
-            InputError: As `Pruner`.
+            InputError: As in `Pruner`.
         """
         pruner = cls.__new__(cls)
         selection = _selected(unwrap(model), optimizer, include, exclude)
@@ -222,7 +222,7 @@ class Pruner:
         return 1 - self.surviving / self.total
 
     def masks(self) -> dict[str, Tensor]:
-        """Mask m by parameter name, bool, in the parameter's shape: from t, never from zeros in the parameter."""
+        """The mask m by parameter name, bool, in the parameter's shape; computed from t, not from zeros."""
         return self.gate.masks()
 
     def presence(self) -> dict[str, Tensor]:
@@ -238,10 +238,10 @@ class Pruner:
         return {name: state.restoring_flux() for name, state in self.gate.states.items()}
 
     def telemetry(self) -> Tables:
-        """What pruning has done so far, as the structured arrays of `hyperflux.telemetry.columns`; empty if off.
+        """The record of pruning so far, as the structured arrays of `hyperflux.telemetry.columns`; empty if off.
 
-        `pandas.DataFrame(pruner.telemetry()["layers"])` is a table of every layer over time; `numpy.savez_compressed`
-        keeps them. Waits for the device.
+        `pandas.DataFrame(pruner.telemetry()["layers"])` is a table of every layer over time;
+        `numpy.savez_compressed` saves the arrays. Waits for the device.
         """
         recorder = self.session.recorder
         return {} if recorder is None else recorder.tables()
@@ -255,20 +255,20 @@ class Pruner:
         return [*self.gate.held_tensors(), *([] if self._probe is None else self._probe.held_tensors())]
 
     def resync(self) -> None:
-        """Accept weights that were changed from outside (a checkpoint loaded) as the latent ones, and mask them.
+        """Take weights that were changed outside the optimizer (a checkpoint loaded) as latent weights, and mask them.
 
         The mask stays. A pruned weight that is 0 in the module keeps its latent value.
         """
         self.gate.resync()
 
     def finalize(self) -> None:
-        """Remove every hook and leave a plain module with exact zeros under its stock names; safe to call twice.
+        """Remove every hook and leave a plain module with exact zeros and its usual names; safe to call twice.
 
-        With the default controller exactly the target count is left, even if some steps were never taken, which is
-        logged as a warning. Training on after this moves pruned weights away from 0.
+        With the default controller exactly the target count is left. If steps are missing, a warning is logged. Further
+        training moves pruned weights away from 0.
 
         Raises:
-            InputError: The weights were changed from outside since the last step.
+            InputError: Weights were changed outside the optimizer since the last step.
             NotFiniteError: A t or w is not finite.
             RunError: Replicas hold different masks.
         """
@@ -285,7 +285,7 @@ class Pruner:
     def release(self) -> None:
         """Remove every hook and leave the effective weights as they are, at any point of the schedule.
 
-        `finalize` ends a run that is complete; `release` ends one that is given up.
+        Use `finalize` after a complete run, and `release` to abandon one.
         """
         if self._released:
             return
@@ -295,13 +295,13 @@ class Pruner:
             del _pruned_modules[module]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a Pruner built with the same arguments needs to continue bit for bit.
+        """The state from which a Pruner built with the same arguments continues bit for bit.
 
-        The model's and the optimizer's own state come on top. The values are plain numbers and copied tensors, which
-        `torch.load(weights_only=True)` reads.
+        Save the states of model and optimizer too. The values are plain numbers and copied tensors, which
+        `torch.load(weights_only=True)` can read.
 
         Raises:
-            InputError: The weights were changed from outside since the last step.
+            InputError: Weights were changed outside the optimizer since the last step.
             NotFiniteError: A t or w is not finite.
         """
         self.gate.verify()
@@ -357,7 +357,7 @@ class Pruner:
 def _selected(
     root: nn.Module, optimizer: torch.optim.Optimizer, include: Patterns | None, exclude: Patterns | None
 ) -> Selection:
-    """The selection of a model that is under no other Pruner."""
+    """Select the parameters of a model. Raises InputError if it is already under a Pruner."""
     if any(owner() is not None for module in root.modules() if (owner := _pruned_modules.get(module)) is not None):
         raise InputError(f"model {type(root).__name__}: already under a Pruner; call its finalize() first")
     return select(root, optimizer, include, exclude)

@@ -1,4 +1,4 @@
-"""Which parameters of a module are prunable: by kind, then by the user's patterns."""
+"""Selects the prunable parameters of a module: by kind, then by the user's patterns."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ _WEIGHTS = {
     nn.ConvTranspose3d: ("weight",),
     nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
 }
-"""Kinds of modules whose weights are prunable by default, with those weights' names."""
-_WHOLE_WEIGHTS = "pruning needs whole weights in every process, as DistributedDataParallel has them"
+"""Types of modules whose weights are prunable by default, with the names of those weights."""
+_WHOLE_WEIGHTS = "pruning needs whole weights on every rank, as with DistributedDataParallel"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Prunable parameters by name, and why each other parameter was left out. `print` it to see both."""
+    """The prunable parameters of a module; print it to see them, and why the others were left out.
+
+    Attributes:
+        prunable: Prunable parameters by name.
+        left_out: The reason for each other parameter, by name.
+    """
 
     prunable: dict[str, nn.Parameter]
     left_out: dict[str, str]
@@ -47,7 +52,7 @@ class Selection:
         return sum(parameter.numel() for parameter in self.prunable.values())
 
     def __str__(self) -> str:
-        """One line a parameter."""
+        """One line per parameter."""
         rows = [(name, f"{parameter.numel():,} weights, prunable") for name, parameter in self.prunable.items()]
         rows += self.left_out.items()
         width = max(len(name) for name, _ in rows)
@@ -55,7 +60,7 @@ class Selection:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel: its names are the stock ones."""
+    """The module inside torch.compile, DataParallel and DistributedDataParallel, with its usual parameter names."""
     while True:
         if isinstance(model, DataParallel | DistributedDataParallel):
             model = model.module
@@ -73,18 +78,25 @@ def select(
 ) -> Selection:
     """Choose the parameters of `model` that get presence parameters.
 
-    By default: weights of linear and (transposed) convolution layers and the packed projections of attention, if
-    `optimizer` trains them. `include` keeps only what one of its patterns matches, `exclude` takes away. A pattern is
+    By default these are the weights of linear and (transposed) convolution layers and the packed projections of
+    attention that `optimizer` trains. A pattern is
 
     - a name with wildcards, `"layer1"` or `"*.fc?"`: of a parameter, or of any module that contains it,
-    - a regular expression (`re.compile`), searched for in the parameter's name,
-    - a type of module: everything inside modules of that type.
+    - a regular expression (`re.compile`), searched in the parameter's name,
+    - a type of module: every parameter inside modules of that type.
 
-    A parameter's exact name in `include` chooses it whatever its kind (an embedding, a recurrent weight). Tied
-    parameters are one, under their first name; one that is also an embedding's counts as an embedding.
+    Tied parameters count once, under their first name; a parameter tied to an embedding counts as an embedding.
 
-    Raises InputError for a pattern that matches nothing, where nothing is left to prune, and for modules whose weights
-    are recomputed from other parameters (parametrizations, weight norm, torch.nn.utils.prune) or not yet initialised.
+    Args:
+        model: The module; wrappers are removed.
+        optimizer: The optimizer that trains it.
+        include: Keep only parameters that match one of these patterns. An exact parameter name also adds a parameter
+            that is not prunable by default, such as an embedding or a recurrent weight.
+        exclude: Leave out parameters that match one of these patterns.
+
+    Raises:
+        InputError: A pattern matches nothing; nothing is left to prune; or a weight is sharded, not initialised, not
+            floating point, or recomputed from other parameters (parametrizations, weight norm, torch.nn.utils.prune).
     """
     model = unwrap(model)
     _refuse_flattened(model)
@@ -168,7 +180,7 @@ def _weight_names(module: nn.Module) -> tuple[str, ...]:
 
 
 def _by_default(model: nn.Module, parameters: dict[str, nn.Parameter]) -> set[str]:
-    """Names of the parameters that are prunable by their kind."""
+    """Names of the parameters that are prunable by default."""
     weights = {
         id(parameter)
         for module in model.modules()
@@ -185,7 +197,7 @@ def _by_default(model: nn.Module, parameters: dict[str, nn.Parameter]) -> set[st
 
 
 def _require_plain(name: str, parameter: nn.Parameter, owners: list[nn.Module]) -> None:
-    """Raise InputError for a parameter that presence parameters can't be put beside."""
+    """Raise InputError for a parameter that cannot have presence parameters."""
     if isinstance(parameter, UninitializedParameter):
         raise InputError(f"{name}: not initialised yet; pass one batch through the model first")
     if not parameter.is_floating_point():
@@ -194,20 +206,20 @@ def _require_plain(name: str, parameter: nn.Parameter, owners: list[nn.Module]) 
         kind = type(parameter.data).__name__
         if kind == "DTensor":
             raise InputError(f"{name}: is sharded (fully_shard or tensor parallelism); {_WHOLE_WEIGHTS}")
-        raise InputError(f"{name}: a {kind} (quantised or a tensor of another kind) can't be pruned; exclude it")
+        raise InputError(f"{name}: a {kind} (quantised or another type of tensor) cannot be pruned; exclude it")
     if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse for module in owners):
-        raise InputError(f"{name}: an embedding with sparse gradients can't be pruned; build it with sparse=False")
+        raise InputError(f"{name}: an embedding with sparse gradients cannot be pruned; build it with sparse=False")
 
 
 def _refuse_flattened(model: nn.Module) -> None:
-    """Raise InputError where FullyShardedDataParallel has put weights of several layers into one flat parameter."""
-    sharded = sys.modules.get("torch.distributed.fsdp")  # imported by whoever wrapped the model
+    """Raise InputError for FullyShardedDataParallel, which puts weights of several layers into one flat parameter."""
+    sharded = sys.modules.get("torch.distributed.fsdp")  # imported if the model was wrapped
     if sharded and any(isinstance(module, sharded.FullyShardedDataParallel) for module in model.modules()):
         raise InputError(f"model {type(model).__name__}: is sharded (FullyShardedDataParallel); {_WHOLE_WEIGHTS}")
 
 
 def _refuse_reparametrized(model: nn.Module, included: list[Pattern], excluded: list[Pattern]) -> None:
-    """Raise InputError for a chosen module whose weight is no parameter but computed from others."""
+    """Raise InputError for a selected weight that is not a parameter but computed from others."""
     for path, module in model.named_modules():
         for weight in _weight_names(module):
             if weight in module._parameters or not hasattr(module, weight):

@@ -1,4 +1,4 @@
-"""All that a training step on torch depends on, as arrays by name, and back into a backend that was built anew."""
+"""Everything that a training step depends on, as arrays by name, and back into a new backend."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch import Tensor, nn
 
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.gate_state import gate_state, restore_gate
-from hyperflux.backends.torch.training import Progress
+from hyperflux.backends.torch.training import EpochProgress
 from hyperflux.io.flatten import flatten, subtree
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def model_state(model: nn.Module) -> Arrays:
-    """Every parameter and every buffer, also those that `state_dict` leaves out."""
+    """Every parameter and every buffer, including those that `state_dict` omits."""
     return {name: to_array(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 @torch.no_grad()
 def restore_model(model: nn.Module, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Into tensors that keep their storage."""
+    """Copy saved values into the model's tensors."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         tensor.copy_(torch.from_numpy(saved[name]))
 
 
 def gate_arrays(gate: TorchGate) -> Arrays:
-    """The state of a gate."""
+    """The state of a gate as arrays by name."""
     state = gate_state(gate)
     parts = {f"parameter/{name}": _arrays(values) for name, values in state.pop("parameters").items()}
     return flatten({"counts": _arrays(state), **parts})
 
 
 def restore_gate_arrays(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Into a gate on the same parameters; restore the model before."""
+    """Restore a gate on the same parameters; restore the model first."""
     parameters = {
         name: {
             key: torch.from_numpy(array) if array.ndim else array.item()
@@ -51,9 +51,9 @@ def restore_gate_arrays(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> N
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
-    """Momentum, moments, counts: every tensor by its parameter's number, and its layout in memory.
+    """Momentum, moments and counts: every tensor by its parameter's index, with device and strides.
 
-    The layout is kept because loops over differently laid out tensors may round differently.
+    Strides are saved because operations on another memory layout may round differently.
     """
     parts: dict[str, Arrays] = {}
     for number, parameter in enumerate(_parameters(optimizer)):
@@ -66,7 +66,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
 
 @torch.no_grad()
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Into a fresh optimizer of the same parameters, each tensor where it was."""
+    """Restore a new optimizer of the same parameters, each tensor with its device and strides."""
     for number, parameter in enumerate(_parameters(optimizer)):
         for key, array in subtree(saved, f"{number}/value").items():
             value = torch.from_numpy(array)
@@ -76,21 +76,21 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDAr
             optimizer.state[parameter][key] = kept.copy_(value)
 
 
-def sums(progress: Progress) -> Arrays:
-    """Of an epoch under way: the samples so far, and the sum of their loss where there are any."""
+def sums(progress: EpochProgress) -> Arrays:
+    """The samples of the current epoch so far, and the sum of their loss if there are any."""
     samples = {"samples": np.array(progress.samples)}
     return samples if progress.total is None else {**samples, "loss": to_array(progress.total)}
 
 
-def restored_progress(batches: int, every: Sequence[Mapping[str, NDArray[Any]]], device: torch.device) -> Progress:
-    """Progress after so many batches, whose sums are those of one process or, added up, of several, or of none."""
+def restored_progress(batches: int, every: Sequence[Mapping[str, NDArray[Any]]], device: torch.device) -> EpochProgress:
+    """Progress after `batches` batches; adds up the sums of `every`, each from one rank."""
     samples = sum(int(own["samples"]) for own in every)
     losses = [torch.from_numpy(own["loss"]) for own in every if "loss" in own]
-    return Progress(batches, samples, torch.stack(losses).sum(0).to(device) if losses else None)
+    return EpochProgress(batches, samples, torch.stack(losses).sum(0).to(device) if losses else None)
 
 
 def randomness(device: torch.device) -> Arrays:
-    """The states of torch's own generators, on the host and on the device."""
+    """The states of torch's random generators, on the host and on the device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -100,7 +100,7 @@ def randomness(device: torch.device) -> Arrays:
 
 
 def restore_randomness(device: torch.device, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Set the generators of this device and the host."""
+    """Set torch's random generators, on the host and on the device."""
     torch.set_rng_state(torch.from_numpy(saved["cpu"]))
     if device.type == "cuda":
         torch.cuda.set_rng_state(torch.from_numpy(saved["cuda"]), device)

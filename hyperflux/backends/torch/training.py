@@ -1,4 +1,4 @@
-"""Epochs of a plain training loop: what the backend and `hyperflux.prune` share."""
+"""A plain training epoch and evaluation, shared by the backend and `hyperflux.prune`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.base import Evaluation
-from hyperflux.backends.torch.finite import StepWatch
+from hyperflux.backends.torch.finite import FiniteCheck
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.session.nonfinite import NotFiniteError
@@ -23,9 +23,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device called `name`; "auto" takes cuda, then mps, then cpu. Raises InputError where it can't be had.
+    """The device called `name`; "auto" prefers cuda, then mps, then cpu.
 
-    Of several processes on this host each takes the cuda device of its `local_rank`.
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        local_rank: Rank on this host; "cuda" means the device of that number.
+
+    Raises:
+        InputError: The name is unknown, or the device is not available.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
@@ -42,8 +47,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if available[kind] and local_rank and device.index == local_rank >= count:
         raise InputError(
-            f"device {name}: process {local_rank} of this machine has none of its own, it sees {count}; start no more "
-            "processes than that, or use --device cpu"
+            f"device {name}: there is none for local rank {local_rank}, this machine has {count}; start at most that "
+            "many processes, or use --device cpu"
         )
     if not available[kind] or (device.index or 0) >= count:
         raise InputError(f"device {name}: not available on this machine; use --device auto")
@@ -51,9 +56,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 class Precision:
-    """Automatic mixed precision: "off", "bfloat16", or "float16" with a GradScaler of its own."""
+    """Automatic mixed precision: "off", "bfloat16", or "float16" with a GradScaler."""
 
     def __init__(self, name: str, device: torch.device) -> None:
+        """Raises InputError for an unknown name."""
         if name not in PRECISIONS:
             raise unknown_name("amp", name, PRECISIONS)
         self._device, self._enabled = device.type, name != "off"
@@ -65,31 +71,36 @@ class Precision:
         return torch.autocast(self._device, self._dtype, enabled=self._enabled)
 
     def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Fresh gradients, scaled where there is a scaler."""
+        """Compute new gradients, scaled if there is a scaler."""
         optimizer.zero_grad()
         torch.autograd.backward(self._scaler.scale(loss))
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer step, which the scaler skips where gradients overflowed."""
+        """Take one optimizer step; the scaler skips it if gradients overflowed."""
         self._scaler.step(optimizer)
         self._scaler.update()
 
     def state(self) -> dict[str, Any]:
-        """The scaler's own state: plain numbers, none without a scaler."""
+        """The scaler's state, plain numbers; empty without a scaler."""
         return self._scaler.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._scaler.load_state_dict(state)
 
 
 @dataclass(frozen=True)
 class BatchPart:
-    """A process's part of a batch: so many samples, its rows, and the weight of their mean loss.
+    """A rank's part of a batch.
 
-    The mean of the weighted losses over all processes is the mean loss of the batch. Of a lone sample a batch norm
-    could make nothing: of a small batch the first processes get two or more samples each. Those that get none take its
-    first two rows with weight 0, because they have to take part in the step.
+    The mean of the weighted losses over all ranks is the mean loss of the batch. Batch norm needs two samples, so the
+    first ranks get at least two samples of a small batch. The other ranks compute its first two rows with weight 0,
+    because every rank must take part in the step.
+
+    Attributes:
+        samples: Samples that count for this rank.
+        rows: Rows of the batch that the rank computes.
+        weight: Weight of their mean loss.
     """
 
     samples: int
@@ -98,7 +109,7 @@ class BatchPart:
 
     @classmethod
     def of(cls, batch: int, rank: int, size: int) -> BatchPart:
-        """That of process `rank` of `size` in a batch of so many samples."""
+        """The part of rank `rank` of `size` in a batch of `batch` samples."""
         sharing = min(size, max(1, batch // 2))
         if rank >= sharing:
             return cls(0, slice(2), 0.0)
@@ -107,10 +118,13 @@ class BatchPart:
 
 
 @dataclass
-class Progress:
-    """How far an epoch has come: batches done, their samples, and the sum of the loss over these.
+class EpochProgress:
+    """Progress of an epoch, on one rank.
 
-    Of several processes each counts its own samples.
+    Attributes:
+        batches: Batches done, including skipped ones.
+        samples: Samples that this rank trained on.
+        total: Sum of the loss over these samples, (); None before the first.
     """
 
     batches: int = 0
@@ -119,15 +133,15 @@ class Progress:
 
     @property
     def loss(self) -> float:
-        """The sum of the loss; waits for the device."""
+        """Sum of the loss over samples; waits for the device."""
         return 0.0 if self.total is None else float(self.total)
 
-    def leave_out(self) -> None:
-        """One more batch, which was skipped."""
+    def skip(self) -> None:
+        """Count a skipped batch."""
         self.batches += 1
 
     def add(self, loss: Tensor, samples: int) -> None:
-        """One more batch and its mean loss; nothing waits for the device."""
+        """Count a batch of `samples` samples with mean loss `loss`, without waiting for the device."""
         weighted = loss.detach() * samples
         self.total = weighted if self.total is None else self.total + weighted
         self.batches, self.samples = self.batches + 1, self.samples + samples
@@ -140,44 +154,64 @@ def train_epoch(
     loss: Loss,
     precision: Precision,
     after_step: Callable[[], None] = lambda: None,
-    progress: Progress | None = None,
+    progress: EpochProgress | None = None,
     parts: Iterable[BatchPart] | None = None,
-    watch: StepWatch | None = None,
-) -> Progress:
-    """One step a batch, `after_step` after each; gives the progress at the end.
+    finite_check: FiniteCheck | None = None,
+) -> EpochProgress:
+    """Train one epoch, one optimizer step per batch.
 
-    `progress` is kept up to date; where it is not at 0, `batches` are the rest of an epoch. Where several processes
-    train together, `batches` are this one's `parts` of them. `watch` looks for what is not finite. Raises
-    NotFiniteError where it stops the run.
+    Args:
+        forward: Maps inputs to outputs.
+        batches: (inputs, targets) of each step; the rest of the epoch if `progress` is given.
+        optimizer: The optimizer.
+        loss: Maps (outputs, targets) to the mean loss.
+        precision: Mixed precision.
+        after_step: Called after each step, also after a skipped one.
+        progress: Updated after each step; by default it starts at 0.
+        parts: This rank's part of each batch, if several ranks train together.
+        finite_check: Checks each step; None checks nothing.
+
+    Returns:
+        The progress at the end.
+
+    Raises:
+        InputError: There is no batch.
+        NotFiniteError: A value is not finite, and the step cannot or must not be skipped.
     """
-    progress = progress or Progress()
+    progress = progress or EpochProgress()
     own = None if parts is None else iter(parts)
     for inputs, targets in batches:
         mine = BatchPart(len(inputs), slice(None)) if own is None else next(own)
-        if watch is not None:
-            watch.before_forward()
+        if finite_check is not None:
+            finite_check.before_forward()
         with precision.autocast():
             batch_loss = loss(forward(inputs), targets)
         precision.backward(batch_loss if mine.weight == 1 else batch_loss * mine.weight, optimizer)
-        if watch is None or watch.permits(batch_loss, progress.batches + 1):
+        if finite_check is None or finite_check.allows(batch_loss, progress.batches + 1):
             try:
                 precision.step(optimizer)
             except NotFiniteError as error:  # found by the pruning session inside the step
                 raise error.in_step(progress.batches + 1) from error
             progress.add(batch_loss, mine.samples)
         else:
-            progress.leave_out()
+            progress.skip()
         after_step()
     if not progress.batches:
         raise InputError("training data: no batch in an epoch")
-    if watch is not None:
-        watch.look()
+    if finite_check is not None:
+        finite_check.check()
     return progress
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over test samples: the loss and the correct answers."""
+    """Sums over test samples.
+
+    Attributes:
+        loss: Sum of the loss.
+        correct: Number of correct answers.
+        samples: Number of samples.
+    """
 
     loss: float
     correct: int
@@ -185,14 +219,14 @@ class Tally:
 
     @classmethod
     def evaluation(cls, parts: Sequence[Tally]) -> Evaluation:
-        """The means over all parts."""
+        """Mean loss and accuracy over all parts."""
         loss, correct, samples = (sum(getattr(part, name) for part in parts) for name in ("loss", "correct", "samples"))
         return Evaluation(loss / samples, correct / samples, samples)
 
 
 @torch.no_grad()
 def tally(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Precision) -> Tally:
-    """Cross-entropy without smoothing and correct answers, in evaluation mode; the mode is put back."""
+    """Sum cross-entropy, without label smoothing, and correct answers in evaluation mode; restores the model's mode."""
     was_training = model.training
     model.eval()
     losses, correct, samples = [], [], 0

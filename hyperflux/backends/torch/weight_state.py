@@ -1,4 +1,4 @@
-"""What is kept beside one parameter, and the equations of `hyperflux.spec` on it, plainly, in place on tensors."""
+"""The state that pruning adds to a parameter, and the equations of `hyperflux.spec` in place on its tensors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA, initial_presence
 
 @dataclass
 class WeightState:
-    """What Hyperflux keeps beside one parameter: tensors of its shape, in at least float32.
+    """The state that pruning adds to one parameter. Tensors have its shape, in at least float32.
 
-    `latent` is w, `presence` t, `first` and `second` Adam's moments of t after `steps` steps. `pressure_mean` is the
-    share of pressure in `first`, the same for every weight: what is left of it is flux.
+    Attributes:
+        latent: w.
+        presence: t.
+        first: Adam's first moment of t.
+        second: Adam's second moment of t.
+        steps: Steps of the moments.
+        pressure_mean: Contribution of pressure to `first`, equal for all weights; the rest is flux.
     """
 
     latent: Tensor
@@ -30,7 +35,7 @@ class WeightState:
     def of(
         cls, parameter: Tensor, dtype: torch.dtype, seed: int, name: str, initial: tuple[float, float]
     ) -> WeightState:
-        """Before the first step: w is a copy of the parameter, t drawn from `initial` by `seed` and `name`."""
+        """The state before the first step: w copies the parameter, t is drawn from `initial` by `seed` and `name`."""
         latent = parameter.detach().to(dtype, copy=True)
         drawn = initial_presence(parameter.numel(), generator(seed, f"{name} presence"), initial)
         presence = torch.empty_like(latent).copy_(torch.from_numpy(drawn.reshape(tuple(parameter.shape))))
@@ -40,8 +45,8 @@ class WeightState:
         """The four tensors by name."""
         return {"latent": self.latent, "presence": self.presence, "first": self.first, "second": self.second}
 
-    def like(self, parameter: Tensor) -> bool:
-        """Follow the parameter to its device and memory layout, where either has changed; gives whether one had."""
+    def follow(self, parameter: Tensor) -> bool:
+        """Move to the parameter's device and memory layout; returns whether either had changed."""
         if self.latent.device == parameter.device and same_layout(self.latent, parameter):
             return False
         for name, tensor in self.tensors().items():
@@ -49,16 +54,22 @@ class WeightState:
         return True
 
     def mask(self) -> Tensor:
-        """m, bool: see E1."""
+        """The mask m, bool (see E1)."""
         return self.presence >= 0
 
     def write_effective(self, out: Tensor) -> None:
-        """θ = w·m into `out`, rounded to its dtype; a pruned weight is an exact +0: see E2."""
+        """Write θ = w·m into `out`, rounded to its dtype; a pruned weight becomes an exact +0 (see E2)."""
         out.copy_(self.latent)
         out.masked_fill_(self.presence < 0, 0)
 
     def update_presence(self, gradient: Tensor, pressure_gradient: float, learning_rate: float) -> None:
-        """Move t by one Adam step on κ g w + γ/N: see E3, E5 and E6. `gradient` is g, in the state's dtype."""
+        """Move t by one Adam step on κ g w + γ/N (see E3, E5 and E6).
+
+        Args:
+            gradient: g, in the state's shape and dtype.
+            pressure_gradient: γ/N.
+            learning_rate: η_t.
+        """
         beta1, beta2 = ADAM_BETAS
         self.count_step(pressure_gradient)
         slope = (KAPPA * gradient).mul_(self.latent).add_(pressure_gradient)
@@ -68,19 +79,19 @@ class WeightState:
         self.presence.addcdiv_(self.first, root, value=-learning_rate / (1 - beta1**self.steps))
 
     def count_step(self, pressure_gradient: float) -> None:
-        """One more step behind the moments, under this pressure."""
+        """Count a step of the moments under this γ/N."""
         beta1, _ = ADAM_BETAS
         self.steps += 1
         self.pressure_mean = beta1 * self.pressure_mean + (1 - beta1) * pressure_gradient
 
     def root_of_second_moment(self) -> Tensor:
-        """√v̂ of t's gradient, bias corrected; 0 before the first step."""
+        """√v̂, where v̂ is Adam's bias-corrected second moment of t; 0 before the first step."""
         return (self.second / (1 - ADAM_BETAS[1] ** max(1, self.steps))).sqrt_()
 
     def restoring_flux(self) -> Tensor:
-        """Running mean of −κ g w, of pruned and present weights alike: Adam's mean, less its share of pressure.
+        """Running mean of −κ g w for every weight: the negative of Adam's mean, without the part of pressure (see E4).
 
-        Positive where the loss would fall if a pruned weight came back (see E4), or rises if a present one went.
+        It is positive if the loss would fall with a pruned weight back, or rise with a present one removed.
         """
         beta1, _ = ADAM_BETAS
         weight = 1 - beta1**self.steps if self.steps else 1.0
@@ -88,7 +99,7 @@ class WeightState:
 
 
 def same_layout(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape order their elements alike in memory, with gaps, if any, in the same places."""
+    """Whether two tensors of one shape have the same memory layout; strides of dimensions of length 1 do not matter."""
     if one.stride() == other.stride():
         return True
     return all(

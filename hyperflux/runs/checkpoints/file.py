@@ -1,7 +1,7 @@
 """A checkpoint as one safetensors file: arrays by name, and everything else as JSON in the file's own metadata.
 
-Nothing in it is ever executed. The checksum of all its bytes stands in its name, `000012-<checksum>.safetensors`: one
-rename brings both, any damage is seen, and the file itself stays one that every reader of safetensors opens.
+Reading it executes nothing. The name carries the checksum of all bytes, `000012-<checksum>.safetensors`: one rename
+publishes both, any damage is detected, and every reader of safetensors can open the file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from safetensors.numpy import load, save
 from hyperflux.errors import InputError
 
 FORMAT = 3
-"""Version of the format; a file of another one is refused."""
+"""Version of the format; files of other versions are refused."""
 HEADER_SIZE = 8
-"""Bytes of a safetensors file that give the length of its header, where the metadata stand."""
+"""First bytes of a safetensors file: the length of its header, which holds the metadata."""
 
 Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on: `facts` are plain values that JSON keeps, `arrays` numbers of any shape by name."""
+    """What a run needs to continue.
+
+    Attributes:
+        facts: Plain values that JSON can represent.
+        arrays: Arrays by name, of any shape.
+    """
 
     facts: dict[str, Any]
     arrays: Arrays
@@ -41,24 +46,24 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
-        """Arrays of its own, and the facts. Raises InputError for another format, also for another version of it."""
+        """Read a file's content, copying the arrays. Raises InputError for another format or another version of it."""
         try:
             size = int.from_bytes(content[:HEADER_SIZE], "little")
             metadata: Mapping[str, str] = json.loads(content[HEADER_SIZE : HEADER_SIZE + size])["__metadata__"]
             version = int(metadata["format"])
             if version != FORMAT:
                 age, way = (
-                    ("a newer", "upgrade it to go on") if version > FORMAT else ("an older", "go on with that one")
+                    ("a newer", "upgrade hyperflux") if version > FORMAT else ("an older", "continue with that version")
                 )
                 raise InputError(
-                    f"is of format {version}, which {age} hyperflux has written; this one reads format {FORMAT}: {way}"
+                    f"has format {version}, written by {age} hyperflux; this one reads format {FORMAT}: {way}"
                 )
             arrays = {name: np.array(array) for name, array in load(content).items()}
             return cls(json.loads(metadata["facts"]), arrays)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"is no checkpoint of hyperflux ({' '.join(str(error).split())})") from error
+            raise InputError(f"is not a checkpoint of hyperflux ({' '.join(str(error).split())})") from error
 
 
 def checksum(content: bytes) -> str:

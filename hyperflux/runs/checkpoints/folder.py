@@ -1,4 +1,4 @@
-"""RUN/checkpoint/: the last two good checkpoints of a run, and which of them is to be trusted."""
+"""RUN/checkpoint/: the last two good checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from hyperflux.io.atomic_write import write_atomic
 from hyperflux.runs.checkpoints.file import Checkpoint, checksum
 
 KEPT = 2
-"""Good checkpoints that are kept: the older one is there for the case that the newer one is damaged."""
+"""Good checkpoints that are kept: the older one is used if the newer one is damaged."""
 _NAME = re.compile(r"(\d{6,})-([0-9a-f]{64})\.safetensors")
 
 
 class CheckpointFolder:
-    """Writes checkpoints, keeps the last two good ones, and finds the last good one again."""
+    """Writes checkpoints, keeps the last two good ones, and finds the last good one.
+
+    Attributes:
+        path: The folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,16 +33,16 @@ class CheckpointFolder:
         return bool(self._good)
 
     def create(self) -> None:
-        """Make the folder, by which an unfinished run is known that can go on. Raises WriteError where it can't be."""
+        """Create the folder; its presence marks an unfinished run. Raises WriteError if that fails."""
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
-            raise WriteError(f"{self.path}: cannot be made ({error.strerror})") from error
+            raise WriteError(f"{self.path}: cannot be created ({error.strerror})") from error
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint, then remove all but the last two good ones.
 
-        Raises WriteError where the disk refuses; then those that were there are there still.
+        Raises WriteError if the disk refuses; the previous checkpoints stay.
         """
         content = checkpoint.to_bytes()
         number = 1 + max((_number(path) for path in self._files()), default=0)
@@ -51,13 +55,16 @@ class CheckpointFolder:
                 if ours and path not in self._good:
                     path.unlink()
         except OSError as error:
-            raise WriteError(f"{self.path}: an old checkpoint can't be removed ({error.strerror})") from error
+            raise WriteError(f"{self.path}: an old checkpoint cannot be removed ({error.strerror})") from error
 
     def last(self, announce: Callable[[str], None]) -> Checkpoint | None:
-        """The last good checkpoint; None where none has been written yet.
+        """The last good checkpoint; None if none was written.
 
-        A damaged one is announced in one line, and the one before it taken. Raises InputError where all are damaged or
-        can't be read, and for one that is whole but of a newer format.
+        Announces each damaged checkpoint in one line and uses the one before it.
+
+        Raises:
+            InputError: All checkpoints are damaged or unreadable, or the last good one has another format.
+            RunError: The folder cannot be read.
         """
         newest: bytes | None = None
         files, good = self._files(), list[Path]()
@@ -70,7 +77,7 @@ class CheckpointFolder:
             newest = content if newest is None else newest
         if newest is None:
             if files:
-                raise InputError(f"{self.path}: every checkpoint is damaged; remove {self.path.parent} and begin anew")
+                raise InputError(f"{self.path}: every checkpoint is damaged; remove {self.path.parent} and start again")
             return None
         self._good = good[-KEPT:]
         try:
@@ -79,14 +86,14 @@ class CheckpointFolder:
             raise InputError(f"{good[-1]}: {error}") from error
 
     def remove(self) -> None:
-        """Remove the folder with all checkpoints. Raises WriteError where that can't be."""
+        """Remove the folder with all checkpoints. Raises WriteError if that fails."""
         try:
             shutil.rmtree(self.path)
         except OSError as error:
-            raise WriteError(f"{self.path}: can't be removed ({error.strerror})") from error
+            raise WriteError(f"{self.path}: cannot be removed ({error.strerror})") from error
 
     def _files(self) -> list[Path]:
-        """Checkpoints by number, whole or damaged."""
+        """All checkpoints in order of number, good or damaged."""
         try:
             return sorted((path for path in self.path.iterdir() if _NAME.fullmatch(path.name)), key=_number)
         except OSError as error:
@@ -94,7 +101,7 @@ class CheckpointFolder:
 
 
 def _read(path: Path) -> bytes:
-    """The file's bytes; none of them where it can't be read, as with a broken sector, so that it counts as damaged."""
+    """The file's bytes; empty if it cannot be read, for example from a broken sector, so that it counts as damaged."""
     try:
         return path.read_bytes()
     except OSError:

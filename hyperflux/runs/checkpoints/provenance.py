@@ -16,7 +16,7 @@ from hyperflux.errors import InputError
 from hyperflux.io import fingerprints
 
 CHANGEABLE = ("data_dir", "checkpoint", "workers", "on_nonfinite")
-"""Settings that may change in a run's config.toml before it is resumed: locations, and what happens to a bad step."""
+"""Settings in config.toml that may change before a run resumes: locations, and what to do with a non-finite step."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Provenance:
         data: Fingerprint of the data.
         dense_weights: Fingerprint of the weights file; None if the run trains its own start.
         versions: Library versions.
-        device: What computes, see `Backend.place`.
+        device: The device and its threads, see `Backend.place`.
     """
 
     config: dict[str, Any]
@@ -63,20 +63,20 @@ class Provenance:
             )
         if self.data != saved.data:
             raise InputError(
-                f"data set {self.config['dataset']}: is not the one that this run began with; name the folder of that "
-                "one as data_dir in the run's config.toml, or begin a new run"
+                f"data set {self.config['dataset']}: is not the one that this run started with; set data_dir in the "
+                "run's config.toml to the folder of that one, or start a new run"
             )
         if self.dense_weights != saved.dense_weights:
-            raise InputError(
-                "checkpoint: the file of dense weights is not the one that this run began with; put it back"
-            )
-        now, then = ({**origin.versions, "device": origin.device} for origin in (self, saved))
+            raise InputError("checkpoint: the weights file is not the one that this run started with; put it back")
+        now, then = ({**each.versions, "device": each.device} for each in (self, saved))
         for name, value in now.items():
             if value != then.get(name):
-                announce(f"{name} is {value}, the run began with {then.get(name)}: its end may differ in the last bits")
+                announce(
+                    f"{name} is {value}, the run started with {then.get(name)}: results may differ in the last bits"
+                )
 
 
 def versions(backend: Backend) -> dict[str, str]:
-    """Versions of everything that has a part in a run's numbers."""
+    """Versions of everything that can affect a run's numbers."""
     own = {"hyperflux": __version__, "numpy": np.__version__, "python": platform.python_version()}
     return {**own, **backend.versions()}

@@ -1,4 +1,4 @@
-"""Writes a run's checkpoints when they are due, and stops the run when a signal asks for it."""
+"""Writes a run's checkpoints when they are due, and stops the run on a signal."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 """Seconds of each unit of time."""
 
 Stop = Callable[[], int | None]
-"""Returns the number of the signal that asks a run to stop; None while there is none."""
+"""Returns the number of the signal that asks a run to stop; None if there was none."""
 
 
 @dataclass(frozen=True)
 class CheckpointInterval:
-    """Every `steps` optimizer steps, or every `seconds`; the other one is None."""
+    """Interval between checkpoints.
+
+    Attributes:
+        steps: Optimizer steps, or None.
+        seconds: Seconds, or None; one of the two is set.
+    """
 
     steps: int | None
     seconds: float | None
 
     @classmethod
     def parse(cls, text: str) -> CheckpointInterval:
-        """From "500" or "500steps", "30s", "10min" or "2h". Raises InputError for anything else, and for zero."""
+        """Read "500", "500steps", "30s", "10min" or "2h". Raises InputError for anything else, and for zero."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|steps|)", text.strip())
         if found and (number := float(found[1])) > 0:
             if found[2] in UNITS:
@@ -46,18 +51,18 @@ class CheckpointInterval:
 
 
 class CheckpointTimer:
-    """Says when the next checkpoint is due."""
+    """Determines when the next checkpoint is due."""
 
     def __init__(self, interval: CheckpointInterval) -> None:
         self._interval = interval
         self.restart()
 
     def restart(self) -> None:
-        """Start the interval again: a checkpoint has been written."""
+        """Restart the interval, after a checkpoint was written."""
         self._steps, self._since = 0, time.monotonic()
 
     def step(self) -> bool:
-        """Count a step; whether a checkpoint is due after it."""
+        """Count a step and return whether a checkpoint is due after it."""
         self._steps += 1
         if self._interval.steps is not None:
             return self._steps >= self._interval.steps
@@ -83,7 +88,7 @@ class CheckpointWriter:
         self._processes = processes
 
     def after_step(self) -> None:
-        """Save if a checkpoint is due. Raises Interrupted, once saved, if the run was asked to stop."""
+        """Save if a checkpoint is due. If the run was asked to stop, save and raise Interrupted."""
         due, number = self._processes.all_reduce_max([self._timer.step(), self._stop() or 0])
         if due or number:
             self.save()
@@ -105,16 +110,17 @@ class CheckpointWriter:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[Stop]:
-    """Within this context the first Ctrl-C or SIGTERM is only noted, and the function yielded returns its number.
+    """Within this context, note the first Ctrl-C or SIGTERM; the yielded function returns its number.
 
-    A second signal acts as usual. For the main thread only; processes forked within ignore Ctrl-C and end on SIGTERM.
+    A second signal acts as usual. Use it in the main thread only. Forked child processes ignore Ctrl-C and end on
+    SIGTERM.
     """
     noted: list[int] = []
     owner, before = os.getpid(), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner and number == signal.SIGINT:
-            return  # a terminal sends it to every process, and the step under way needs its workers
+            return  # a terminal signals every process, but the current step needs its workers
         if os.getpid() == owner and not noted:
             noted.append(number)
         else:

@@ -145,7 +145,7 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [choose_device("cuda", rank) for rank in range(2)] == [torch.device("cuda"), torch.device("cuda:1")]
-    with pytest.raises(InputError, match=r"^device cuda:2: process 2 of this machine has none of its own, it sees 2"):
+    with pytest.raises(InputError, match=r"^device cuda:2: there is none for local rank 2, this machine has 2;"):
         choose_device("auto", 2)
     with pytest.raises(InputError, match=r"^device cuda:2: not available on this machine"):
         choose_device("cuda:2", 1)

@@ -106,7 +106,7 @@ def test_what_is_kept_of_the_blocks_changes_no_bit(drawn, steps, block):
         for chosen, layout in steps:
             for sharing, kernel in ((ours, kept), (theirs, Fused(CPU, dtype))):
                 for share in sharing:
-                    share.state.like(share.state.latent.contiguous(memory_format=layout))
+                    share.state.follow(share.state.latent.contiguous(memory_format=layout))
                 laid = [
                     share._replace(gradient=torch.empty_like(s.latent).copy_(g))
                     for share in sharing
@@ -166,7 +166,7 @@ def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(mo
     with caplog.at_level(logging.WARNING, "hyperflux"):
         assert choose_kernel(CPU, torch.float32).name == "plain"
         assert choose_kernel(CPU, torch.float32).name == "plain"
-    assert caplog.text.count("the plain kernel is taken for torch.float32 on cpu") == 1
+    assert caplog.text.count("using the plain kernel for torch.float32 on cpu") == 1
     assert choose_kernel(torch.device("meta"), torch.float32).name == "plain"
 
 

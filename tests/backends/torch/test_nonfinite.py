@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 import hyperflux
 from hyperflux import Pruner, RunError
-from hyperflux.backends.torch.finite import STEPS_UNSEEN, StepWatch
-from hyperflux.backends.torch.training import Precision, Progress, train_epoch
-from hyperflux.session.nonfinite import MAX_IN_A_ROW, Guard, NotFiniteError
+from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck
+from hyperflux.backends.torch.training import EpochProgress, Precision, train_epoch
+from hyperflux.session.nonfinite import MAX_IN_A_ROW, NonFiniteGuard, NotFiniteError
 
 CPU = torch.device("cpu")
 
@@ -27,9 +27,9 @@ def network():
     return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
 
 
-def watched(model, on_nonfinite="stop", scaled=False, steps_unseen=STEPS_UNSEEN):
-    guard = Guard(on_nonfinite)
-    return guard, StepWatch(model, guard, scaled=scaled, steps_unseen=steps_unseen)
+def checked(model, on_nonfinite="stop", scaled=False, max_pending=MAX_PENDING):
+    guard = NonFiniteGuard(on_nonfinite)
+    return guard, FiniteCheck(model, guard, scaled=scaled, max_pending=max_pending)
 
 
 def sound_gradients(model):
@@ -40,17 +40,17 @@ def sound_gradients(model):
 @settings(max_examples=60)
 @given(
     st.integers(1, 30),
-    st.integers(1, STEPS_UNSEEN),
+    st.integers(1, MAX_PENDING),
     st.sampled_from([name for name, _ in network().named_parameters()]),
     st.sampled_from([math.nan, math.inf, -math.inf]),
     st.integers(0, 5),
 )
 def test_the_first_bad_step_and_the_last_bad_layer_are_named_however_late_it_is_looked_at(
-    bad, steps_unseen, name, value, steps_after
+    bad, max_pending, name, value, steps_after
 ):
     """Layers before the one to blame have gradients that are not finite either, and so have all steps that follow."""
     model = network()
-    _, watch = watched(model, steps_unseen=steps_unseen)
+    _, check = checked(model, max_pending=max_pending)
     names = list(dict(model.named_parameters()))
     spoiled = names[: names.index(name) + 1]
 
@@ -60,8 +60,8 @@ def test_the_first_bad_step_and_the_last_bad_layer_are_named_however_late_it_is_
             if step >= bad:
                 for each in spoiled if step == bad else names:
                     model.get_parameter(each).grad.view(-1)[-1] = value
-            watch.permits(torch.tensor(1.0 if step <= bad else math.nan), step)
-        watch.look()
+            check.allows(torch.tensor(1.0 if step <= bad else math.nan), step)
+        check.check()
 
     with pytest.raises(NotFiniteError) as found:
         steps()
@@ -71,16 +71,16 @@ def test_the_first_bad_step_and_the_last_bad_layer_are_named_however_late_it_is_
 
 def test_a_parameter_is_blamed_before_what_follows_from_it():
     model = network()
-    _, watch = watched(model)
+    _, check = checked(model)
     sound_gradients(model)
-    assert watch.permits(torch.tensor(1.0), 1)
+    assert check.allows(torch.tensor(1.0), 1)
     with torch.no_grad():
         model[3].weight[0, 0] = math.inf
     for parameter in model.parameters():
         parameter.grad.fill_(math.nan)
-    watch.permits(torch.tensor(math.nan), 2)
+    check.allows(torch.tensor(math.nan), 2)
     with pytest.raises(NotFiniteError, match=r"the norm of the parameter 3\.weight became inf in step 1 of the epoch"):
-        watch.look()
+        check.check()
 
 
 def small_batches(count):
@@ -99,9 +99,11 @@ def test_skipped_batches_leave_no_trace_in_batch_statistics(bad, make):
     outcomes = []
     for model, chosen in ((first, mixed), (copy.deepcopy(first), left)):
         optimizer = make(model.parameters())
-        guard, watch = watched(model, "skip")
-        progress = Progress()
-        train_epoch(model, chosen, optimizer, cross_entropy, Precision("off", CPU), progress=progress, watch=watch)
+        guard, check = checked(model, "skip")
+        progress = EpochProgress()
+        train_epoch(
+            model, chosen, optimizer, cross_entropy, Precision("off", CPU), progress=progress, finite_check=check
+        )
         outcomes.append((model.state_dict(), optimizer.state_dict()["state"], float(progress.total)))
         assert guard.skipped == (len(bad) if chosen is mixed else 0)
     for name, tensor in outcomes[0][0].items():
@@ -110,24 +112,24 @@ def test_skipped_batches_leave_no_trace_in_batch_statistics(bad, make):
         for key, tensor in kept.items():
             assert torch.equal(tensor, outcomes[1][1][number][key])
     assert outcomes[0][2] == outcomes[1][2]
-    _, watch = watched(first)
+    _, check = checked(first)
     with pytest.raises(
         NotFiniteError, match=rf"the (norm of the )?buffer 1\.running_(mean|var) became inf in step {bad[0] + 1} "
     ):
-        train_epoch(first, mixed, optimizer, cross_entropy, Precision("off", CPU), watch=watch)
+        train_epoch(first, mixed, optimizer, cross_entropy, Precision("off", CPU), finite_check=check)
 
 
 def test_a_scaler_skips_by_itself_but_not_for_ever():
     model = network()
-    guard, watch = watched(model, scaled=True)
+    guard, check = checked(model, scaled=True)
 
     def steps(count, sound_every):
         for step in range(1, count + 1):
             sound_gradients(model)
             if step % sound_every:
                 model[0].weight.grad[0, 0] = math.inf
-            assert watch.permits(torch.tensor(1.0), step)
-        watch.look()
+            assert check.allows(torch.tensor(1.0), step)
+        check.check()
 
     steps(3 * MAX_IN_A_ROW, sound_every=MAX_IN_A_ROW)
     assert guard.skipped == 0
@@ -140,10 +142,10 @@ def test_float16_begins_with_a_scale_that_overflows_and_trains_all_the_same():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    _, watch = watched(model, scaled=True, steps_unseen=1)
+    _, check = checked(model, scaled=True, max_pending=1)
     precision, before = Precision("float16", CPU), model[0].weight.clone()
     losing = [(100 * inputs, labels) for inputs, labels in small_batches(30)]
-    train_epoch(model, losing, optimizer, cross_entropy, precision, watch=watch)
+    train_epoch(model, losing, optimizer, cross_entropy, precision, finite_check=check)
     assert precision.state()["scale"] < 65536
     assert not torch.equal(model[0].weight, before)
 
@@ -162,7 +164,7 @@ def test_a_pruner_does_not_live_on_with_nan(controller, factor, before):
     """Every step here is a check; it names the parameter and the step, and neither a state nor a network comes out."""
     model, optimizer, pruner = pruned(controller=controller)
     train(model, optimizer, before)
-    said = rf"a presence parameter of 1\.weight became nan by step {before + 1}; go back to the last good state"
+    said = rf"a presence parameter of 1\.weight became nan by step {before + 1}; return to the last good state"
     if before == 70 and controller == "default":  # t rests, w does not
         said = rf"a latent weight of 1\.weight became nan by step {before + 1}"
     with pytest.raises(RunError, match=said):
@@ -238,10 +240,10 @@ def test_a_buffer_that_is_meant_to_be_infinite_is_left_alone():
     model = network()
     model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    _, watch = watched(model, steps_unseen=1)
+    _, check = checked(model, max_pending=1)
     sound_gradients(model)
-    assert watch.permits(torch.tensor(1.0), 1)
-    watch.require_finite(optimizer, None, 1)
+    assert check.allows(torch.tensor(1.0), 1)
+    check.require_finite(optimizer, None, 1)
     model[1].running_mean[0] = math.inf
     with pytest.raises(NotFiniteError, match=r"the buffer 1\.running_mean became inf"):
-        watch.require_finite(optimizer, None, 1)
+        check.require_finite(optimizer, None, 1)

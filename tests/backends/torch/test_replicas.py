@@ -50,7 +50,7 @@ def test_replicas_that_part_ways_are_all_stopped_and_the_parameter_named(what):
     assert message == str(errors[1])
     assert [error.reported_elsewhere for error in errors] == [False, True]
     assert message.startswith(("2.weight: after step ", "4.weight: after step "))
-    assert "its mask in process 1 is not that of process 0; all processes must start with the same weights" in message
+    assert "its mask on rank 1 differs from rank 0; start all ranks with the same weights" in message
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What pruning costs on this machine: a training step's time and memory, and the update alone."""
+"""Cost of pruning on this machine: time and memory of a training step, and time of the pruning update alone."""

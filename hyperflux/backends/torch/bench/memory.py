@@ -1,4 +1,4 @@
-"""Memory of a training step: what is held between steps, and how far it rises within one, gradients included."""
+"""Memory of a training step: bytes held between steps, and the rise within a step, including gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one variant: held between steps (network, optimizer, pruning), and the rise in a step from there."""
+    """Memory of one variant.
+
+    Attributes:
+        variant: Its name.
+        held_bytes: Bytes held between steps: network, optimizer and pruning.
+        rise_bytes: Largest additional bytes within a step.
+    """
 
     variant: str
     held_bytes: int
@@ -34,9 +40,16 @@ def measure_memory(
     kept: Iterable[Tensor],
     step: Callable[[], object],
 ) -> StepMemory:
-    """Memory of a `step` that is not the first: by CUDA's own account, on a CPU by every allocation of the step.
+    """Measure the memory of a step, which must not be the first.
 
-    `kept` is what pruning holds beside model and optimizer.
+    On CUDA, torch's allocator counts; on a CPU, torch's profiler records every allocation of the step.
+
+    Args:
+        variant: Name of the variant.
+        model: The model.
+        optimizer: Its optimizer.
+        kept: Tensors that pruning holds in addition.
+        step: Takes one training step.
     """
     optimizer.zero_grad()
     device = next(model.parameters()).device
@@ -57,8 +70,8 @@ def _rise_on_cuda(device: torch.device, step: Callable[[], object]) -> int:
 
 
 def _rise_on_cpu(step: Callable[[], object]) -> int:
-    """The highest sum of all that torch has allocated, less all that it has freed, since the step began."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages are none of the user's
+    """Largest sum of bytes allocated minus bytes freed since the start of the step."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's own messages
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     results = profiled.profiler.kineto_results

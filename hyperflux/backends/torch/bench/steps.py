@@ -1,4 +1,4 @@
-"""Time of a training step, dense and pruned, watched and unwatched: variants in rotation in one process."""
+"""Interleaved timing of training steps: dense and pruned, with and without telemetry."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from hyperflux.telemetry.levels import LEVELS, Level
 from hyperflux.timing import MAX_BATCH, MAX_ROUNDS, Timing, Turn, interleave
 
 STEPS_A_TURN = 10
-"""Steps that each variant takes before the next one's turn: two control steps of the default course among them."""
+"""Steps of a variant per turn; in the default course two of them are control steps."""
 PLANNED_STEPS = 100_000
-"""The course that the timed steps belong to: long, so that control steps are as seldom as they get."""
+"""Pruning steps of the timed course: many, so that control steps are as rare as possible."""
 WATCHED_STEPS = 3910
-"""The course that telemetry is timed in: ten epochs of CIFAR-10 in batches of 128."""
+"""Pruning steps of the course in which telemetry is timed: ten epochs of CIFAR-10 in batches of 128."""
 CLASSES = 10
 DEFAULTS = "default course, light telemetry"
 """The variant with all the defaults of `Pruner`."""
@@ -38,9 +38,11 @@ DEFAULTS = "default course, light telemetry"
 
 @dataclass(frozen=True)
 class TelemetryCost:
-    """A step's time at a level of telemetry, against none, and the bytes that its tables take over the course.
+    """Cost of a level of telemetry.
 
-    `file_bytes` is the size of telemetry.npz after the timed steps, scaled to the intervals of the whole course.
+    Attributes:
+        time: Time of a step, compared with no telemetry.
+        file_bytes: Size of telemetry.npz after the timed steps, scaled to the intervals of the whole course.
     """
 
     time: Timing
@@ -53,7 +55,13 @@ class TelemetryCost:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step costs dense and pruned: time and memory of the variants, and of the pruning update alone."""
+    """Cost of a training step.
+
+    Attributes:
+        times: Time of a step, per variant.
+        memory: Memory of a step, per variant.
+        update: Cost of the pruning update alone.
+    """
 
     times: list[Timing]
     memory: list[StepMemory]
@@ -71,8 +79,15 @@ def measure_steps(model: str, batch_size: int, rotations: int, device: str = "au
     An interval of light telemetry takes 500 steps of this course, so hardly a turn includes its end. The end is timed
     after every turn instead, and a 500th of it is added to a step.
 
-    Raises InputError for a model or device that can't be had, and where the kernel that is chosen for this device does
-    not agree with the plain one.
+    Args:
+        model: Name of the model.
+        batch_size: Images per step.
+        rotations: Turns per variant.
+        device: Name of the device, or "auto".
+
+    Raises:
+        InputError: A model, device or count is refused, or the kernel chosen for the device does not agree with the
+            plain one.
     """
     workload = _Workload.of(model, batch_size, rotations, device)
     pruned = select(workload.network, _optimizer(workload.network), None, None).prunable
@@ -99,9 +114,16 @@ def measure_steps(model: str, batch_size: int, rotations: int, device: str = "au
 
 
 def time_telemetry(model: str, batch_size: int, rotations: int, device: str = "auto") -> list[TelemetryCost]:
-    """Time a step of the default course at every level of telemetry, over whole intervals of `light`.
+    """Time a step of the default course at every level of telemetry; a turn is one interval of `light`.
 
-    Raises InputError for a model or device that can't be had.
+    Args:
+        model: Name of the model.
+        batch_size: Images per step.
+        rotations: Turns per level.
+        device: Name of the device, or "auto".
+
+    Raises:
+        InputError: A model, device or count is refused.
     """
     workload = _Workload.of(model, batch_size, rotations, device)
     pruners = {name: workload.pruner(WATCHED_STEPS, "default", name) for name in LEVELS}
@@ -126,7 +148,7 @@ def _file_bytes(tables: Tables, level: Level | None) -> int:
 
 @dataclass(frozen=True)
 class _Trained:
-    """A network, its optimizer, and the Pruner that it is under; none where it is dense."""
+    """A network, its optimizer, and its Pruner; None if it is dense."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -148,7 +170,7 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Workload:
-    """A network and one batch of random images: (3, 32, 32), for an MLP (1, 28, 28)."""
+    """A network and one batch of random images of shape (3, 32, 32), for an MLP (1, 28, 28)."""
 
     network: nn.Module
     inputs: torch.Tensor
@@ -171,7 +193,7 @@ class _Workload:
         return _Trained(model, _optimizer(model))
 
     def pruner(self, steps: int, controller: Any, telemetry: Any) -> _Trained:
-        """A copy under a Pruner whose pruning stage has so many steps."""
+        """A copy under a Pruner whose pruning stage has `steps` steps."""
         dense = self.dense()
         pruner = Pruner(
             dense.model,
@@ -185,7 +207,7 @@ class _Workload:
         return _Trained(dense.model, dense.optimizer, pruner)
 
     def turn(self, trained: _Trained, steps: int) -> Turn:
-        """Training steps."""
+        """A turn of `steps` training steps."""
         model, optimizer = trained.model, trained.optimizer
 
         def take() -> None:
@@ -197,7 +219,7 @@ class _Workload:
         return Turn(take, steps)
 
     def interleave(self, variants: Mapping[str, Turn], rotations: int) -> list[Timing]:
-        """Time turns of all variants in rotation, waiting for the device before and after each."""
+        """Interleaved timing of all variants; waits for the device before and after each turn."""
         return interleave(variants, rotations, functools.partial(_wait, self.inputs.device))
 
 

@@ -1,4 +1,4 @@
-"""The pruning update alone: its time, the bytes it moves, and how near it comes to what the device can copy."""
+"""The pruning update alone: its time, the bytes it moves, and its speed compared with a copy on the device."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.timing import Timing, Turn, interleave
 
 NEEDED_VALUES = 12
-"""Values a weight that any implementation reads or writes: g, w, t and two moments in, g·m, t and the moments out,
-then, once the optimizer has moved w, w and t in and θ out."""
+"""Values per weight that any implementation must read or write: g, w, t and two moments in; g·m, t and the moments out;
+after the optimizer has moved w, w and t in and θ out."""
 MAX_COPIED_BYTES = 1 << 29
 """Largest buffer copied to measure the device's bandwidth."""
 TRIED_DENSITY = 0.05
-"""ParameterUpdate of the weights that are present, at random places."""
+"""Density of the timed update; the present weights lie at random places."""
 
 
 @dataclass(frozen=True)
 class UpdateCost:
-    """`times` are those of one update by `kernel` and by the plain one, the latter's ratio being to the former.
+    """Cost of one pruning update of a network.
 
-    `moved_bytes` counts what the kernel's operations read and write, `needed_bytes` what any has to. `copy_share` is
-    the time that the device takes to copy as many bytes as are needed, as a share of the update's.
+    Attributes:
+        kernel: Name of the chosen kernel.
+        dtype: dtype of the state.
+        weights: N.
+        times: Time of an update by that kernel and by the plain one; the plain one's ratio is to the chosen kernel.
+        moved_bytes: Bytes that the kernel's operations read and write.
+        needed_bytes: Bytes that any implementation must read and write.
+        copy_seconds: Time in which the device copies the needed bytes.
+        copy_share: That time as a share of the update's.
     """
 
     kernel: str
@@ -44,7 +51,7 @@ class UpdateCost:
 
     @property
     def copy_bytes_a_second(self) -> float:
-        """Bytes read and written a second by a copy."""
+        """Bytes read and written per second by a copy."""
         return self.needed_bytes / self.copy_seconds
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,9 +60,15 @@ class UpdateCost:
 
 
 def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[], None]) -> UpdateCost:
-    """Time the update of the state beside `parameters`, all of one device and dtype, in rotation with copies.
+    """Interleaved timing of the pruning update of `parameters`, by both kernels, and of copies.
 
-    Raises InputError where the kernel that is chosen for them does not agree with the plain one.
+    Args:
+        parameters: Tensors of one device and dtype.
+        rotations: Turns per variant.
+        wait: Waits for the device.
+
+    Raises:
+        InputError: The kernel chosen for the parameters does not agree with the plain one.
     """
     states = [_state(parameter) for parameter in parameters]
     updates = [ParameterUpdate(state, 1e-3 * torch.randn_like(state.latent)) for state in states]
@@ -82,7 +95,11 @@ def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[],
 
 
 class BytesMoved(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of all tensors that operations read or write; views of tensors move nothing."""
+    """Adds up the bytes of all tensors that operations read or write; views count nothing.
+
+    Attributes:
+        total: Bytes so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -91,7 +108,7 @@ class BytesMoved(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run `func` and count."""
+        """Run `func` and count its bytes."""
         result = func(*args, **(kwargs or {}))
         schema = func._schema
         if any(back.alias_info is not None and not back.alias_info.is_write for back in schema.returns):
@@ -118,7 +135,7 @@ def _state(parameter: Tensor) -> WeightState:
 
 
 def _update(kernel: Kernel, updates: Sequence[ParameterUpdate], parameters: Sequence[Tensor]) -> None:
-    """All that pruning adds to a step between two control steps; t hardly moves."""
+    """The work that pruning adds to a step that is not a control step; t hardly moves."""
     with torch.no_grad():
         kernel.take_step(updates, 1e-9, 1e-9)
         for update, parameter in zip(updates, parameters, strict=True):

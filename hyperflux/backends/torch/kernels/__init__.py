@@ -1,1 +1,1 @@
-"""Ways to compute a training step's update on tensors: the plain one, faster ones held to it, and the choice."""
+"""Kernels for a training step on tensors: the plain one, a faster one that must agree with it, and the choice."""

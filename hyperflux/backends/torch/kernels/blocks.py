@@ -1,4 +1,4 @@
-"""Blocks of weights that stay in the cache during a step: large parameters are cut, small ones put together."""
+"""Blocks of weights that stay in the cache during a step: large parameters are cut, small ones are combined."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GPU_BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Piece:
-    """A parameter, or as much of it as fits into a block.
+    """A parameter, or the part of it that fits into a block.
 
     Attributes:
-        number: Position of its parameter's update in the step.
-        start: Where it begins in the parameter's memory.
+        number: Index of the parameter's update in the step.
+        start: Index of its first element in the parameter's memory.
         whole: Whether it is the whole parameter.
         state: Views of the parameter's tensors; the parameter's own state counts the steps.
-        scratch: A part of the block's buffer, laid out as the tensors are.
+        scratch: Part of the block's buffer, with the tensors' layout.
     """
 
     number: int
@@ -36,15 +36,15 @@ class Piece:
     scratch: Tensor
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The same piece of another tensor that is laid out as the parameter is."""
+        """The same piece of another tensor with the parameter's layout."""
         return tensor if self.whole else in_memory(tensor)[self.start : self.start + self.state.latent.numel()]
 
 
 class Blocks:
-    """Cuts steps into blocks of as many pieces as `buffer` has room for.
+    """Divides a step's parameters into blocks of pieces that fit into `buffer`.
 
-    Where a parameter is cut does not depend on the others. The pieces are kept for the next step; they are cut again
-    only if other parameters take part or their tensors were replaced.
+    A parameter's cuts do not depend on the other parameters. The pieces are reused in the next step unless other
+    parameters take part or tensors were replaced.
     """
 
     def __init__(self, buffer: Tensor) -> None:
@@ -53,7 +53,7 @@ class Blocks:
         self._blocks: list[list[Piece]] = []
 
     def of(self, updates: Sequence[ParameterUpdate]) -> list[list[Piece]]:
-        """The pieces of every block."""
+        """The pieces of each block, for these updates."""
         if len(updates) != len(self._cut) or any(
             update.state.latent is not latent for update, latent in zip(updates, self._cut, strict=True)
         ):
@@ -78,18 +78,18 @@ class Blocks:
 
 
 def block_size(device: torch.device) -> int:
-    """Weights in a block."""
+    """Weights per block."""
     return CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
 
 
 def parts(tensor: Tensor, block: int) -> list[Tensor]:
-    """All elements of a tensor without gaps in memory order, one block at a time."""
+    """Views of a tensor without gaps: its elements in memory order, in blocks."""
     flat = in_memory(tensor)
     return [flat[start : start + block] for start in range(0, len(flat), block)]
 
 
 def in_memory(tensor: Tensor) -> Tensor:
-    """The elements of a tensor without gaps in memory order, as a view of one dimension."""
+    """A flat view of a tensor without gaps: its elements in memory order."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 

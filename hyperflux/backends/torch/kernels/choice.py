@@ -1,4 +1,4 @@
-"""Which kernel computes the steps: the fused one if it agrees with the plain one, otherwise the plain one."""
+"""Chooses the kernel: the fused one if it agrees with the plain one, otherwise the plain one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.errors import InputError
 
 FUSED_DEVICES = ("cpu", "cuda")
-"""Devices with subnormal numbers, which the fused gate compares with."""
+"""Devices with subnormal numbers, which the fused gate needs."""
 AGREEMENT = 16
-"""Roundings by which t and its moments may differ from the plain kernel's after a step, relative to their scale."""
+"""Tolerated difference of t and its moments from the plain kernel after a step, in roundings of the largest value."""
 TRIED_WEIGHTS = 1000
 TRIED_STEPS = 3
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("hyperflux")
 
 
 class Kernels:
-    """One kernel for each device and dtype, chosen when its first parameter is met."""
+    """One kernel per device and dtype, chosen at first use."""
 
     def __init__(self) -> None:
         self._chosen: dict[tuple[torch.device, torch.dtype], Kernel] = {}
@@ -42,7 +42,7 @@ class Kernels:
         return [buffer for kernel in self._chosen.values() for buffer in kernel.buffers]
 
     def forget(self) -> None:
-        """Release all kernels, their buffers, and the states they refer to."""
+        """Release all kernels, with their buffers and references to states."""
         self._chosen.clear()
 
     def take_step(
@@ -61,16 +61,16 @@ class Kernels:
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The fused kernel if it is available and agrees with the plain one; otherwise the plain one, which is logged."""
+    """The fused kernel if it is available and agrees with the plain one; otherwise the plain one, with a warning."""
     if device.type in FUSED_DEVICES and _fused_agrees(device, dtype):
         return Fused(device, dtype)
     return Plain()
 
 
 def require_kernel_agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
-    """Compare `kernel` with the plain one over a few steps, from states at and near the gate.
+    """Compare `kernel` with the plain one over a few steps, from t at, near and far from 0.
 
-    Masks, θ and g·m must be equal, t and its moments equal up to `AGREEMENT` roundings.
+    Masks, θ and g·m must be equal; t and its moments may differ by `AGREEMENT` roundings.
 
     Raises:
         InputError: They differ.
@@ -99,13 +99,13 @@ def _fused_agrees(device: torch.device, dtype: torch.dtype) -> bool:
     try:
         require_kernel_agrees(Fused(device, dtype), device, dtype)
     except (AttributeError, TypeError, RuntimeError, InputError) as error:
-        _log.warning("the plain kernel is taken for %s on %s, which is slower: %s", dtype, device, error)
+        _log.warning("using the plain kernel for %s on %s, which is slower: %s", dtype, device, error)
         return False
     return True
 
 
 def _tried(device: torch.device, dtype: torch.dtype) -> WeightState:
-    """A state whose first t lie at and just below or above the gate."""
+    """A state whose first t lie at 0 and just below and above it."""
     like = torch.empty(TRIED_WEIGHTS, device=device, dtype=dtype)
     latent, presence, first, second = (_noise(seed, like) for seed in range(-4, 0))
     tiny = torch.finfo(dtype).tiny
@@ -114,7 +114,7 @@ def _tried(device: torch.device, dtype: torch.dtype) -> WeightState:
 
 
 def _noise(seed: int, like: Tensor) -> Tensor:
-    """Normal numbers by `seed`, made on the CPU."""
+    """Normal random numbers by `seed`, drawn on the CPU."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 

@@ -1,11 +1,11 @@
 """A training step in few passes over memory, in blocks that stay in the cache, without a branch per weight.
 
-Two operations of torch do it. `_fused_adam_` is Adam in one pass, for many tensors in one call: `torch.optim.Adam`
-uses it. `threshold_backward`, the gradient of ReLU, is the gate: it lets values through where another tensor lies above
-a threshold and writes +0 elsewhere. `masked_fill_` does the same, but on a CPU it branches at every weight
-and mispredicts where present and pruned weights alternate.
+It uses two operations of torch. `_fused_adam_` is Adam in one pass, for many tensors per call, as in
+`torch.optim.Adam`. `threshold_backward`, the gradient of ReLU, is the gate: it copies values where another tensor
+exceeds a threshold and writes +0 elsewhere. `masked_fill_` does the same, but on a CPU it branches per weight and
+mispredicts if present and pruned weights alternate.
 
-Masks, θ = w·m and g·m equal those of the plain kernel bit for bit. Adam rounds in another order.
+Masks, θ = w·m and g·m equal those of the plain kernel bit for bit. Adam rounds differently.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ _BELOW_ZERO = {
     for dtype in (torch.float32, torch.float64)
     for subnormal in (True, False)
 }
-"""The largest number below 0, by dtype; the largest normal one where the processor takes the others for 0."""
+"""The largest number below 0 by dtype, or the largest normal one if the processor flushes subnormal numbers to 0."""
 
 
 class Fused:
-    """Every step in blocks of the network, for one device and dtype. A block of slopes is its one temporary."""
+    """Computes every step in blocks, for one device and dtype. Its only temporary is one block of slopes.
+
+    Attributes:
+        buffers: That block.
+    """
 
     name = "fused"
 
@@ -56,7 +60,7 @@ class Fused:
                 _, gradient, scale = updates[piece.number]
                 gradient = unscaled = piece.of(gradient)
                 slope = piece.scratch
-                if scale is not None:  # a fused optimizer unscales inside its step
+                if scale is not None:  # a fused optimizer unscales gradients inside its step
                     unscaled = torch.div(gradient, scale.to(gradient), out=slope)
                 torch.addcmul(pressure, unscaled, piece.state.latent, value=KAPPA, out=slope)
                 gate(gradient, piece.state.presence, out=gradient)
@@ -77,7 +81,10 @@ class Fused:
 
 
 def gate(values: Tensor, presence: Tensor, out: Tensor) -> None:
-    """`values` where t >= 0, +0 elsewhere, see E1: all of one shape, dtype and layout. `out` may be `values`."""
+    """Write `values` where t >= 0 and +0 elsewhere (see E1).
+
+    All three have one shape, dtype and layout; `out` may be `values`.
+    """
     below_zero = _BELOW_ZERO[values.dtype, -math.ulp(0.0) < 0]
     torch.ops.aten.threshold_backward.grad_input(values, presence, below_zero, grad_input=out)
 
@@ -86,7 +93,7 @@ def _adam(block: Sequence[Piece], steps: Sequence[int], learning_rate: float) ->
     """One step of Adam on t, with the slopes in the pieces' scratch; `steps` counts the steps of each piece."""
     beta1, beta2 = ADAM_BETAS
     device = block[0].state.presence.device
-    # counts are in float32 whatever the dtype of the rest
+    # _fused_adam_ takes counts in float32 for every dtype
     counts = {count: torch.scalar_tensor(count, dtype=torch.float32, device=device) for count in set(steps)}
     torch._fused_adam_(
         [piece.state.presence for piece in block],

@@ -16,7 +16,7 @@ class ParameterUpdate(NamedTuple):
     Attributes:
         state: w, t and the moments of t.
         gradient: g, in the dtype and memory layout of the state; the step turns it into g·m in place.
-        scale: The factor by which a GradScaler has scaled g; None if it has not.
+        scale: Factor by which a GradScaler has scaled g; None if g is unscaled.
     """
 
     state: WeightState
@@ -25,7 +25,7 @@ class ParameterUpdate(NamedTuple):
 
 
 class Kernel(Protocol):
-    """A way to compute a step."""
+    """Computes a training step's changes to t, gradients and parameters."""
 
     @property
     def name(self) -> str:
@@ -33,19 +33,25 @@ class Kernel(Protocol):
 
     @property
     def buffers(self) -> tuple[Tensor, ...]:
-        """Tensors that it holds between steps."""
+        """Tensors held between steps."""
 
     def take_step(
         self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
     ) -> None:
-        """Mask the gradients by t, then move t (see E3, E5 and E6); a learning rate of None leaves t as it is."""
+        """Turn every g into g·m, and move t by one step on κ g w + γ/N (see E3, E5 and E6).
+
+        Args:
+            updates: The parameters; those of one call have one device and dtype.
+            pressure_gradient: γ/N.
+            learning_rate: η_t; None freezes t and its moments.
+        """
 
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """Write θ = w·m into `out`, rounded to its dtype; a pruned weight becomes an exact +0 (see E2)."""
 
 
 class Plain:
-    """One tensor operation after the other, each on a whole parameter, on any device and dtype."""
+    """Applies one tensor operation after the other to whole parameters, on any device and dtype."""
 
     name = "plain"
     buffers: tuple[Tensor, ...] = ()
