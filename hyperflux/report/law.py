@@ -11,7 +11,8 @@ import numpy as np
 
 from hyperflux.errors import InputError
 from hyperflux.law.fit import Degrees, Interval, PruningLaw, compare_degrees
-from hyperflux.report.style import COLOURS, figure, log_ticks, png
+from hyperflux.report.axes import label_log_axis
+from hyperflux.report.style import COLOURS, figure, png
 from hyperflux.schedules.feasibility import require_fraction
 
 HEADINGS = ("", "linear", "quadratic")
@@ -96,8 +97,8 @@ class Study:
             xscale="log", yscale="log", xlabel="pressure γ", ylabel="density (% of the weights left)", title=title,
             ylim=(min(shown) / 2, min(200.0, 2 * max(shown))),
         )  # fmt: skip
-        axes.xaxis.set_major_formatter("{x:g}")
-        log_ticks(axes.yaxis)
+        label_log_axis(axes, "x")
+        label_log_axis(axes, "y")
         axes.legend(frameon=False)
         return png(drawn)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hyperflux.report.course import run_keys, shade
+from hyperflux.report.axes import line_keys, log_axis, log_ticks, shade_stages, tick_label
 from hyperflux.report.formatting import shortened
 from hyperflux.report.run import ReportedRun
 from hyperflux.report.style import COLOURS, line_look
-from hyperflux.report.svg import SIZE, Key, Plot, blank, drawing, inline, log_axis, log_ticks, number
+from hyperflux.report.svg import SIZE, Key, Plot, blank, drawing, inline
 
 MAX_LINES = 8
 """Layers that lines can tell apart; more are drawn as a heat map."""
@@ -26,18 +26,18 @@ NAME_LENGTH = 20
 """Characters of a layer's name beside a plot."""
 
 
-def layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
+def plot_layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
     """Density of every layer over time, of one run."""
-    tables = runs[0].tables
+    tables = runs[0].telemetry
     if len(runs) > 1 or tables is None:
         return None
     names = list(dict.fromkeys(tables["layers"]["layer"].tolist()))
     return _lines(runs[0], names) if len(names) <= MAX_LINES else _heat_map(runs[0], names)
 
 
-def final_density(runs: Sequence[ReportedRun]) -> Plot | None:
+def plot_final_density(runs: Sequence[ReportedRun]) -> Plot | None:
     """Density of every layer at the end, a dot a run."""
-    found = [{x["name"]: 100 * x["surviving"] / x["total"] for x in run.report["layers"]} for run in runs]
+    found = [{x.name: 100 * x.surviving / x.total for x in run.outcome.layers} for run in runs]
     names = list(dict.fromkeys(name for layers in found for name in layers))
     with drawing("final-density"):
         drawn, axes = blank(_height(len(names), 0.16))
@@ -54,7 +54,10 @@ def final_density(runs: Sequence[ReportedRun]) -> Plot | None:
         svg = inline(drawn, "final-density")
     caption = "What each run left of each layer, first layer on top. A layer with no dot has lost every weight."
     description = "Density in percent at the end, by layer and run."
-    keys = [Key(key.label, key.colour, "●■▲◆"[i // len(COLOURS) % 4]) for i, key in enumerate(run_keys(runs))]
+    keys = [
+        Key(key.label, key.colour, "●■▲◆"[i // len(COLOURS) % 4])
+        for i, key in enumerate(line_keys([run.label for run in runs]))
+    ]
     return Plot("final-density", "Density by layer", caption, description, svg, keys)
 
 
@@ -73,7 +76,7 @@ def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
             axes.plot(np.append(0, rows["step"]), np.where(values > 0, values, np.nan), **look, gid="data")
             keys.append(Key(name, look["color"], "line" if look["linestyle"] == "-" else "dashed"))
         log_axis(axes, "y", shown)
-        shade(axes, [("pruning", 0, run.boundary), ("regrowth", run.boundary, run.last_step)])
+        shade_stages(axes, run.stage_steps)
         axes.set(xlabel="optimizer step", ylabel="weights left (%)")
         svg = inline(drawn, "layers")
     caption = (
@@ -106,8 +109,8 @@ def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
         axes.imshow(shown, **look, extent=extent, zorder=1, gid="data")
         axes.grid(False)
         _name_rows(axes, names, 0.11)
-        shade(axes, [("pruning", 0, run.boundary), ("regrowth", run.boundary, run.last_step)])
-        axes.axvline(run.boundary, color="white", linewidth=0.8, linestyle=":")
+        shade_stages(axes, run.stage_steps)
+        axes.axvline(run.last_pruning_step, color="white", linewidth=0.8, linestyle=":")
         axes.set(xlabel="optimizer step")
         inch = 1 / (height - BORDER)
         scale = axes.inset_axes((0.0, 1 + 0.3 * inch, 1.0, 0.08 * inch))
@@ -115,7 +118,7 @@ def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
         scale.imshow(gradient, **look, extent=(0, 1, 0, 1))
         ticks = log_ticks(least, 100)
         places = [float(np.log(tick / least) / np.log(100 / least)) for tick in ticks]
-        scale.set_xticks(places, [f"{number(tick)} %" for tick in ticks], fontsize=8)
+        scale.set_xticks(places, [f"{tick_label(tick)} %" for tick in ticks], fontsize=8)
         scale.set_yticks([])
         scale.grid(False)
         scale.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=0)

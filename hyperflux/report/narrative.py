@@ -25,27 +25,41 @@ class Finding:
 
 
 def narrative(run: ReportedRun) -> list[Finding]:
-    """Everything that can be said of a run, in the order in which a reader asks."""
-    told = [*summary(run), ("What was pruned first", _first(run)), ("Layers at the end", _layers(run))]
-    told += [("Weights that came back", _returns(run)), ("The mask", _mask(run)), ("Pressure and flux", _pressure(run))]
-    told += [("Warnings", _warnings(run)), ("Telemetry", _missing(run))]
-    return [Finding(topic, text) for topic, text in told if text]
+    """Everything that a run's files say about it, in the order in which a reader asks."""
+    return _given(
+        *size_and_accuracy(run),
+        Finding("What was pruned first", _first_pruned(run)),
+        Finding("Layers at the end", _final_layers(run)),
+        Finding("Weights that came back", _regrown_weights(run)),
+        Finding("The mask", _mask(run)),
+        Finding("Pressure and flux", _pressure(run)),
+        Finding("Warnings", _warnings(run)),
+        Finding("Telemetry", _missing_telemetry(run)),
+    )
 
 
-def brief(run: ReportedRun) -> list[Finding]:
+def short_narrative(run: ReportedRun) -> list[Finding]:
     """What matters of one run among several."""
-    told = [*summary(run), ("Layers at the end", _layers(run)), ("The mask", _mask(run))]
-    told += [("Warnings", _warnings(run))]
-    return [Finding(topic, text) for topic, text in told if text]
+    return _given(
+        *size_and_accuracy(run),
+        Finding("Layers at the end", _final_layers(run)),
+        Finding("The mask", _mask(run)),
+        Finding("Warnings", _warnings(run)),
+    )
 
 
-def summary(run: ReportedRun) -> list[tuple[str, str]]:
-    """The outcome: weights left and accuracy."""
-    return [("Size", _size(run)), ("Accuracy", _accuracy(run))]
+def size_and_accuracy(run: ReportedRun) -> list[Finding]:
+    """How many weights are left, and how accurate the network is."""
+    return [Finding("Size", _size(run)), Finding("Accuracy", _accuracy(run))]
+
+
+def _given(*findings: Finding) -> list[Finding]:
+    """The findings that have a text."""
+    return [finding for finding in findings if finding.text]
 
 
 def _size(run: ReportedRun) -> str:
-    left, total, asked = run.report["surviving_weights"], run.report["total_weights"], run.asked
+    left, total, asked = run.outcome.surviving_weights, run.outcome.total_weights, run.target_count
     outcome = f"{left:,} of {counted(total, 'weight')} are left, a density of {percent(run.density)}"
     if left == asked:
         return f"{outcome}: exactly the number asked for."
@@ -55,7 +69,7 @@ def _size(run: ReportedRun) -> str:
 
 
 def _accuracy(run: ReportedRun) -> str:
-    final, dense = run.report["final_accuracy"], run.report["dense_accuracy"]
+    final, dense = run.outcome.final_accuracy, run.outcome.dense_accuracy
     if dense is None:
         return (
             f"{accuracy(final)} on test data. The network was pruned from scratch, so there is no dense one beside it."
@@ -70,18 +84,18 @@ def _accuracy(run: ReportedRun) -> str:
     )
 
 
-def _first(run: ReportedRun) -> str:
+def _first_pruned(run: ReportedRun) -> str:
     """Which layers lost half of their weights first, and which kept it."""
     halved, kept = [], []
-    for layer in run.report["layers"]:
-        rows = None if run.tables is None else run.tables["layers"][run.tables["layers"]["layer"] == layer["name"]]
-        if rows is None or not len(rows):
+    for layer in run.outcome.layers:
+        rows = run.layer_rows(layer.name)
+        if rows is None:
             return ""
         below = np.flatnonzero(2 * rows["surviving"] <= rows["total"])
         if len(below):
-            halved.append((int(rows["step"][below[0]]), layer["name"]))
+            halved.append((int(rows["step"][below[0]]), layer.name))
         else:
-            kept.append(layer["name"])
+            kept.append(layer.name)
     halved.sort(key=lambda pair: pair[0])
     if not halved:
         return "No layer was ever below half of its weights."
@@ -98,9 +112,9 @@ def _first(run: ReportedRun) -> str:
 
 def _share(run: ReportedRun, step: int) -> str:
     """How far into its stage a step is."""
-    if step <= run.boundary:
-        return f" ({_of(step, run.boundary)} of the pruning stage)"
-    return f" ({_of(step - run.boundary, run.last_step - run.boundary)} of the regrowth stage)"
+    if step <= run.last_pruning_step:
+        return f" ({_of(step, run.last_pruning_step)} of the pruning stage)"
+    return f" ({_of(step - run.last_pruning_step, run.last_step - run.last_pruning_step)} of the regrowth stage)"
 
 
 def _of(part: float, whole: float) -> str:
@@ -108,39 +122,39 @@ def _of(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %"
 
 
-def _layers(run: ReportedRun) -> str:
+def _final_layers(run: ReportedRun) -> str:
     """Cut and starved layers; the sparsest and the densest."""
-    layers = [(layer["surviving"] / layer["total"], layer["name"]) for layer in run.report["layers"]]
+    layers = [(layer.surviving / layer.total, layer.name) for layer in run.outcome.layers]
     if len(layers) == 1:
         return ""
     cut = [name for share, name in layers if share == 0]
     starved = sorted((share, name) for share, name in layers if 0 < share < STARVED * run.density)
-    told = []
+    sentences = []
     if cut:
         verb = "has" if len(cut) == 1 else "have"
-        told.append(
+        sentences.append(
             f"{listed(cut)} {verb} lost every weight: unless a shortcut leads around, nothing passes and the network "
             "is cut in two."
         )
     if starved:
         names = [f"{name} ({percent(share)})" for share, name in starved]
         verb = "is" if len(starved) == 1 else "are"
-        told.append(
+        sentences.append(
             f"{listed(names)} {verb} starved: below a quarter of the network's density of {percent(run.density)}."
         )
     if not cut and not starved:
         share, name = min(layers)
-        told.append(f"No layer is starved: the sparsest, {name}, keeps {percent(share)} of its weights.")
+        sentences.append(f"No layer is starved: the sparsest, {name}, keeps {percent(share)} of its weights.")
     share, name = max(layers)
-    told.append(f"The densest, {name}, keeps {percent(share)}.")
-    return " ".join(told)
+    sentences.append(f"The densest, {name}, keeps {percent(share)}.")
+    return " ".join(sentences)
 
 
-def _returns(run: ReportedRun) -> str:
+def _regrown_weights(run: ReportedRun) -> str:
     """How many pruned weights ever came back, and how many survivors are such."""
-    if run.tables is None:
+    if run.telemetry is None:
         return ""
-    flips = run.tables["flips"]
+    flips = run.telemetry["flips"]
     counts = np.bincount(flips["flips"], weights=flips["weights"]).astype(int)
     pruned, back = int(counts[1:].sum()), int(counts[2:].sum())
     survivors, returned = int(counts[::2].sum()), int(counts[2::2].sum())
@@ -161,9 +175,9 @@ def _returns(run: ReportedRun) -> str:
 
 def _mask(run: ReportedRun) -> str:
     """Whether the mask had settled before the run ended."""
-    if run.tables is None:
+    if run.telemetry is None:
         return ""
-    ages, last = run.tables["ages"], run.last_step
+    ages, last = run.telemetry["ages"], run.last_step
     changes = ages["step"][(ages["step"] > 0) & (ages["present"] + ages["pruned"] > 0)]
     if not len(changes):
         return "The mask never changed."
@@ -185,11 +199,11 @@ def _mask(run: ReportedRun) -> str:
 
 def _pressure(run: ReportedRun) -> str:
     """Where the pressure went, and how flux compared with it."""
-    if run.report["method"] == "magnitude":
+    if run.outcome.method == "magnitude":
         return "Magnitude pruning takes the smallest weights; it has neither pressure nor flux."
-    if run.tables is None:
+    if run.telemetry is None:
         return ""
-    rows = run.tables["network"]
+    rows = run.telemetry["network"]
     rows = rows[rows["stage"] == "pruning"]
     pushed = rows[rows["pressure"] > 0]
     if not len(pushed):
@@ -209,13 +223,13 @@ def _pressure(run: ReportedRun) -> str:
 
 
 def _warnings(run: ReportedRun) -> str:
-    """What the user was told of while the run was under way."""
-    return " ".join(f"{line}." for line in run.report["warnings"])
+    """What the user was sentences of while the run was under way."""
+    return " ".join(f"{line}." for line in run.outcome.warnings)
 
 
-def _missing(run: ReportedRun) -> str:
+def _missing_telemetry(run: ReportedRun) -> str:
     """What there is no record of, and how to get it."""
-    if run.tables is None:
+    if run.telemetry is None:
         return (
             "This run kept none: there is no record of layers over time, flips, flux or single weights. Run it again "
             "with --telemetry light to see them."

@@ -61,15 +61,6 @@ def png(drawn: Any) -> bytes:
     return content.getvalue()
 
 
-def log_ticks(axis: Any) -> None:
-    """Label 1, 2, 5, 10, ... on a logarithmic axis, as plain numbers."""
-    from matplotlib import ticker
-
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(ticker.NullFormatter())
-
-
 def line_look(number: int) -> dict[str, Any]:
     """Colour and dashes of the line with this number."""
     turn = number // len(COLOURS)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,10 @@ from typing import Any
 from hyperflux.io.atomic_write import write_atomic
 from hyperflux.law.saliency import LOW_QUANTILE, MEASURES
 from hyperflux.law.sweep import SweepRow, SweepSettings
+from hyperflux.report.axes import label_log_axis
 from hyperflux.report.law import Study
-from hyperflux.report.style import COLOURS, figure, log_ticks, png
+from hyperflux.report.style import COLOURS, figure, png
+from hyperflux.report.table_files import csv_file, json_file
 from hyperflux.spec import KAPPA
 
 HEADINGS = ("method", "pressure", "density", "left", "epochs", "accuracy", "")
@@ -66,8 +65,8 @@ def write_rows(rows: Sequence[SweepRow], folder: Path, outliers: Collection[floa
         for row in rows
         if row.method == "hyperflux"
     ]
-    write_atomic(folder / "law.csv", _csv(table))
-    write_atomic(folder / "saliencies.csv", _csv(_saliency_table(rows)))
+    write_atomic(folder / "law.csv", csv_file(table))
+    write_atomic(folder / "saliencies.csv", csv_file(_saliency_table(rows)))
 
 
 def write_study(
@@ -75,7 +74,7 @@ def write_study(
 ) -> None:
     """Leave all files, those of a finished sweep. Raises RunError where the disk refuses."""
     write_rows(rows, folder, [found.pressure[index] for index in found.outliers] if found else [])
-    write_atomic(folder / "law.json", _json(to_dict(rows, settings, found)))
+    write_atomic(folder / "law.json", json_file(to_dict(rows, settings, found)))
     if any(row.surviving for row in rows):
         write_atomic(folder / "saliencies.png", plot_saliencies(rows, title))
     if found:
@@ -117,7 +116,7 @@ def plot_saliencies(rows: Sequence[SweepRow], title: str) -> bytes:
     axes[0].legend(frameon=False, fontsize=8)
     axes[0].set_title(f"{title}: saliency of surviving weights")
     axes[-1].set_xlabel("density (% of the weights left)")
-    log_ticks(axes[-1].xaxis)
+    label_log_axis(axes[-1], "x")
     return png(drawn)
 
 
@@ -133,18 +132,6 @@ def _saliency_table(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:
         for row in rows
         for name in MEASURES
     ]
-
-
-def _csv(table: Iterable[Mapping[str, Any]]) -> bytes:
-    rows, text = list(table), io.StringIO(newline="")
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _without_nan(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux.report.course import shade
+from hyperflux.report.axes import shade_stages
 from hyperflux.report.formatting import shortened
 from hyperflux.report.run import MAX_POINTS, ReportedRun
 from hyperflux.report.style import INK, MUTED, PRESENT, PRUNED
@@ -39,16 +39,16 @@ class WeightHistory:
         return turns
 
 
-def weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
+def plot_weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
     """A few weights of each fate, of one run, each on its own axes."""
-    if len(runs) > 1 or runs[0].tables is None or not runs[0].has_flux:
+    if len(runs) > 1 or runs[0].telemetry is None or not runs[0].has_flux:
         return None
-    chosen = chosen_histories(runs[0].tables["sample"])
+    chosen = chosen_histories(runs[0].telemetry["sample"])
     with drawing("lifelines"):
         drawn, rows = stacked(len(chosen), 0.6 + 0.8 * len(chosen))
-        for axes, life in zip(rows, chosen, strict=True):
-            _draw(axes, life)
-            shade(axes, [("pruning", 0, runs[0].boundary), ("regrowth", runs[0].boundary, runs[0].last_step)], False)
+        for axes, history in zip(rows, chosen, strict=True):
+            _draw(axes, history)
+            shade_stages(axes, runs[0].stage_steps, named=False)
         rows[-1].set(xlabel="optimizer step")
         drawn.supylabel("presence t", fontsize=10)
         svg = inline(drawn, "lifelines")
@@ -65,19 +65,19 @@ def weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
     return Plot("lifelines", "Lives of single weights", caption, "Presence parameter against step.", svg, keys)
 
 
-def _draw(axes: Any, life: WeightHistory) -> None:
-    few = np.unique(np.linspace(0, len(life.t) - 1, MAX_POINTS).round().astype(int))
-    steps, t = life.steps[few], life.t[few]
+def _draw(axes: Any, history: WeightHistory) -> None:
+    few = np.unique(np.linspace(0, len(history.t) - 1, MAX_POINTS).round().astype(int))
+    steps, t = history.steps[few], history.t[few]
     for colour, side in ((PRESENT, t >= 0), (PRUNED, t <= 0)):
         axes.fill_between(steps, 0, t, where=side, interpolate=True, color=colour, alpha=0.35, linewidth=0)
     axes.plot(steps, t, color=INK, linewidth=0.8, gid="data")
     axes.axhline(0, color=MUTED, linewidth=0.8)
     for change, marker in ((-1, "v"), (1, "^")):
-        at = life.turns == change
+        at = history.turns == change
         if at.any():
             colour = PRESENT if change > 0 else PRUNED
-            axes.plot(life.steps[at], life.t[at], linestyle="", marker=marker, markersize=3.5, color=colour)
-    name = f"{shortened(life.layer, 24)} [{life.index}]: {life.fate}".replace("$", r"\$")
+            axes.plot(history.steps[at], history.t[at], linestyle="", marker=marker, markersize=3.5, color=colour)
+    name = f"{shortened(history.layer, 24)} [{history.index}]: {history.fate}".replace("$", r"\$")
     axes.set_title(name, fontsize=9, loc="left", pad=2, color=INK)
     axes.locator_params(axis="y", nbins=3)
     axes.tick_params(axis="y", labelsize=8)
@@ -90,22 +90,22 @@ def chosen_histories(sample: Table) -> list[WeightHistory]:
     """
     rows = sample[np.lexsort((sample["step"], sample["index"], sample["layer"]))]
     starts = np.flatnonzero((rows["layer"][1:] != rows["layer"][:-1]) | (rows["index"][1:] != rows["index"][:-1])) + 1
-    lives = [_life(part) for part in np.split(rows, starts)]
+    histories = [_history(part) for part in np.split(rows, starts)]
     chosen = []
     for fate, number in FATES.items():
-        group = sorted((life for life in lives if life.fate == fate), key=_turned)
+        group = sorted((history for history in histories if history.fate == fate), key=_turned)
         if fate.startswith("came back"):
-            group = [life for life in group if _turned(life) >= 2] or group
+            group = [history for history in group if _turned(history) >= 2] or group
         picks = {len(group) * (2 * pick + 1) // (2 * number) for pick in range(number)} if group else set()
         chosen += [group[pick] for pick in sorted(picks)]
     return chosen
 
 
-def _turned(life: WeightHistory) -> int:
-    return int(np.abs(life.turns).sum())
+def _turned(history: WeightHistory) -> int:
+    return int(np.abs(history.turns).sum())
 
 
-def _life(rows: Table) -> WeightHistory:
+def _history(rows: Table) -> WeightHistory:
     last = rows[-1]
     if last["present"]:
         fate = "never pruned" if last["flips"] == 0 else "came back and stayed"

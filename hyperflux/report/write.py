@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hyperflux.errors import InputError, RunError
 from hyperflux.io.atomic_write import write_atomic
-from hyperflux.report.markdown import summary
-from hyperflux.report.page import page
+from hyperflux.report.markdown import markdown_report
+from hyperflux.report.page import html_page
 from hyperflux.report.run import ReportedRun
 
 
@@ -20,9 +20,9 @@ def default_folder(folders: Sequence[Path]) -> Path:
     return Path(os.path.relpath(os.path.commonpath([Path(os.path.realpath(folder)).parent for folder in folders])))
 
 
-def write(runs: Sequence[ReportedRun], folder: Path) -> Path:
+def write_report(runs: Sequence[ReportedRun], folder: Path) -> Path:
     """Write both files and give the page's path. Raises InputError where the folder refuses."""
-    files = {"report.html": page(runs), "report.md": summary(runs)}
+    files = {"report.html": html_page(runs), "report.md": markdown_report(runs)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

@@ -12,11 +12,12 @@ from typing import Any
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
-from hyperflux.runs.lock import locked
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
-from hyperflux.runs.folder import EpochRow, read_run
 from hyperflux.runs.driver import execute, feasible_schedule, train_dense
+from hyperflux.runs.folder import read_run
+from hyperflux.runs.lock import locked
+from hyperflux.runs.schema import EpochRow
 
 METHODS = {
     "hyperflux": {"method": "hyperflux", "controller": "default"},
@@ -145,16 +146,16 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
 def _compared(plan: Plan) -> Iterable[Comparison]:
     for sparsity in plan.sparsities:
         for method in plan.methods:
-            reports = [read_run(plan.run_folder(method, sparsity, seed)).report for seed in plan.seeds]
-            accuracies = [report["final_accuracy"] for report in reports]
-            dense = [report["dense_accuracy"] for report in reports]
+            outcomes = [read_run(plan.run_folder(method, sparsity, seed)).outcome for seed in plan.seeds]
+            accuracies = [outcome.final_accuracy for outcome in outcomes]
+            dense = [outcome.dense_accuracy for outcome in outcomes if outcome.dense_accuracy is not None]
             yield Comparison(
                 method=method,
                 target_sparsity=sparsity,
-                seeds=len(reports),
-                density=statistics.mean(1 - report["final_sparsity"] for report in reports),
+                seeds=len(outcomes),
+                density=statistics.mean(1 - outcome.final_sparsity for outcome in outcomes),
                 accuracy=statistics.mean(accuracies),
-                spread=statistics.stdev(accuracies) if len(reports) > 1 else 0.0,
-                dense_accuracy=None if None in dense else statistics.mean(dense),
-                seconds=statistics.median(report["seconds"] for report in reports),
+                spread=statistics.stdev(accuracies) if len(outcomes) > 1 else 0.0,
+                dense_accuracy=None if len(dense) < len(outcomes) else statistics.mean(dense),
+                seconds=statistics.median(outcome.seconds for outcome in outcomes),
             )

@@ -28,14 +28,14 @@ from hyperflux.runs.data_order import batch_ends
 from hyperflux.schedules.base import PruningSchedule
 from hyperflux.runs.folder import (
     CHECKPOINTS,
-    Report,
     RunFolder,
     UnwrittenFolder,
-    outcome,
+    read_outcome,
     recorded_config,
     require_unused,
     resume_command,
 )
+from hyperflux.runs.schema import Outcome
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, from_rank_zero, raise_on_all_ranks
 from hyperflux.runs.epochs import Observer, Position, Training
 from hyperflux.io.parse import parse_dataclass
@@ -70,7 +70,7 @@ def execute(
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
-) -> Report:
+) -> Outcome:
     """Train dense unless a checkpoint gives the weights, prune, regrow, and leave the run's folder.
 
     `observe` sees each epoch's row as it is written. Nothing is written before all input has been read and found
@@ -100,7 +100,7 @@ def resume(
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
     on_nonfinite: str | None = None,
-) -> Report:
+) -> Outcome:
     """Go on with the run in a folder from its last good checkpoint: it ends as if it had never been interrupted.
 
     A run that is finished stays as it is. `on_nonfinite` changes that setting from here on; the rest is as in
@@ -177,9 +177,9 @@ def _heard(processes: ProcessGroup, listener: Callable[[T], None]) -> Callable[[
     return listener if processes.rank == 0 else lambda heard: None
 
 
-def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
+def _finished(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Outcome | None:
     """The report of a run that has one; None where it is unfinished."""
-    report = outcome(folder)
+    report = read_outcome(folder)
     if report is not None:
         announce(f"{folder}: this run is finished; there is nothing left to do")
         if checkpoints.path.is_dir():  # its process ended before it could remove them
@@ -216,7 +216,7 @@ def _restore(
 
 def _carry_out(
     training: Training, schedule: PruningSchedule[Any], checkpoints: CheckpointFolder, origin: Provenance, every: CheckpointInterval, stop: Stop
-) -> Report:
+) -> Outcome:
     """Train what is left, write the outcome, and remove the checkpoints, which nothing needs any more."""
 
     def content() -> Checkpoint:
@@ -263,13 +263,13 @@ def _train_dense(training: Training) -> None:
         training.dense_accuracy = training.backend.evaluate().accuracy
 
 
-def _report(training: Training) -> Report:
+def _report(training: Training) -> Outcome:
     config, backend, layers = training.config, training.backend, training.backend.layers()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
     evaluation = backend.evaluate()
     training.warnings.warn_once("accuracy", at_chance(evaluation, backend.classes, training.dense_accuracy))
     training.warnings.warn_once("steps skipped", skipped_line(backend.guard))
-    return Report(
+    return Outcome(
         method=config.method,
         controller=config.controller if config.method == "hyperflux" else None,
         backend=config.backend,

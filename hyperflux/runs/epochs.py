@@ -22,7 +22,8 @@ from hyperflux.io.flatten import flatten, subtree
 from hyperflux.runs.data_order import batch_ends, epoch_batches
 from hyperflux.schedules.base import Gate, PruningSchedule
 from hyperflux.schedules.scheduler import PruningScheduler
-from hyperflux.runs.folder import EpochRow, RunFolder, Stage
+from hyperflux.runs.folder import RunFolder
+from hyperflux.runs.schema import EpochRow, RunStage
 from hyperflux.schedules.curves import cosine
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup
 from hyperflux.telemetry.levels import level
@@ -36,7 +37,7 @@ class Epoch:
     """One epoch of a run, counted from 1 over all stages; `last` of its stage or not."""
 
     number: int
-    stage: Stage
+    stage: RunStage
     learning_rate: float
     label_smoothing: float
     last: bool
@@ -45,7 +46,7 @@ class Epoch:
 def planned(config: RunConfig) -> list[Epoch]:
     """Every epoch of a run; none of the dense stage where a checkpoint gives the weights."""
     epochs: list[Epoch] = []
-    stages: tuple[Stage, ...] = ("pruning", "regrowth") if config.checkpoint else ("dense", "pruning", "regrowth")
+    stages: tuple[RunStage, ...] = ("pruning", "regrowth") if config.checkpoint else ("dense", "pruning", "regrowth")
     for stage in stages:
         settings = getattr(config, stage)
         for epoch in range(1, settings.epochs + 1):
@@ -187,7 +188,7 @@ class Training:
         if recorder is not None:
             self.record.add_telemetry(recorder.tables())
 
-    def _left(self, stage: Stage) -> Iterator[Epoch]:
+    def _left(self, stage: RunStage) -> Iterator[Epoch]:
         """Epochs of a stage that have not ended."""
         return (epoch for epoch in planned(self.config) if epoch.stage == stage and epoch.number > len(self.rows))
 

@@ -16,33 +16,26 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tomli_w
 from safetensors.numpy import save
 
-from hyperflux.backends.base import LayerCount, Tensors
+from hyperflux.backends.base import Tensors
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.io.atomic_write import write_atomic
-from hyperflux.runs.lock import LOCK
+from hyperflux.io.parse import parse_dataclass
 from hyperflux.io.safe_read import inside, parse_json, read_text
 from hyperflux.recipes import load_settings
-from hyperflux.runs.validation import (
-    FORMAT,
-    NewerFormatError,
-    check_epochs,
-    check_report,
-    check_telemetry,
-    require_format,
-)
+from hyperflux.runs.lock import LOCK
+from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
+from hyperflux.runs.validation import NewerFormatError, check_epochs, check_outcome, check_telemetry, require_format
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
-from hyperflux.io.parse import parse_dataclass
 
-Stage = Literal["dense", "pruning", "regrowth"]
 MAX_REPORT_BYTES = 1 << 24
 """Most bytes of a report.json."""
 MAX_METRICS_BYTES = 1 << 26
@@ -50,63 +43,6 @@ MAX_METRICS_BYTES = 1 << 26
 
 CHECKPOINTS = "checkpoint"
 """The folder in a run's folder from which an unfinished run can go on."""
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One line of metrics.jsonl. Densities and accuracy are fractions; `wanted` is the density the epoch aimed at.
-
-    `pressure` and `presence_lr` are those of the epoch's first step.
-
-    `epoch` counts from 1 over all stages; `pruned` and `regrown` count events, so a weight can enter several times, and
-    are None without telemetry.
-    """
-
-    epoch: int
-    stage: Stage
-    density: float
-    wanted: float
-    pressure: float
-    lr: float
-    presence_lr: float
-    train_loss: float
-    test_loss: float
-    accuracy: float
-    pruned: int | None
-    regrown: int | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """report.json. Accuracies are fractions on the test part: of the dense network that pruning started from, None
-    where its weights were untrained, and at the final mask after the last epoch. `controller` belongs to hyperflux.
-    `input_shape` is that of a sample, without the batch: with `model` and `classes` the network can be built again.
-    `format` is the version of the whole folder, `warnings` what the user was told of while it came about.
-    """
-
-    method: str
-    controller: str | None
-    backend: str
-    dataset: str
-    model: str
-    input_shape: list[int]
-    classes: int
-    seed: int
-    target_sparsity: float
-    final_sparsity: float
-    surviving_weights: int
-    total_weights: int
-    dense_accuracy: float | None
-    final_accuracy: float
-    seconds: float
-    layers: list[LayerCount]
-    versions: dict[str, str]
-    format: int = FORMAT
-    warnings: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 class RunFolder:
@@ -158,9 +94,9 @@ class RunFolder:
         """Write telemetry.npz. Raises WriteError where the disk refuses."""
         self._write("telemetry.npz", file_content(tables))
 
-    def finish(self, report: Report) -> None:
+    def finish(self, outcome: Outcome) -> None:
         """Write report.json. Raises WriteError where the disk refuses."""
-        self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+        self._write("report.json", (json.dumps(outcome.to_dict(), indent=2) + "\n").encode())
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomic(self.path / name, content)
@@ -207,76 +143,77 @@ def recorded_config(path: Path) -> RunConfig:
     return RunConfig.from_dict(load_settings(path))
 
 
-def outcome(path: Path) -> Report | None:
-    """The report of the run in a folder; None where it is not finished. Raises InputError where it is damaged."""
+def read_outcome(path: Path) -> Outcome | None:
+    """Read the outcome of the run in a folder.
+
+    Returns:
+        The checked content of report.json; None where the run is not finished.
+
+    Raises:
+        InputError: report.json is damaged, or was written by a newer version.
+    """
     if not (path / "report.json").exists():
         return None
     try:
-        return _report(path)
+        return _parse_outcome(path)
     except NewerFormatError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: report.json is damaged ({error})") from error
 
 
-@dataclass(frozen=True)
-class RecordedRun:
-    """A finished run, read back; `telemetry` is None where the run had none."""
-
-    config: dict[str, Any]
-    epochs: list[EpochRow]
-    report: dict[str, Any]
-    telemetry: Telemetry | None
-
-
 def read_run(path: Path) -> RecordedRun:
     """Read a finished run's folder, all but its weights.
 
-    Nothing in it is trusted, and no file of it may be a link that leads out of it. Raises InputError where a file is
-    missing, damaged, contradicts the others, or was written by a newer version.
+    Nothing in it is trusted, and no file of it may be a link that leads out of it.
+
+    Raises:
+        InputError: A file is missing, damaged, contradicts the others, or was written by a newer version.
     """
     try:
-        report = _report(path)
-        lines = _text(path, "metrics.jsonl", MAX_METRICS_BYTES).split("\n")
-        epochs = [parse_dataclass(EpochRow, parse_json(line)) for line in lines[:-1]]
-        if lines[-1]:
-            raise ValueError("metrics.jsonl: its last line is torn")
-        check_epochs(epochs)
+        outcome = _parse_outcome(path)
+        epochs = _parse_epochs(path)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
     except NewerFormatError as error:
         raise InputError(f"{path}: {error}") from error
     except ValueError as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
-    config = load_settings(path)
-    RunConfig.from_dict(config)
-    return RecordedRun(config, epochs, report.to_dict(), _telemetry(path, report))
+    return RecordedRun(RunConfig.from_dict(load_settings(path)), epochs, outcome, _read_telemetry(path, outcome))
 
 
-def _report(path: Path) -> Report:
+def _parse_outcome(path: Path) -> Outcome:
     """report.json, checked. Raises OSError and ValueError."""
-    values = parse_json(_text(path, "report.json", MAX_REPORT_BYTES))
+    values = parse_json(read_text(inside(path, "report.json"), MAX_REPORT_BYTES))
     found = require_format(values)
-    report = parse_dataclass(Report, {"warnings": [], **values, "format": found} if isinstance(values, dict) else values)
-    check_report(report)
-    return report
+    if isinstance(values, dict):
+        values = {"warnings": [], **values, "format": found}
+    outcome = parse_dataclass(Outcome, values)
+    check_outcome(outcome)
+    return outcome
 
 
-def _text(path: Path, name: str, max_bytes: int) -> str:
-    return read_text(inside(path, name), max_bytes)
+def _parse_epochs(path: Path) -> list[EpochRow]:
+    """metrics.jsonl, checked. Raises OSError and ValueError."""
+    *lines, last = read_text(inside(path, "metrics.jsonl"), MAX_METRICS_BYTES).split("\n")
+    epochs = [parse_dataclass(EpochRow, parse_json(line)) for line in lines]
+    if last:
+        raise ValueError("metrics.jsonl: its last line is torn")
+    check_epochs(epochs)
+    return epochs
 
 
-def _telemetry(path: Path, report: Report) -> Telemetry | None:
-    """The tables, None where the run has none."""
+def _read_telemetry(path: Path, outcome: Outcome) -> Telemetry | None:
+    """The tables, None where the run has none. Raises InputError."""
     try:
-        watched = inside(path, "telemetry.npz")
+        file = inside(path, "telemetry.npz")
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from error
-    if not os.path.lexists(watched):
+    if not os.path.lexists(file):
         return None
-    tables = read_tables(watched)
+    tables = read_tables(file)
     try:
-        check_telemetry(tables, report)
+        check_telemetry(tables, outcome)
     except ValueError as error:
-        raise InputError(f"{watched}: damaged ({error}); rerun with its config.toml") from error
+        raise InputError(f"{file}: damaged ({error}); rerun with its config.toml") from error
     return tables

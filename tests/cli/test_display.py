@@ -5,7 +5,7 @@ import io
 from hyperflux_cli.display import progress
 from rich.console import Console
 
-from hyperflux.runs.folder import EpochRow
+from hyperflux.runs.schema import EpochRow
 
 ROW = EpochRow(7, "pruning", 0.25, 0.2, 1.5, 1e-3, 1e-3, 0.5, 0.6, 0.97, 12, 3)
 

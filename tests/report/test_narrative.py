@@ -4,7 +4,7 @@ import pytest
 from crafted import subject, tables
 
 from hyperflux.report.formatting import accuracy, counted, duration, listed, percent, points, shortened
-from hyperflux.report.narrative import brief, narrative
+from hyperflux.report.narrative import narrative, short_narrative
 
 FLAT = {"fc1.weight": [100] * 20, "fc2.weight": [100] * 20}
 
@@ -170,7 +170,7 @@ def test_without_telemetry_the_account_says_what_is_missing_and_how_to_get_it():
 
 def test_the_brief_account_is_part_of_the_whole():
     run = subject(telemetry=tables(FLAT))
-    assert set(brief(run)) < set(narrative(run))
+    assert set(short_narrative(run)) < set(narrative(run))
 
 
 @pytest.mark.parametrize(
