@@ -15,7 +15,7 @@ HEADINGS = ("density asked for", "method", "density", "accuracy", "spread", "den
 
 
 def cells(row: Comparison) -> tuple[str, ...]:
-    """A row as a person reads it, in percent; in the order of `HEADINGS`."""
+    """A row as text, shares in percent, in the order of `HEADINGS`."""
     dense = "none" if row.dense_accuracy is None else f"{row.dense_accuracy:.2%}"
     return (
         f"{1 - row.target_sparsity:.4g}" if row.target_sparsity > 0.9999 else f"{1 - row.target_sparsity:.2%}",

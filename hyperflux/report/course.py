@@ -20,7 +20,7 @@ DOTS = {"linestyle": (0, (1, 1.5)), "linewidth": 1.1}
 
 
 def plot_density(runs: Sequence[ReportedRun]) -> Plot | None:
-    """The share of weights left, and the share wanted."""
+    """The density and its target over time."""
     unit, lines = timelines(runs)
     if not all(len(line.time) for line in lines):
         return None
@@ -29,22 +29,22 @@ def plot_density(runs: Sequence[ReportedRun]) -> Plot | None:
         for number, line in enumerate(lines):
             look = line_look(number)
             time = np.concatenate([[0.0], line.time])
-            wanted, seen = (np.concatenate([[1.0], part]) for part in (line.target_density, line.density))
-            axes.plot(time, positive(100 * seen), **look, gid="data")
-            axes.plot(time, positive(100 * wanted), **{**look, **DOTS, **({"color": INK} if len(runs) == 1 else {})})
+            target, reached = (np.concatenate([[1.0], part]) for part in (line.target_density, line.density))
+            axes.plot(time, positive(100 * reached), **look, gid="data")
+            axes.plot(time, positive(100 * target), **{**look, **DOTS, **({"color": INK} if len(runs) == 1 else {})})
         log_axis(axes, "y", [100.0, *(100 * part for line in lines for part in (line.target_density, line.density))])
         shade_common_stages(axes, lines)
         axes.set(xlabel=unit, ylabel="weights left (%)")
         svg = inline(drawn, "density")
     ends = "; ".join(f"{run.label}: {percent(run.density)}" for run in runs)
     caption = (
-        "How much of the network is left; equal heights are equal factors. Where the line runs along the dots, the run "
-        "was on its planned course."
+        "The share of weights left, on a logarithmic scale. Where the line covers the dots, the run followed its "
+        "planned course."
     )
     if len(runs) == 1:
-        keys = [Key("weights left", COLOURS[0]), Key("weights wanted", INK, "dotted")]
+        keys = [Key("weights left", COLOURS[0]), Key("target", INK, "dotted")]
     else:
-        keys = [*line_keys([run.label for run in runs]), Key("dots: weights wanted", INK, "dotted")]
+        keys = [*line_keys([run.label for run in runs]), Key("dots: target", INK, "dotted")]
     return Plot("density", "Density", caption, f"Weights left in percent against {unit}. At the end {ends}.", svg, keys)
 
 
@@ -64,8 +64,8 @@ def plot_pressure(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set(xlabel=unit, ylabel="pressure γ (loss per unit of t)")
         svg = inline(drawn, "pressure")
     caption = (
-        "How hard every weight is pushed towards removal. The run raises it while the network holds on to its weights; "
-        "regrowth has none. A gap means that it was 0."
+        "How hard every weight is pushed towards removal. It rises while more weights are left than planned; regrowth "
+        "has none. Gaps mean 0."
     )
     keys = line_keys([run.label for run in runs])
     keys = [key for key, line in zip(keys, lines, strict=False) if (line.pressure > 0).any()]
@@ -90,12 +90,12 @@ def plot_accuracy(runs: Sequence[ReportedRun]) -> Plot | None:
         _epoch_stages(axes, runs)
         axes.set(xlabel="epoch", ylabel="test accuracy (%)")
         svg = inline(drawn, "accuracy")
-    caption = "Accuracy on test data after every epoch, of the network as it was pruned at that moment."
+    caption = "Test accuracy after every epoch, of the network with the mask that it had then."
     if any(100 * row.accuracy < low for run in runs for row in run.epochs):
-        caption += " The first epochs of dense training lie below the axis."
+        caption += " The first epochs of dense training are below the range shown."
     keys = line_keys([run.label for run in runs])
     if len(dense) == 1:
-        keys = [*(keys or [Key("test accuracy", COLOURS[0])]), Key("the dense network", MUTED, "dashed")]
+        keys = [*(keys or [Key("test accuracy", COLOURS[0])]), Key("dense network", MUTED, "dashed")]
     ends = "; ".join(f"{run.label}: {100 * run.outcome.final_accuracy:.2f} %" for run in runs)
     return Plot("accuracy", "Accuracy", caption, f"Test accuracy in percent by epoch. At the end {ends}.", svg, keys)
 
@@ -115,8 +115,8 @@ def plot_losses(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
         svg = inline(drawn, "losses")
     caption = (
-        "Lower is better. Training smooths its labels, which lifts its loss: compare each line with itself. Test loss "
-        "that rises while training loss falls means overfitting."
+        "Lower is better. Label smoothing raises the training loss, so compare each line only with itself. A test loss "
+        "that rises while the training loss falls means overfitting."
     )
     keys = [Key("training data", COLOURS[0]), Key("test data", COLOURS[1])]
     return Plot("losses", "Losses", caption, "Loss on training and on test data by epoch.", svg, keys)
@@ -141,18 +141,18 @@ def plot_mask_changes(runs: Sequence[ReportedRun]) -> Plot | None:
                     axes.plot(line.time, values, **look, **isolated_points(values), gid="data")
         log_axis(axes, "y", shown)
         shade_common_stages(axes, lines)
-        span = "per 1,000 steps" if unit == "optimizer step" else "an epoch"
-        axes.set(xlabel=unit, ylabel=f"changes {span} (%)")
+        span = "per 1,000 steps" if unit == "optimizer step" else "per epoch"
+        axes.set(xlabel=unit, ylabel=f"flips {span} (%)")
         svg = inline(drawn, "changes")
     caption = (
-        "How often weights are pruned and pruned ones come back, in percent of all weights; one weight can count many "
-        "times. Where a line stops, the mask stands still."
+        "Prunings and regrowths, in percent of all weights; a weight counts every time. Where a line stops, the mask "
+        "did not change."
     )
     keys = line_keys([run.label for run in runs])
     if len(runs) == 1:
         keys = [Key("pruned", PRUNED), Key("came back", PRESENT)]
-        caption += " Lines that lie together mean exchange: as many come as go."
-    return Plot("changes", "Weights pruned and regrown", caption, f"Changes of mask against {unit}.", svg, keys)
+        caption += " Where the lines meet, as many weights come back as are pruned."
+    return Plot("changes", "Weights pruned and regrown", caption, f"Prunings and regrowths against {unit}.", svg, keys)
 
 
 def _accuracies(runs: Sequence[ReportedRun]) -> tuple[float, float]:

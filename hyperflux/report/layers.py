@@ -1,4 +1,4 @@
-"""Plots of density by layer: over time for one run, at the end for several."""
+"""Plots of density by layer: over time for one run, at the end of several."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hyperflux.report.style import COLOURS, line_look
 from hyperflux.report.svg import SIZE, Key, Plot, blank, drawing, inline
 
 MAX_LINES = 8
-"""Layers that lines can tell apart; more are drawn as a heat map."""
+"""Layers that are drawn as lines; more become a heat map."""
 NAME_HEIGHT = 0.15
-"""Inches of a layer's name beside a plot; where rows are lower, every second, third, ... has one."""
+"""Inches of a layer's name next to a plot; where rows are lower, every second, third, ... has one."""
 BORDER = 1.0
 """Inches of a plot above and below its rows."""
 TALLEST = 12.0
-"""Inches of a plot of many layers at most."""
+"""Most inches of a plot of many layers."""
 NAME_LENGTH = 20
-"""Characters of a layer's name beside a plot."""
+"""Characters of a layer's name next to a plot."""
 
 
 def plot_layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
@@ -36,7 +36,7 @@ def plot_layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
 
 
 def plot_final_density(runs: Sequence[ReportedRun]) -> Plot | None:
-    """Density of every layer at the end, a dot a run."""
+    """Density of every layer at the end, a dot per run."""
     found = [{x.name: 100 * x.surviving / x.total for x in run.outcome.layers} for run in runs]
     names = list(dict.fromkeys(name for layers in found for name in layers))
     with drawing("final-density"):
@@ -52,7 +52,7 @@ def plot_final_density(runs: Sequence[ReportedRun]) -> Plot | None:
         _name_rows(axes, names, 0.16)
         axes.set(xlabel="weights left (%)", ylim=(len(names) - 0.5, -0.5))
         svg = inline(drawn, "final-density")
-    caption = "What each run left of each layer, first layer on top. A layer with no dot has lost every weight."
+    caption = "Weights left in each layer, the first on top. No dot means that no weights are left."
     description = "Density in percent at the end, by layer and run."
     keys = [
         Key(key.label, key.colour, "●■▲◆"[i // len(COLOURS) % 4])
@@ -62,7 +62,7 @@ def plot_final_density(runs: Sequence[ReportedRun]) -> Plot | None:
 
 
 def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
-    """A line a layer."""
+    """A line per layer."""
     keys = []
     with drawing("layers"):
         drawn, axes = blank()
@@ -80,14 +80,14 @@ def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
         axes.set(xlabel="optimizer step", ylabel="weights left (%)")
         svg = inline(drawn, "layers")
     caption = (
-        "Pruning is global: layers compete for the weights that may stay, and those whose flux is strongest keep most. "
-        "A line that ends early has lost its last weight."
+        "Pruning is global: all layers share one budget of weights, and those with the most important weights keep "
+        "most. Where a line ends early, the layer has lost its last weight."
     )
     return Plot("layers", "Density by layer", caption, "Weights left in percent by layer, against step.", svg, keys)
 
 
 def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
-    """A row a layer, a column a moment, as one image."""
+    """A row per layer and a column per moment, as one image."""
     columns = []
     for name in names:
         rows = run.layer(name)
@@ -124,19 +124,19 @@ def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
         scale.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
         svg = inline(drawn, "layers")
     caption = (
-        "One row a layer, the first on top; yellow is full, dark blue nearly empty, blank has lost every weight. "
-        "Layers compete for the weights that may stay, and those whose flux is strongest keep most."
+        "One row per layer, the first on top. Yellow is full, dark blue nearly empty, blank has no weights left. All "
+        "layers share one budget of weights, and those with the most important weights keep most."
     )
     return Plot("layers", "Density by layer", caption, "Weights left in percent, by layer and step.", svg)
 
 
 def _height(rows: int, row: float) -> float:
-    """Inches of a plot with so many rows of at least `row` inches, as far as it may grow."""
+    """Inches of a plot whose rows have at least `row` inches, up to `TALLEST`."""
     return min(TALLEST, max(SIZE[1], BORDER + row * rows))
 
 
 def _name_rows(axes: Any, names: Sequence[str], row: float) -> None:
-    """Names of layers at the rows of a plot, without an ending that all share."""
+    """Write the layers' names at the rows of a plot, without an ending that all share."""
     ending = ".weight" if all(name.endswith(".weight") for name in names) else ""
     inches = (_height(len(names), row) - BORDER) / len(names)
     places = range(0, len(names), math.ceil(NAME_HEIGHT / inches))

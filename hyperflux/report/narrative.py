@@ -1,4 +1,4 @@
-"""A run in plain sentences, each computed from what it recorded."""
+"""A run in plain sentences, each computed from what was recorded."""
 
 from __future__ import annotations
 
@@ -59,24 +59,25 @@ def _given(*findings: Finding) -> list[Finding]:
 
 
 def _size(run: ReportedRun) -> str:
-    left, total, asked = run.outcome.surviving_weights, run.outcome.total_weights, run.target_count
-    outcome = f"{left:,} of {counted(total, 'weight')} are left, a density of {percent(run.density)}"
-    if left == asked:
-        return f"{outcome}: exactly the number asked for."
-    side = "more" if left > asked else "fewer"
-    share = f", {percent(abs(left - asked) / asked)} off" if asked else ""
-    return f"{outcome}: {abs(left - asked):,} {side} than the {asked:,} asked for{share}."
+    left, total, target = run.outcome.surviving_weights, run.outcome.total_weights, run.target_count
+    text = f"{left:,} of {counted(total, 'weight')} are left, a density of {percent(run.density)}"
+    if left == target:
+        return f"{text}: exactly the target."
+    side = "more" if left > target else "fewer"
+    share = f" ({percent(abs(left - target) / target)} off)" if target else ""
+    return f"{text}: {abs(left - target):,} {side} than the target of {target:,}{share}."
 
 
 def _accuracy(run: ReportedRun) -> str:
     final, dense = run.outcome.final_accuracy, run.outcome.dense_accuracy
     if dense is None:
         return (
-            f"{accuracy(final)} on test data. The network was pruned from scratch, so there is no dense one beside it."
+            f"{accuracy(final)} on test data. The network was pruned from scratch, so there is no dense accuracy to "
+            "compare with."
         )
     change = round(10_000 * (final - dense))
     if change == 0:
-        return f"{accuracy(final)} on test data, as much as the dense network."
+        return f"{accuracy(final)} on test data, the same as the dense network."
     side = "below" if change < 0 else "above"
     return (
         f"{accuracy(final)} on test data, {points(abs(final - dense)).removeprefix('+')} {side} the dense network's "
@@ -85,7 +86,7 @@ def _accuracy(run: ReportedRun) -> str:
 
 
 def _first_pruned(run: ReportedRun) -> str:
-    """Which layers lost half of their weights first, and which kept it."""
+    """Which layers lost half of their weights first, and which kept more."""
     halved, kept = [], []
     for layer in run.outcome.layers:
         rows = run.layer_rows(layer.name)
@@ -98,27 +99,30 @@ def _first_pruned(run: ReportedRun) -> str:
             kept.append(layer.name)
     halved.sort(key=lambda pair: pair[0])
     if not halved:
-        return "No layer was ever below half of its weights."
-    texts = [f"{name} by step {step:,}{_share(run, step)}" for step, name in halved]
-    if len(texts) == 1:
+        return "No layer lost half of its weights."
+    if len(halved) == 1:
+        step, name = halved[0]
         others = "every other layer" if len(kept) > 1 else listed(kept) if kept else ""
-        return f"{texts[0]} was down to half of its weights" + (f"; {others} kept more than half." if others else ".")
+        text = f"{name} lost half of its weights by step {step:,}{_progress(run, step)}"
+        return text + (f"; {others} kept more than half." if others else ".")
+    texts = [f"{name} by step {step:,}{_progress(run, step)}" for step, name in halved]
     if len(texts) <= 4:
-        text = f"Down to half of their weights, in this order: {listed(texts)}."
+        text = f"Layers lost half of their weights in this order: {listed(texts)}."
     else:
-        text = f"Down to half of their weights first: {listed(texts[:3])}. Last of {len(texts)} layers: {texts[-1]}."
+        text = f"The first to lose half of their weights: {listed(texts[:3])}. The last of {len(texts)}: {texts[-1]}."
     return text + (f" {listed(kept)} kept more than half." if kept else "")
 
 
-def _share(run: ReportedRun, step: int) -> str:
-    """How far into its stage a step is."""
-    if step <= run.last_pruning_step:
-        return f" ({_of(step, run.last_pruning_step)} of the pruning stage)"
-    return f" ({_of(step - run.last_pruning_step, run.last_step - run.last_pruning_step)} of the regrowth stage)"
+def _progress(run: ReportedRun, step: int) -> str:
+    """How far into its stage a step is, in parentheses."""
+    end = run.last_pruning_step
+    if step <= end:
+        return f" ({_share(step, end)} into the pruning stage)"
+    return f" ({_share(step - end, run.last_step - end)} into the regrowth stage)"
 
 
-def _of(part: float, whole: float) -> str:
-    """A share to the whole per cent."""
+def _share(part: float, whole: float) -> str:
+    """A share in whole percent."""
     return f"{100 * part / whole:.0f} %"
 
 
@@ -133,8 +137,8 @@ def _final_layers(run: ReportedRun) -> str:
     if cut:
         verb = "has" if len(cut) == 1 else "have"
         sentences.append(
-            f"{listed(cut)} {verb} lost every weight: unless a shortcut leads around, nothing passes and the network "
-            "is cut in two."
+            f"{listed(cut)} {verb} no weights left: unless a shortcut leads around, nothing passes through and the "
+            "network is cut in two."
         )
     if starved:
         names = [f"{name} ({percent(share)})" for share, name in starved]
@@ -151,7 +155,7 @@ def _final_layers(run: ReportedRun) -> str:
 
 
 def _regrown_weights(run: ReportedRun) -> str:
-    """How many pruned weights ever came back, and how many survivors are such."""
+    """How many pruned weights came back, and how many of the survivors did."""
     if run.telemetry is None:
         return ""
     flips = run.telemetry["flips"]
@@ -161,14 +165,15 @@ def _regrown_weights(run: ReportedRun) -> str:
     if not pruned:
         return "No weight was ever pruned."
     if not back:
-        return f"None of the {counted(pruned, 'weight')} that were pruned ever came back."
-    text = f"Of the {counted(pruned, 'weight')} that were ever pruned, {back:,} ({percent(back / pruned)}) came back"
-    most = counted(len(counts) - 1, "time")
-    text += f" at least once; the most restless weight changed sides {most}."
+        return f"None of the {counted(pruned, 'pruned weight')} came back."
+    text = (
+        f"Of the {counted(pruned, 'weight')} ever pruned, {back:,} ({percent(back / pruned)}) came back at least once. "
+        f"The most active weight flipped {counted(len(counts) - 1, 'time')}."
+    )
     if survivors:
         text += (
-            f" Of the {survivors:,} present at the end, {returned:,} ({percent(returned / survivors)}) had been pruned "
-            "before."
+            f" Of the {counted(survivors, 'weight')} present at the end, {returned:,} "
+            f"({percent(returned / survivors)}) had been pruned before."
         )
     return text
 
@@ -186,52 +191,52 @@ def _mask(run: ReportedRun) -> str:
     present, pruned = int(ages["present"][late].sum()), int(ages["pruned"][late].sum())
     if latest <= (1 - LAST_PART) * last:
         return (
-            f"It had settled: its last change came by step {latest:,} of {last:,}, and the final network trained "
-            f"for the remaining {_of(last - latest, last)} of the run."
+            f"The mask settled: its last change came by step {latest:,} of {last:,}, and the final network trained "
+            f"for the remaining {_share(last - latest, last)} of the run."
         )
     survivors = int(ages["present"].sum())
-    share = f" ({percent(present / survivors)} of them)" if survivors else ""
+    share = f" ({percent(present / survivors)} of those present)" if survivors else ""
     return (
-        f"It was still changing at the end: in the last tenth of the run {present:,} of the weights present now{share} "
-        f"came back and {pruned:,} of the others were pruned."
+        f"The mask was still changing at the end: in the last tenth of the run, {counted(present, 'weight')} came back "
+        f"to stay{share} and {pruned:,} {'was' if pruned == 1 else 'were'} pruned for good."
     )
 
 
 def _pressure(run: ReportedRun) -> str:
-    """Where the pressure went, and how flux compared with it."""
+    """The range of the pressure, and how flux compared with it."""
     if run.outcome.method == "magnitude":
-        return "Magnitude pruning takes the smallest weights; it has neither pressure nor flux."
+        return "Magnitude pruning removes the smallest weights; it has neither pressure nor flux."
     if run.telemetry is None:
         return ""
     rows = run.telemetry["network"]
     rows = rows[rows["stage"] == "pruning"]
     pushed = rows[rows["pressure"] > 0]
     if not len(pushed):
-        return "There was no pressure."
+        return "The pressure was always 0."
     top = pushed[np.argmax(pushed["pressure"])]
     text = (
-        f"Pressure γ lay between {pushed['pressure'].min():.3g} and {top['pressure']:.3g}, highest at step "
-        f"{top['step']:,}{_share(run, int(top['step']))}, and ended the stage at {rows['pressure'][-1]:.3g}."
+        f"Pressure γ ranged from {pushed['pressure'].min():.3g} to {top['pressure']:.3g}. It peaked at step "
+        f"{top['step']:,}{_progress(run, int(top['step']))} and ended the stage at {rows['pressure'][-1]:.3g}."
     )
     if len(pushed) < len(rows):
-        text += f" It was 0 for {_of(len(rows) - len(pushed), len(rows))} of the stage."
+        text += f" It was 0 for {_share(len(rows) - len(pushed), len(rows))} of the stage."
     flux = pushed[flux_column("restored", 0.5)] / (pushed["pressure"] / pushed["total"])
     flux = flux[np.isfinite(flux)]
     if len(flux):
-        text += f" Weights that had just come back had a restoring flux of typically {np.median(flux):.2g} times γ/N."
+        text += f" The restoring flux of weights that had just come back was typically {np.median(flux):.2g} times γ/N."
     return text
 
 
 def _warnings(run: ReportedRun) -> str:
-    """What the user was sentences of while the run was under way."""
+    """The warnings given during the run."""
     return " ".join(f"{line}." for line in run.outcome.warnings)
 
 
 def _missing_telemetry(run: ReportedRun) -> str:
-    """What there is no record of, and how to get it."""
+    """What was not recorded, and how to record it."""
     if run.telemetry is None:
         return (
-            "This run kept none: there is no record of layers over time, flips, flux or single weights. Run it again "
-            "with --telemetry light to see them."
+            "None was recorded: layers over time, flips, flux and single weights are unknown. Run it again with "
+            "--telemetry light to see them."
         )
     return ""

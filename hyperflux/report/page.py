@@ -15,13 +15,13 @@ from hyperflux.report.svg import Plot
 from hyperflux.report.weight_histories import plot_weight_histories
 
 SECTIONS = {
-    "The course": (plot_density, plot_pressure, plot_accuracy, plot_losses),
-    "Weights that changed sides": (plot_mask_changes, plot_flux, plot_flips, plot_settling),
+    "Course of the run": (plot_density, plot_pressure, plot_accuracy, plot_losses),
+    "Mask changes": (plot_mask_changes, plot_flux, plot_flips, plot_settling),
     "Layers and single weights": (plot_layer_density, plot_weight_histories),
 }
 """The plots of one run, by heading."""
 SHARED = {
-    "Side by side": (
+    "Comparison": (
         plot_density,
         plot_pressure,
         plot_accuracy,

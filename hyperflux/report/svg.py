@@ -1,4 +1,4 @@
-"""Figures as SVG to stand in an HTML page: text stays text, colours become CSS variables, ids are the figure's own."""
+"""Figures as SVG within a page: text stays text, colours become CSS variables, ids start with the figure's name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished plot. `caption` says what to read off it, `description` what it draws, for those who can't see it."""
+    """A finished plot. `caption` says how to read it, `description` what it shows, for those who can't see it."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Plot:
 
 @contextmanager
 def drawing(name: str) -> Iterator[None]:
-    """The settings of all plots, whatever the user's, and text that stays text."""
+    """Use the settings of all plots, whatever the user's own, with text that stays text."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -83,7 +83,7 @@ def blank(height: float = SIZE[1]) -> tuple[Any, Any]:
 
 
 def stacked(rows: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure without a background, and axes above each other that share the horizontal one."""
+    """A figure without a background, and axes above each other that share their horizontal axis."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(SIZE[0], height), layout="constrained", facecolor="none")

@@ -39,10 +39,10 @@ def key_figures(run: ReportedRun) -> TextTable:
     """What matters most of one run: what, figure, remark."""
     outcome = run.outcome
     dense, final = outcome.dense_accuracy, outcome.final_accuracy
-    compared = "pruned from scratch" if dense is None else f"dense {accuracy(dense)}: {points(final - dense)}"
+    compared = "pruned from scratch" if dense is None else f"dense {accuracy(dense)} ({points(final - dense)})"
     rows: list[Row] = [
         ("test accuracy", accuracy(final), compared),
-        ("density", percent(run.density), f"{percent(1 - outcome.target_sparsity)} asked for"),
+        ("density", percent(run.density), f"target {percent(1 - outcome.target_sparsity)}"),
         ("weights left", f"{outcome.surviving_weights:,}", f"of {outcome.total_weights:,}"),
         ("time", duration(outcome.seconds), f"{len(run.epochs)} epochs on the {outcome.backend} backend"),
     ]
@@ -51,7 +51,7 @@ def key_figures(run: ReportedRun) -> TextTable:
 
 def comparison_table(runs: Sequence[ReportedRun]) -> TextTable:
     """A row per run."""
-    heading = ("run", "accuracy", "dense", "difference", "density", "asked for", "weights left", "time")
+    heading = ("run", "accuracy", "dense", "difference", "density", "target density", "weights left", "time")
     return TextTable(heading, [_compared(run) for run in runs])
 
 
@@ -79,7 +79,7 @@ def layer_table(run: ReportedRun) -> TextTable:
     ]
     if run.telemetry is None:
         return TextTable(heading, rows)
-    heading += ("times pruned", "times regrown", "ever came back")
+    heading += ("prunings", "regrowths", "came back")
     return TextTable(heading, [(*row, *_mask_changes(run, row[0])) for row in rows])
 
 
@@ -114,6 +114,6 @@ def repeat_command(run: ReportedRun) -> str:
 
 
 def start_note(run: ReportedRun) -> str:
-    """What the repetition needs beside the configuration; empty where nothing."""
+    """What the repetition needs apart from the configuration; empty if nothing."""
     checkpoint = run.config.checkpoint
-    return f"It starts from the weights in {checkpoint}, so that file has to be there." if checkpoint else ""
+    return f"It starts from the weights in {checkpoint}, which must still be there." if checkpoint else ""

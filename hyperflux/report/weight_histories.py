@@ -1,4 +1,4 @@
-"""A plot of single weights' lives: presence parameter t against time, with prunings and regrowths marked."""
+"""A plot of single weights over time: the presence parameter t, with prunings and regrowths marked."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from hyperflux.report.style import INK, MUTED, PRESENT, PRUNED
 from hyperflux.report.svg import Key, Plot, drawing, inline, stacked
 from hyperflux.telemetry.columns import Table
 
-FATES = {"never pruned": 1, "came back and stayed": 2, "came back, lost in the end": 2, "pruned once, for good": 1}
-"""What becomes of weights, and how many of each are drawn."""
+FATES = {"never pruned": 1, "came back and stayed": 2, "came back, pruned in the end": 2, "pruned once, for good": 1}
+"""What becomes of weights, and how many of each kind are drawn."""
 
 
 @dataclass(frozen=True)
 class WeightHistory:
-    """One weight: steps, t, whether it was present, and what became of it."""
+    """One weight that telemetry followed.
+
+    Attributes:
+        layer: The parameter's name.
+        index: Place in the flattened parameter.
+        steps: Optimizer steps at which the weight was looked at.
+        t: Presence parameter at those steps.
+        present: Mask at those steps.
+        fate: A key of `FATES`.
+    """
 
     layer: str
     index: int
@@ -33,7 +42,7 @@ class WeightHistory:
 
     @property
     def turns(self) -> NDArray[np.int64]:
-        """-1 at every interval that ended with the weight newly pruned, 1 newly present, else 0."""
+        """-1 where the weight is newly pruned, 1 where it is newly present, else 0."""
         present = self.present.astype(np.int64)
         turns: NDArray[np.int64] = present - np.concatenate([present[:1], present[:-1]])
         return turns
@@ -44,17 +53,17 @@ def plot_weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
     if len(runs) > 1 or runs[0].telemetry is None or not runs[0].has_flux:
         return None
     chosen = chosen_histories(runs[0].telemetry["sample"])
-    with drawing("lifelines"):
+    with drawing("weight-histories"):
         drawn, rows = stacked(len(chosen), 0.6 + 0.8 * len(chosen))
         for axes, history in zip(rows, chosen, strict=True):
             _draw(axes, history)
             shade_stages(axes, runs[0].stage_steps, named=False)
         rows[-1].set(xlabel="optimizer step")
         drawn.supylabel("presence t", fontsize=10)
-        svg = inline(drawn, "lifelines")
+        svg = inline(drawn, "weight-histories")
     caption = (
-        "Single weights that telemetry followed, a few of each fate. Above 0 a weight is present, below it is pruned; "
-        "a mark stands where an interval left it on the other side."
+        "Single weights that telemetry followed, one or two of each kind. A weight is present while t is at least 0, "
+        "and pruned below; triangles mark the intervals in which it flipped."
     )
     keys = [
         Key("present", PRESENT, "band"),
@@ -62,7 +71,9 @@ def plot_weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
         Key("was pruned", PRUNED, "▼"),
         Key("came back", PRESENT, "▲"),
     ]
-    return Plot("lifelines", "Lives of single weights", caption, "Presence parameter against step.", svg, keys)
+    return Plot(
+        "weight-histories", "Histories of single weights", caption, "Presence parameter against step.", svg, keys
+    )
 
 
 def _draw(axes: Any, history: WeightHistory) -> None:
@@ -84,9 +95,9 @@ def _draw(axes: Any, history: WeightHistory) -> None:
 
 
 def chosen_histories(sample: Table) -> list[WeightHistory]:
-    """As many weights of each fate as `FATES` says: those that turned neither most nor least often among theirs.
+    """Choose as many weights of each fate as `FATES` says, by how often they flipped: neither the most nor the least.
 
-    Weights that came back are taken from those that an interval saw pruned, where there are any.
+    Weights that came back are chosen from those that were seen pruned at the end of an interval, if there are any.
     """
     rows = sample[np.lexsort((sample["step"], sample["index"], sample["layer"]))]
     starts = np.flatnonzero((rows["layer"][1:] != rows["layer"][:-1]) | (rows["index"][1:] != rows["index"][:-1])) + 1
@@ -110,5 +121,5 @@ def _history(rows: Table) -> WeightHistory:
     if last["present"]:
         fate = "never pruned" if last["flips"] == 0 else "came back and stayed"
     else:
-        fate = "pruned once, for good" if last["flips"] <= 1 else "came back, lost in the end"
+        fate = "pruned once, for good" if last["flips"] <= 1 else "came back, pruned in the end"
     return WeightHistory(str(last["layer"]), int(last["index"]), rows["step"], rows["t"], rows["present"], fate)

@@ -14,14 +14,14 @@ from hyperflux.report.run import ReportedRun
 
 
 def default_folder(folders: Sequence[Path]) -> Path:
-    """A run's own folder; of several the one that holds them all."""
+    """A run's own folder; for several runs, the folder that holds them all."""
     if len(folders) == 1:
         return folders[0]
     return Path(os.path.relpath(os.path.commonpath([Path(os.path.realpath(folder)).parent for folder in folders])))
 
 
 def write_report(runs: Sequence[ReportedRun], folder: Path) -> Path:
-    """Write both files and give the page's path. Raises InputError where the folder refuses."""
+    """Write both files and return the page's path. Raises InputError if they can't be written."""
     files = {"report.html": html_page(runs), "report.md": markdown_report(runs)}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""A run's folder: writing it as the run goes on, and reading it back.
+"""A run's folder: writing it during the run, and reading it back.
 
-config.toml          every setting: rerunning it gives the same run
-metrics.jsonl        one line an epoch
+config.toml          every setting: `hyperflux prune --recipe config.toml` repeats the run
+metrics.jsonl        one line per epoch
 telemetry.npz        what pruning did to weights and layers: the tables of `hyperflux.telemetry.columns`
 dense.safetensors    the weights that pruning started from
 model.safetensors    the pruned network: stock keys, exact zeros
 report.json          the outcome; written last, so a folder that has it is complete
-checkpoint/          while the run is under way: its last two checkpoints, see `hyperflux.runs.checkpoints`
+checkpoint/          during the run: its last two checkpoints, see `hyperflux.runs.checkpoints`
 lock                 while a process works on the run: which one, see `hyperflux.runs.lock`
 """
 
@@ -39,17 +39,17 @@ from hyperflux.telemetry.file import file_content, read_tables
 MAX_REPORT_BYTES = 1 << 24
 """Most bytes of a report.json."""
 MAX_METRICS_BYTES = 1 << 26
-"""Most bytes of a metrics.jsonl: the longest run of all has fewer."""
+"""Most bytes of a metrics.jsonl: more than the longest run writes."""
 
 CHECKPOINTS = "checkpoint"
-"""The folder in a run's folder from which an unfinished run can go on."""
+"""Name of the folder of checkpoints in a run's folder."""
 
 
 class RunFolder:
     """Writes one run's folder; every file but the growing metrics.jsonl appears whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        """The folder of a run that has begun; `create` begins one."""
+        """The folder of a run that has begun; `create` makes a new one."""
         self.path = path
         self._metrics = path / "metrics.jsonl"
 
@@ -75,7 +75,7 @@ class RunFolder:
         self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
 
     def set_epochs(self, rows: Sequence[EpochRow]) -> None:
-        """Let metrics.jsonl have just these lines. Raises WriteError where the disk refuses."""
+        """Replace metrics.jsonl by these lines. Raises WriteError where the disk refuses."""
         self._write("metrics.jsonl", "".join(map(_line, rows)).encode())
 
     def add_epoch(self, row: EpochRow) -> None:
@@ -103,7 +103,7 @@ class RunFolder:
 
 
 class UnwrittenFolder(RunFolder):
-    """The same run's folder in a process that trains along: another one writes."""
+    """The run's folder in a process that does not write it: rank zero does."""
 
     def add_epoch(self, row: EpochRow) -> None:
         """Nothing."""
@@ -123,7 +123,7 @@ def require_unused(path: Path) -> None:
 
 
 def _content(path: Path) -> str:
-    """What stands in a folder that should have been empty."""
+    """What a folder that should be empty holds."""
     if (path / "report.json").exists():
         return "holds another run"
     if (path / CHECKPOINTS).is_dir():

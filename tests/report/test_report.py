@@ -30,7 +30,7 @@ EVERY_PLOT = [
     "flips",
     "settling",
     "layers",
-    "lifelines",
+    "weight-histories",
 ]
 BASE = {
     "dataset": "synthetic",
@@ -51,8 +51,8 @@ VARIANTS = {
     "few steps": {"batch_size": 2000, "pruning": {"epochs": 1}, "regrowth": {"epochs": 0}},
 }
 LEFT_OUT = {
-    "off": {"flux", "flips", "settling", "layers", "lifelines", "changes"},
-    "magnitude": {"pressure", "flux", "lifelines"},
+    "off": {"flux", "flips", "settling", "layers", "weight-histories", "changes"},
+    "magnitude": {"pressure", "flux", "weight-histories"},
     "few steps": None,
 }
 HOSTILE = '</style><script>alert("$x^2$ _ & |`*")</script>'
@@ -149,7 +149,7 @@ def test_plots_come_in_the_order_of_the_story(runs):
     assert list(checked(html_page([runs["default"]])).svg) == EVERY_PLOT
 
 
-def test_what_is_left_out_is_told_with_the_way_to_get_it(runs):
+def test_what_is_left_out_is_named_with_the_way_to_get_it(runs):
     assert "run with --telemetry light" in html_page([runs["off"]])
     assert "run with --telemetry light" not in html_page([runs["default"]])
 
@@ -233,12 +233,12 @@ def test_what_files_say_is_text_and_nothing_else(count):
     checked(html_page([subject(dict.fromkeys(many, 500), tables(many, sizes=sizes), sizes=sizes)]))
 
 
-def test_markdown_has_the_figures_the_account_and_the_settings(runs):
+def test_markdown_has_the_figures_the_narrative_and_the_settings(runs):
     run = runs["default"]
     text = markdown_report([run])
     assert text.startswith("# mlp:16-24-4 on synthetic\n")
     assert f"| weights left | {run.outcome.surviving_weights} | of 480 |" in text
-    assert "- **The mask.** It had settled" in text
+    assert "- **The mask.** The mask settled" in text
     assert "| fc1.weight | 384 |" in text
     settings = re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1]
     assert RunConfig.from_dict(tomllib.loads(settings)) == run.config
