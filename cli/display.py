@@ -52,7 +52,7 @@ def print_table(
         headings: One per column; none at all for a table of words without a heading.
         rows: Cells, in the order of the headings.
         words: Headings of the columns that hold words; the first alone if not given.
-        wrap: Whether to fit the table into the console's width. If not, every row is one line, however long.
+        wrap: Whether a row that is wider than the console takes several lines. If not, its cells are cut short.
     """
     table = Table(box=None, show_header=bool(headings), padding=(0, 2, 0, 0))
     for heading in headings:

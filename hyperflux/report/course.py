@@ -64,8 +64,8 @@ def plot_pressure(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set(xlabel=unit, ylabel="pressure γ (loss per unit of t)")
         svg = inline(drawn, "pressure")
     caption = (
-        "How hard every weight is pushed towards removal. It rises while more weights are left than planned; regrowth "
-        "has none. Gaps mean 0."
+        "How hard every weight is pushed towards removal. It rises while the network loses fewer weights than planned; "
+        "regrowth has none. Gaps mean 0."
     )
     keys = line_keys([run.label for run in runs])
     keys = [key for key, line in zip(keys, lines, strict=False) if (line.pressure > 0).any()]

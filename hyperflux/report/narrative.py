@@ -236,7 +236,7 @@ def _missing_telemetry(run: ReportedRun) -> str:
     """What was not recorded, and how to record it."""
     if run.telemetry is None:
         return (
-            "None was recorded: layers over time, flips, flux and single weights are unknown. Run it again with "
+            "Nothing was recorded about layers over time, flips, flux and single weights. Run it again with "
             "--telemetry light to see them."
         )
     return ""
