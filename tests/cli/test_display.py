@@ -49,5 +49,5 @@ def test_a_table_has_words_to_the_left_and_numbers_to_the_right():
 def test_a_table_that_does_not_wrap_has_one_line_per_row():
     rows = [("fc1", "a note that is wider than the console")]
     assert len(printed(("layer", "note"), rows)) > 2
-    heading, line = printed(("layer", "note"), rows, wrap=False)
+    _, line = printed(("layer", "note"), rows, wrap=False)
     assert line.endswith("…")
