@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +50,8 @@ def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool
     """
     from hyperflux.backends.torch.bench.steps import measure_steps
 
+    from .display import plain_console, print_table
+
     found = measure_steps(model, batch_size, rotations, device)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
@@ -59,9 +61,11 @@ def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool
         (*_cells(time), f"{memory.held_bytes / 1e6:,.1f}", f"{memory.rise_bytes / 1e6:,.1f}")
         for time, memory in zip(found.times, found.memory, strict=True)
     ]
-    _table(headings, rows)
+    console = plain_console()
+    print_table(console, headings, rows)
     click.echo()
-    _table(("update alone", "ms", "ratio", "lowest", "highest"), [_cells(row) for row in found.update.times])
+    update = [_cells(row) for row in found.update.times]
+    print_table(console, ("update alone", "ms", "ratio", "lowest", "highest"), update)
     click.echo()
     click.echo(_account(found.update))
 
@@ -76,9 +80,15 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
     """
     from hyperflux.backends.torch.bench.steps import time_telemetry
 
-    rows = time_telemetry(model, batch_size, rotations, device)
-    cells = [(*_cells(row.time), f"{row.file_bytes / 1000:,.0f}") for row in rows]
-    _show(rows, ("telemetry", "milliseconds", "ratio to off", "lowest", "highest", "file (kB)"), cells, as_json)
+    from .display import plain_console, print_table
+
+    found = time_telemetry(model, batch_size, rotations, device)
+    if as_json:
+        click.echo(json.dumps([row.to_dict() for row in found]))
+        return
+    headings = ("telemetry", "milliseconds", "ratio to off", "lowest", "highest", "file (kB)")
+    rows = [(*_cells(row.time), f"{row.file_bytes / 1000:,.0f}") for row in found]
+    print_table(plain_console(), headings, rows)
 
 
 @bench.command()
@@ -103,12 +113,16 @@ def latency(run: Path, batch_sizes: list[int], rotations: int, threads: int, as_
 
 
 def _show_latency(found: Latency) -> None:
+    from .display import plain_console, print_table
+
+    console = plain_console()
     times = [
         (str(batch.batch_size), timing.variant, f"{1e6 * timing.seconds:,.1f}", *_ratios(timing))
         for batch in found.batches
         for timing in batch.timings
     ]
-    _table(("batch", "network", "microseconds", "ratio to dense", "lowest", "highest"), times)
+    headings = ("batch", "network", "microseconds", "ratio to dense", "lowest", "highest")
+    print_table(console, headings, times, words=("network",))
     for batch in found.batches:
         chosen = [
             f"{layer.name} ({layer.csr_seconds / layer.dense_seconds:.2f} of its dense time)"
@@ -121,9 +135,9 @@ def _show_latency(found: Latency) -> None:
         for name, c in found.costs.items()
     ]
     click.echo()
-    _table(("network", "parameters", "not zero", "FLOPs", "without zeros"), costs)
+    print_table(console, ("network", "parameters", "not zero", "FLOPs", "without zeros"), costs)
     click.echo()
-    _table(("file", "bytes"), [(name, f"{size:,}") for name, size in found.file_bytes.items()])
+    print_table(console, ("file", "bytes"), [(name, f"{size:,}") for name, size in found.file_bytes.items()])
     for note in found.notes:
         click.echo(note)
 
@@ -144,26 +158,3 @@ def _cells(row: Timing) -> tuple[str, ...]:
 
 def _ratios(row: Timing) -> tuple[str, ...]:
     return tuple(f"{value:.3f}" for value in (row.ratio, row.lowest_ratio, row.highest_ratio))
-
-
-def _show(rows: Sequence[Any], headings: Sequence[str], cells: Sequence[Sequence[str]], as_json: bool) -> None:
-    """A table of `cells`, or `rows` as JSON."""
-    if as_json:
-        click.echo(json.dumps([row.to_dict() for row in rows]))
-    else:
-        _table(headings, cells)
-
-
-def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    """Print a table: words to the left, numbers to the right."""
-    from rich.table import Table
-
-    from .display import plain_console
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for index, heading in enumerate(headings):
-        words = not any(row[index][:1].isdigit() for row in cells)
-        table.add_column(heading, justify="left" if words else "right")
-    for row in cells:
-        table.add_row(*row)
-    plain_console().print(table)

@@ -54,14 +54,12 @@ def compare(
     The dense network of each seed is trained once. Runs that are there already are not repeated, so an interrupted
     comparison goes on where it was. The folder gets comparison.md, .csv, .json and .png.
     """  # fmt: skip
-    from rich.table import Table
-
     from hyperflux import recipes
     from hyperflux.config import RunConfig
     from hyperflux.report import comparison
     from hyperflux.runs.compare import Plan, execute_plan
 
-    from .display import plain_console
+    from .display import plain_console, print_line, print_table
 
     base = RunConfig.from_dict(merged({} if recipe is None else recipes.load(recipe), given))
     folder = out or Path("runs") / f"compare-{base.dataset}-{base.model.replace(':', '-')}"
@@ -72,13 +70,8 @@ def compare(
         click.echo(json.dumps([row.to_dict() for row in rows]))
         comparison.write(rows, folder, title)
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in comparison.HEADINGS:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for row in rows:
-        table.add_row(*comparison.cells(row))
     console.print()
-    console.print(table)
+    print_table(console, comparison.HEADINGS, map(comparison.cells, rows), words=("method",))
     console.print()
     comparison.write(rows, folder, title)
-    console.print(f"table, plot and runs in {folder}", soft_wrap=True, highlight=False)
+    print_line(console, f"table, plot and runs in {folder}")

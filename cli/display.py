@@ -1,8 +1,8 @@
-"""What a person sees of a run: progress while it trains, a table at its end."""
+"""What a person sees: the progress of a run, its outcome, and the tables of every command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hyperflux.runs.folder import EpochRow, Report
+from hyperflux.runs.schema import EpochRow, Outcome
 
 
 def plain_console(stderr: bool = False) -> Console:
@@ -38,28 +38,58 @@ def progress(epochs: int, console: Console, quiet: bool) -> Iterator[Callable[[E
         yield observe
 
 
-def print_summary(report: Report, folder: Path, console: Console) -> None:
+def print_table(
+    console: Console,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    words: Collection[str] | None = None,
+    wrap: bool = True,
+) -> None:
+    """Print a table: words to the left, numbers to the right.
+
+    Args:
+        console: Where to.
+        headings: One per column; none at all for a table of words without a heading.
+        rows: Cells, in the order of the headings.
+        words: Headings of the columns that hold words; the first alone if not given.
+        wrap: Whether a row that is wider than the console takes several lines. If not, its cells are cut short.
+    """
+    table = Table(box=None, show_header=bool(headings), padding=(0, 2, 0, 0))
+    for heading in headings:
+        is_words = heading in (headings[:1] if words is None else words)
+        table.add_column(heading, justify="left" if is_words else "right", no_wrap=not wrap)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, soft_wrap=not wrap)
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line as it is: neither wrapped nor coloured."""
+    console.print(text, soft_wrap=True, highlight=False)
+
+
+def print_summary(outcome: Outcome, folder: Path, console: Console) -> None:
     """The outcome in a few lines, then the layers."""
-    outcome = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    density = 1 - report.final_sparsity
-    dense = "none: pruned from scratch" if report.dense_accuracy is None else f"{report.dense_accuracy:.4f}"
-    outcome.add_row("dense accuracy", dense)
-    outcome.add_row("pruned accuracy", f"{report.final_accuracy:.4f}")
-    outcome.add_row("sparsity", f"{report.final_sparsity:.4f} (asked for {report.target_sparsity:g})")
-    outcome.add_row("weights left", f"{report.surviving_weights:,} of {report.total_weights:,} (density {density:.4f})")
-    outcome.add_row("seconds", f"{report.seconds:.1f}")
-    layers = Table(box=None, padding=(0, 2, 0, 0))
-    layers.add_column("layer")
-    for heading in ("weights", "left", "density"):
-        layers.add_column(heading, justify="right")
-    for layer in report.layers:
-        layers.add_row(layer.name, f"{layer.total:,}", f"{layer.surviving:,}", f"{layer.surviving / layer.total:.4f}")
+    density = 1 - outcome.final_sparsity
+    left = f"{outcome.surviving_weights:,} of {outcome.total_weights:,} (density {density:.4f})"
+    dense = "none: pruned from scratch" if outcome.dense_accuracy is None else f"{outcome.dense_accuracy:.4f}"
+    figures = [
+        ("dense accuracy", dense),
+        ("pruned accuracy", f"{outcome.final_accuracy:.4f}"),
+        ("sparsity", f"{outcome.final_sparsity:.4f} (asked for {outcome.target_sparsity:g})"),
+        ("weights left", left),
+        ("seconds", f"{outcome.seconds:.1f}"),
+    ]
+    layers = [
+        (layer.name, f"{layer.total:,}", f"{layer.surviving:,}", f"{layer.surviving / layer.total:.4f}")
+        for layer in outcome.layers
+    ]
     console.print()
-    console.print(outcome)
+    print_table(console, (), figures)
     console.print()
-    console.print(layers)
+    print_table(console, ("layer", "weights", "left", "density"), layers)
     console.print()
-    console.print(f"files in {folder}", soft_wrap=True, highlight=False)
+    print_line(console, f"files in {folder}")
 
 
 def _figures(row: EpochRow) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +95,8 @@ def _sweep(
     from hyperflux.law.sweep import prepare, sweep
     from hyperflux.report import sweep as shown
 
+    from .display import print_line, print_table
+
     rows: list[SweepRow] = []
     with console.status("dense network") as status:
 
@@ -119,14 +120,14 @@ def _sweep(
         click.echo(json.dumps({**shown.to_dict(rows, settings, found), "folder": str(folder)}))
     else:
         console.print()
-        _table(console, shown.HEADINGS, map(shown.cells, rows))
+        print_table(console, shown.HEADINGS, map(shown.cells, rows), words=("method", ""), wrap=False)
         for line in shown.left_out(rows):
-            console.print(line, soft_wrap=True, highlight=False)
+            print_line(console, line)
     if found is None:
         raise RunError(f"this sweep determines no law ({reason}); what was measured is in {folder}")
     if not as_json:
         _explain(found, console)
-        console.print(f"tables and plots in {folder}", soft_wrap=True, highlight=False)
+        print_line(console, f"tables and plots in {folder}")
 
 
 def _fit_file(
@@ -136,6 +137,8 @@ def _fit_file(
     from hyperflux.io.atomic_write import new_folder, write_atomic
     from hyperflux.law.csv_columns import read_columns
     from hyperflux.report.law import Study
+
+    from .display import print_line
 
     found = Study.of(*read_columns(source, *names), sparsities)
     text = json.dumps(found.to_dict())
@@ -148,27 +151,18 @@ def _fit_file(
         return
     _explain(found, console)
     if out:
-        console.print(f"law.json and law.png in {out}", soft_wrap=True, highlight=False)
+        print_line(console, f"law.json and law.png in {out}")
 
 
 def _explain(found: Study, console: Console) -> None:
     """Both fits as a table, then what they say."""
     from hyperflux.report.law import HEADINGS
 
+    from .display import print_line, print_table
+
     console.print()
-    _table(console, HEADINGS, found.fits())
+    print_table(console, HEADINGS, found.fits(), wrap=False)
     console.print()
     for line in found.sentences():
-        console.print(line, soft_wrap=True, highlight=False)
+        print_line(console, line)
     console.print()
-
-
-def _table(console: Console, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("", "law", "method") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, soft_wrap=True)

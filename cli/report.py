@@ -15,21 +15,21 @@ from .options import PlainPath
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
     """Write report.html and report.md about a finished run: its course, layers, single weights, how to repeat it.
 
-    The page needs no network. Several runs stand side by side; their report goes to the folder that holds them all.
+    The page needs no network. Several runs are compared on one page, written to the folder that holds them all.
     """
-    from rich.console import Console
-
-    from hyperflux.report.narrative import narrative, summary
+    from hyperflux.report.narrative import narrative, size_and_accuracy
     from hyperflux.report.run import reported_runs
-    from hyperflux.report.write import default_folder, write
+    from hyperflux.report.write import default_folder, write_report
 
-    subjects_ = reported_runs(runs)
-    path = write(subjects_, out or default_folder(runs))
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    for run in subjects_:
-        if subjects_[1:]:
-            console.print(f"{run.label}: {' '.join(text for _, text in summary(run))}")
-        else:
-            for said in narrative(run):
-                console.print(f"{said.topic}: {said.text}")
-    console.print(f"page in {path}")
+    from .display import plain_console, print_line
+
+    found = reported_runs(runs)
+    path = write_report(found, out or default_folder(runs))
+    console = plain_console()
+    if len(found) == 1:
+        for finding in narrative(found[0]):
+            print_line(console, f"{finding.topic}: {finding.text}")
+    else:
+        for run in found:
+            print_line(console, f"{run.label}: {' '.join(finding.text for finding in size_and_accuracy(run))}")
+    print_line(console, f"page in {path}")

@@ -40,15 +40,15 @@ class RunNetworks:
 def load_networks(folder: Path) -> RunNetworks:
     """Read a finished run. Raises InputError where a file is missing, damaged or does not fit the others."""
     run = read_run(folder)
-    config, shape = RunConfig.from_dict(run.config), tuple(run.report["input_shape"])
+    config, shape = run.config, tuple(run.outcome.input_shape)
 
     def network(name: str) -> nn.Module:
         try:
             file = inside(folder, f"{name}.safetensors")
         except OSError as error:
             raise InputError(f"{error.filename}: {error.strerror}") from error
-        _check_size(config.model, shape, run.report["classes"], file)
-        model = build_model(config.model, shape, run.report["classes"], config.seed)
+        _check_size(config.model, shape, run.outcome.classes, file)
+        model = build_model(config.model, shape, run.outcome.classes, config.seed)
         load_from(model, str(file), config.model)
         return model.to(getattr(torch, config.dtype)).eval()
 

@@ -1,1 +1,1 @@
-"""What runs mean: tables and plots."""
+"""Reports on runs, comparisons and pruning laws: pages, tables and plots."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperflux.errors import RunError
-from hyperflux.report.style import COLOURS, figure, save
+from hyperflux.io.atomic_write import write_atomic
+from hyperflux.report.markup import markdown_table
+from hyperflux.report.style import COLOURS, figure, png
+from hyperflux.report.table_files import csv_file, json_file
 from hyperflux.runs.compare import Comparison
 
 HEADINGS = ("density asked for", "method", "density", "accuracy", "spread", "dense", "seeds", "seconds")
 
 
 def cells(row: Comparison) -> tuple[str, ...]:
-    """A row as a person reads it, in percent; in the order of `HEADINGS`."""
+    """A row as text, shares in percent, in the order of `HEADINGS`."""
     dense = "none" if row.dense_accuracy is None else f"{row.dense_accuracy:.2%}"
     return (
         f"{1 - row.target_sparsity:.4g}" if row.target_sparsity > 0.9999 else f"{1 - row.target_sparsity:.2%}",
@@ -31,31 +31,20 @@ def cells(row: Comparison) -> tuple[str, ...]:
 
 def markdown(rows: Sequence[Comparison]) -> str:
     """The table in Markdown."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(HEADINGS, map(cells, rows), rule="---") + "\n"
 
 
 def write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
-    """Leave `comparison.md`, `.csv`, `.json` and `.png` in the folder. Raises RunError where the disk refuses."""
-    try:
-        _write(rows, folder, title)
-    except OSError as error:
-        raise RunError(f"{folder}: the comparison cannot be written ({error.strerror})") from error
-
-
-def _write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
+    """Write `comparison.md`, `.json`, `.csv` and `.png` into the folder. Raises WriteError where the disk refuses."""
     tables = [row.to_dict() for row in rows]
-    (folder / "comparison.md").write_text(markdown(rows), encoding="utf-8")
-    (folder / "comparison.json").write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
-    with (folder / "comparison.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, tables[0].keys())
-        writer.writeheader()
-        writer.writerows(tables)
-    plot(rows, folder / "comparison.png", title)
+    write_atomic(folder / "comparison.md", markdown(rows).encode())
+    write_atomic(folder / "comparison.json", json_file(tables))
+    write_atomic(folder / "comparison.csv", csv_file(tables))
+    write_atomic(folder / "comparison.png", plot(rows, title))
 
 
-def plot(rows: Sequence[Comparison], path: Path, title: str) -> None:
-    """Mean accuracy at the density that was really reached, with its spread over seeds, a line a method."""
+def plot(rows: Sequence[Comparison], title: str) -> bytes:
+    """Plot mean accuracy at the density reached, with its spread over seeds, a line per method, as a PNG."""
     drawn, axes = figure()
     for colour, method in zip(COLOURS, dict.fromkeys(row.method for row in rows), strict=False):
         points = sorted((row.density, row.accuracy, row.spread) for row in rows if row.method == method)
@@ -79,4 +68,4 @@ def plot(rows: Sequence[Comparison], path: Path, title: str) -> None:
     targets = sorted({round(100 * (1 - row.target_sparsity), 6) for row in rows})
     axes.set_xticks(targets, [f"{target:g}" for target in targets])
     axes.legend(frameon=False)
-    save(drawn, path)
+    return png(drawn)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def percent(fraction: float) -> str:
-    """A fraction in percent, to three digits of what lies nearer, 0 or 1: "0.0457 %", "12.3 %", "99.95 %"."""
+    """A fraction in percent, to three digits of its distance from 0 or 1: "0.0457 %", "12.3 %", "99.95 %"."""
     if not 0 < fraction < 1:
         return f"{100 * fraction:.4g} %"
     digits = max(0, 2 - math.floor(math.log10(100 * min(fraction, 1 - fraction))))
@@ -33,10 +33,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def listed(items: Sequence[str], most: int = 4) -> str:
-    """ "a, b and c"; what is more than `most` is counted: "a, b and 7 more"."""
-    if len(items) > most:
-        return f"{', '.join(items[: most - 1])} and {len(items) - most + 1} more"
+def listed(items: Sequence[str], max_items: int = 4) -> str:
+    """ "a, b and c"; more than `max_items` end in a count: "a, b and 7 more"."""
+    if len(items) > max_items:
+        return f"{', '.join(items[: max_items - 1])} and {len(items) - max_items + 1} more"
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
@@ -45,7 +45,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def shortened(name: str, most: int) -> str:
-    """A name of at most `most` printable ASCII characters; its end, which tells layers apart, stays whole."""
+def shortened(name: str, max_length: int) -> str:
+    """A name in printable ASCII, cut at its start: layers differ at the end of their names."""
     plain = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in name)
-    return plain if len(plain) <= most else "…" + plain[1 - most :]
+    return plain if len(plain) <= max_length else "…" + plain[1 - max_length :]

@@ -1,4 +1,4 @@
-"""A fitted pruning law for people: its tables, its sentences, and its plot."""
+"""A fitted pruning law as tables, sentences and a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from hyperflux.errors import InputError
 from hyperflux.law.fit import Interval, LawComparison, PruningLaw, compare_degrees
-from hyperflux.report.style import COLOURS, figure, log_ticks, png
+from hyperflux.report.axes import label_log_axis
+from hyperflux.report.style import COLOURS, figure, png
 from hyperflux.schedules.feasibility import require_fraction
 
 HEADINGS = ("", "linear", "quadratic")
@@ -24,7 +25,7 @@ CURVE_POINTS = 200
 
 @dataclass(frozen=True)
 class Study:
-    """Points, both laws fitted to them, and the sparsities that a pressure is asked for. All fractions."""
+    """Measured points, both laws fitted to them, and the sparsities to find a pressure for. All fractions."""
 
     pressure: Sequence[float]
     density: Sequence[float]
@@ -33,23 +34,23 @@ class Study:
 
     @classmethod
     def of(cls, pressure: Sequence[float], density: Sequence[float], sparsities: Sequence[float]) -> Study:
-        """Fit the points. Raises InputError where they determine no law, or for a sparsity that is not a fraction."""
+        """Fit the points. Raises InputError if they determine no law, or if a sparsity is not a fraction."""
         for sparsity in sparsities:
             require_fraction(sparsity)
         return cls(pressure, density, sparsities, compare_degrees(pressure, density))
 
     @property
     def outliers(self) -> tuple[int, ...]:
-        """Indices of the points that neither law uses."""
+        """Indices of the points left out of both fits."""
         return self.laws.quadratic.outliers
 
     def fits(self) -> list[tuple[str, ...]]:
-        """A row a figure, in the order of `HEADINGS`; each constant with its interval."""
+        """A row per figure, in the order of `HEADINGS`; constants with their intervals."""
         columns = (_figures(self.laws.linear), _figures(self.laws.quadratic))
         return [(name, *(column[name] for column in columns)) for name in columns[0]]
 
     def sentences(self) -> list[str]:
-        """What the fits say, a line each: the choice between them, the points left out, the pressures asked for."""
+        """A line for the choice between the laws, one per point left out, one per sparsity."""
         laws, chosen = self.laws, self.laws.preferred
         name = "quadratic" if chosen.degree == 2 else "linear"
         lines = [f"alpha1 differs from 0 with p = {laws.p_value:.2g}; pressures are by the {name} law (lower AICc)"]
@@ -60,7 +61,7 @@ class Study:
         return lines + [self._answer(sparsity) for sparsity in self.sparsities]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is infinite or unknown is None."""
+        """Plain values for JSON; None for what is infinite or unknown."""
         return {
             "linear": _plain(self.laws.linear),
             "quadratic": _plain(self.laws.quadratic),
@@ -72,7 +73,7 @@ class Study:
         }
 
     def plot(self, title: str, others: Sequence[tuple[float, float]] = ()) -> bytes:
-        """The points, those left out, both laws, and the band of the chosen one. `others` were never fitted."""
+        """Plot the points, both laws and the band of the chosen one, as a PNG. `others` were never fitted."""
         drawn, axes = figure()
         out = np.isin(np.arange(len(self.pressure)), self.outliers)
         pressure, percent = np.asarray(self.pressure), 100 * np.asarray(self.density)
@@ -96,8 +97,8 @@ class Study:
             xscale="log", yscale="log", xlabel="pressure γ", ylabel="density (% of the weights left)", title=title,
             ylim=(min(shown) / 2, min(200.0, 2 * max(shown))),
         )  # fmt: skip
-        axes.xaxis.set_major_formatter("{x:g}")
-        log_ticks(axes.yaxis)
+        label_log_axis(axes, "x")
+        label_log_axis(axes, "y")
         axes.legend(frameon=False)
         return png(drawn)
 

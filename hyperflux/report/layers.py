@@ -1,4 +1,4 @@
-"""Plots of density by layer: over time for one run, at the end for several."""
+"""Plots of density by layer: over time for one run, at the end of several."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Any
 
 import numpy as np
 
-from hyperflux.report.course import run_keys, shade
+from hyperflux.report.axes import line_keys, log_axis, log_ticks, shade_stages, tick_label
 from hyperflux.report.formatting import shortened
 from hyperflux.report.run import ReportedRun
 from hyperflux.report.style import COLOURS, line_look
-from hyperflux.report.svg import SIZE, Key, Plot, blank, drawing, inline, log_axis, log_ticks, number
+from hyperflux.report.svg import SIZE, Key, Plot, blank, drawing, inline
 
 MAX_LINES = 8
-"""Layers that lines can tell apart; more are drawn as a heat map."""
+"""Layers that are drawn as lines; more become a heat map."""
 NAME_HEIGHT = 0.15
-"""Inches of a layer's name beside a plot; where rows are lower, every second, third, ... has one."""
+"""Inches of a layer's name next to a plot; where rows are lower, every second, third, ... has one."""
 BORDER = 1.0
 """Inches of a plot above and below its rows."""
 TALLEST = 12.0
-"""Inches of a plot of many layers at most."""
+"""Most inches of a plot of many layers."""
 NAME_LENGTH = 20
-"""Characters of a layer's name beside a plot."""
+"""Characters of a layer's name next to a plot."""
 
 
-def layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
+def plot_layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
     """Density of every layer over time, of one run."""
-    tables = runs[0].tables
+    tables = runs[0].telemetry
     if len(runs) > 1 or tables is None:
         return None
     names = list(dict.fromkeys(tables["layers"]["layer"].tolist()))
     return _lines(runs[0], names) if len(names) <= MAX_LINES else _heat_map(runs[0], names)
 
 
-def final_density(runs: Sequence[ReportedRun]) -> Plot | None:
-    """Density of every layer at the end, a dot a run."""
-    found = [{x["name"]: 100 * x["surviving"] / x["total"] for x in run.report["layers"]} for run in runs]
+def plot_final_density(runs: Sequence[ReportedRun]) -> Plot | None:
+    """Density of every layer at the end, a dot per run."""
+    found = [{x.name: 100 * x.surviving / x.total for x in run.outcome.layers} for run in runs]
     names = list(dict.fromkeys(name for layers in found for name in layers))
     with drawing("final-density"):
         drawn, axes = blank(_height(len(names), 0.16))
@@ -52,14 +52,17 @@ def final_density(runs: Sequence[ReportedRun]) -> Plot | None:
         _name_rows(axes, names, 0.16)
         axes.set(xlabel="weights left (%)", ylim=(len(names) - 0.5, -0.5))
         svg = inline(drawn, "final-density")
-    caption = "What each run left of each layer, first layer on top. A layer with no dot has lost every weight."
+    caption = "Weights left in each layer, the first on top. No dot means that no weights are left."
     description = "Density in percent at the end, by layer and run."
-    keys = [Key(key.label, key.colour, "●■▲◆"[i // len(COLOURS) % 4]) for i, key in enumerate(run_keys(runs))]
+    keys = [
+        Key(key.label, key.colour, "●■▲◆"[i // len(COLOURS) % 4])
+        for i, key in enumerate(line_keys([run.label for run in runs]))
+    ]
     return Plot("final-density", "Density by layer", caption, description, svg, keys)
 
 
 def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
-    """A line a layer."""
+    """A line per layer."""
     keys = []
     with drawing("layers"):
         drawn, axes = blank()
@@ -73,18 +76,18 @@ def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
             axes.plot(np.append(0, rows["step"]), np.where(values > 0, values, np.nan), **look, gid="data")
             keys.append(Key(name, look["color"], "line" if look["linestyle"] == "-" else "dashed"))
         log_axis(axes, "y", shown)
-        shade(axes, [("pruning", 0, run.boundary), ("regrowth", run.boundary, run.last_step)])
+        shade_stages(axes, run.stage_steps)
         axes.set(xlabel="optimizer step", ylabel="weights left (%)")
         svg = inline(drawn, "layers")
     caption = (
-        "Pruning is global: layers compete for the weights that may stay, and those whose flux is strongest keep most. "
-        "A line that ends early has lost its last weight."
+        "Pruning is global: all layers share one budget of weights, and those with the most important weights keep "
+        "most. Where a line ends early, the layer has lost its last weight."
     )
     return Plot("layers", "Density by layer", caption, "Weights left in percent by layer, against step.", svg, keys)
 
 
 def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
-    """A row a layer, a column a moment, as one image."""
+    """A row per layer and a column per moment, as one image."""
     columns = []
     for name in names:
         rows = run.layer(name)
@@ -106,8 +109,8 @@ def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
         axes.imshow(shown, **look, extent=extent, zorder=1, gid="data")
         axes.grid(False)
         _name_rows(axes, names, 0.11)
-        shade(axes, [("pruning", 0, run.boundary), ("regrowth", run.boundary, run.last_step)])
-        axes.axvline(run.boundary, color="white", linewidth=0.8, linestyle=":")
+        shade_stages(axes, run.stage_steps)
+        axes.axvline(run.last_pruning_step, color="white", linewidth=0.8, linestyle=":")
         axes.set(xlabel="optimizer step")
         inch = 1 / (height - BORDER)
         scale = axes.inset_axes((0.0, 1 + 0.3 * inch, 1.0, 0.08 * inch))
@@ -115,25 +118,25 @@ def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
         scale.imshow(gradient, **look, extent=(0, 1, 0, 1))
         ticks = log_ticks(least, 100)
         places = [float(np.log(tick / least) / np.log(100 / least)) for tick in ticks]
-        scale.set_xticks(places, [f"{number(tick)} %" for tick in ticks], fontsize=8)
+        scale.set_xticks(places, [f"{tick_label(tick)} %" for tick in ticks], fontsize=8)
         scale.set_yticks([])
         scale.grid(False)
         scale.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
         svg = inline(drawn, "layers")
     caption = (
-        "One row a layer, the first on top; yellow is full, dark blue nearly empty, blank has lost every weight. "
-        "Layers compete for the weights that may stay, and those whose flux is strongest keep most."
+        "One row per layer, the first on top. Yellow is full, dark blue nearly empty, blank has no weights left. All "
+        "layers share one budget of weights, and those with the most important weights keep most."
     )
     return Plot("layers", "Density by layer", caption, "Weights left in percent, by layer and step.", svg)
 
 
 def _height(rows: int, row: float) -> float:
-    """Inches of a plot with so many rows of at least `row` inches, as far as it may grow."""
+    """Inches of a plot whose rows have at least `row` inches, up to `TALLEST`."""
     return min(TALLEST, max(SIZE[1], BORDER + row * rows))
 
 
 def _name_rows(axes: Any, names: Sequence[str], row: float) -> None:
-    """Names of layers at the rows of a plot, without an ending that all share."""
+    """Write the layers' names at the rows of a plot, without an ending that all share."""
     ending = ".weight" if all(name.endswith(".weight") for name in names) else ""
     inches = (_height(len(names), row) - BORDER) / len(names)
     places = range(0, len(names), math.ceil(NAME_HEIGHT / inches))

@@ -1,4 +1,4 @@
-"""Plots of why and how often single weights changed sides: flux against pressure, flips, the settling of the mask."""
+"""Plots of why, how often and when the mask changed: flux against pressure, flips per weight, the last changes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from hyperflux.report.course import courses, marks_where_alone, run_keys, shade, stages
+from hyperflux.report.axes import isolated_points, line_keys, log_axis, shade_stages
 from hyperflux.report.run import ReportedRun
 from hyperflux.report.style import INK, PRESENT, PRUNED, line_look
-from hyperflux.report.svg import Key, Plot, blank, drawing, inline, log_axis
+from hyperflux.report.svg import Key, Plot, blank, drawing, inline
+from hyperflux.report.timeline import shade_common_stages, timelines
 from hyperflux.telemetry.columns import flux_column
 
 
-def flux(runs: Sequence[ReportedRun]) -> Plot | None:
-    """Quantiles of restoring flux of pruned and of restored weights, against what pressure takes."""
+def plot_flux(runs: Sequence[ReportedRun]) -> Plot | None:
+    """Quantiles of restoring flux of pruned and of restored weights, against γ/N."""
     rows = runs[0].network
     if len(runs) > 1 or rows is None:
         return None
@@ -35,29 +36,29 @@ def flux(runs: Sequence[ReportedRun]) -> Plot | None:
             top = np.where(shown, upper, low)
             axes.fill_between(rows["step"], floor, top, where=shown, color=colour, alpha=0.18, linewidth=0)
             shown = np.where(line > low, line, np.nan)
-            axes.plot(rows["step"], shown, color=colour, **marks_where_alone(shown), gid="data")
-        axes.plot(rows["step"], push, color=INK, linewidth=2, linestyle="--", **marks_where_alone(push), gid="data")
-        shade(axes, [("pruning", 0, runs[0].boundary), ("regrowth", runs[0].boundary, runs[0].last_step)])
+            axes.plot(rows["step"], shown, color=colour, **isolated_points(shown), gid="data")
+        axes.plot(rows["step"], push, color=INK, linewidth=2, linestyle="--", **isolated_points(push), gid="data")
+        shade_stages(axes, runs[0].stage_steps)
         axes.set(xlabel="optimizer step", ylabel="restoring flux (loss per unit of t)")
         svg = inline(drawn, "flux")
     caption = (
-        "Flux is how much the loss asks for a weight; pressure takes γ/N from every weight alike. A pruned weight "
-        "above the dashed line is being lifted back, one below it sinks. Only positive flux is drawn, and only while "
-        "weights may change sides."
+        "Restoring flux measures how strongly the loss calls for a weight; pressure pushes every weight down by γ/N. "
+        "Pruned weights above the dashed line rise, those below it sink. Only positive flux is drawn, and only while "
+        "the mask can change."
     )
     keys = [
-        Key("γ/N, the push of pressure", INK, "dashed"),
+        Key("γ/N, the pressure per weight", INK, "dashed"),
         Key("pruned weights: 75 % to 95 % quantile", PRUNED),
-        Key("weights just back: median and middle half", PRESENT),
+        Key("weights that just came back: median and middle half", PRESENT),
     ]
     return Plot("flux", "Flux against pressure", caption, "Restoring flux against optimizer step.", svg, keys)
 
 
-def flips(runs: Sequence[ReportedRun]) -> Plot | None:
-    """How many weights changed their mask so many times."""
-    if len(runs) > 1 or runs[0].tables is None:
+def plot_flips(runs: Sequence[ReportedRun]) -> Plot | None:
+    """How many weights flipped how often."""
+    if len(runs) > 1 or runs[0].telemetry is None:
         return None
-    table = runs[0].tables["flips"]
+    table = runs[0].telemetry["flips"]
     counts = np.bincount(table["flips"], weights=table["weights"])
     groups = _groups(len(counts) - 1)
     odd = np.arange(len(counts)) % 2 == 1
@@ -77,24 +78,24 @@ def flips(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set_xticks(range(len(names)), names, rotation=35 if len(names) > 6 else 0)
         axes.tick_params(axis="x", length=0)
         axes.grid(False, axis="x")
-        axes.set(xlabel="changes of mask of a weight", ylabel="weights", xlim=(-0.6, len(names) - 0.4))
+        axes.set(xlabel="flips per weight", ylabel="weights", xlim=(-0.6, len(names) - 0.4))
         svg = inline(drawn, "flips")
     caption = (
-        "0: never pruned. 1: pruned once and for good. More: it came back at least once, which is how its importance "
-        "is measured over many sub-networks."
+        "0: never pruned. 1: pruned once, for good. 2 or more: came back at least once, so that its importance was "
+        "measured in several sub-networks."
     )
     keys = [Key("pruned at the end", PRUNED, "band"), Key("present at the end", PRESENT, "band")]
-    return Plot("flips", "How often weights flipped", caption, "Weights by their changes of mask.", svg, keys)
+    return Plot("flips", "How often weights flipped", caption, "Number of weights by number of flips.", svg, keys)
 
 
-def settling(runs: Sequence[ReportedRun]) -> Plot | None:
-    """Since when the weights that are present at the end have been so, and the pruned ones gone."""
-    if not all(run.tables is not None for run in runs):
+def plot_settling(runs: Sequence[ReportedRun]) -> Plot | None:
+    """Since when weights have been in their final state, present or pruned."""
+    if not all(run.telemetry is not None for run in runs):
         return None
     with drawing("settling"):
         drawn, axes = blank()
         for number, run in enumerate(runs):
-            tables = run.tables
+            tables = run.telemetry
             assert tables is not None
             ages = tables["ages"]
             sides: list[tuple[str, dict[str, Any]]] = [("pruned", {"color": PRUNED}), ("present", {"color": PRESENT})]
@@ -106,17 +107,17 @@ def settling(runs: Sequence[ReportedRun]) -> Plot | None:
                     grown = np.cumsum(np.bincount(place.ravel(), ages[side]))
                     steps, shares = np.append(steps, run.last_step), np.append(grown, grown[-1]) / grown[-1]
                     axes.plot(steps, 100 * shares, drawstyle="steps-post", **look, gid="data")
-        stages(axes, courses(runs)[1])
-        axes.set(xlabel="optimizer step", ylabel="in their final place (%)", ylim=(-3, 103))
+        shade_common_stages(axes, timelines(runs)[1])
+        axes.set(xlabel="optimizer step", ylabel="in their final state (%)", ylim=(-3, 103))
         svg = inline(drawn, "settling")
-    caption = (
-        "The share of weights that by then had changed for the last time. A line that reaches 100 % early leaves time "
-        "to train the final network; one that climbs at the very end was cut short."
-    )
-    keys = [Key("weights pruned at the end", PRUNED), Key("weights present at the end", PRESENT)]
+    weights, keys = "weights", [Key("weights pruned at the end", PRUNED), Key("weights present at the end", PRESENT)]
     if len(runs) > 1:
-        caption, keys = caption.replace("weights that", "weights left that"), run_keys(runs)
-    description = "Share of weights in their final place against optimizer step."
+        weights, keys = "remaining weights", line_keys([run.label for run in runs])
+    caption = (
+        f"The share of {weights} that had flipped for the last time by then. A line that reaches 100 % early leaves "
+        "time to train the final network; if it still climbs at the end, the run was too short."
+    )
+    description = "Share of weights in their final state against optimizer step."
     return Plot("settling", "When the mask settled", caption, description, svg, keys)
 
 

@@ -1,4 +1,4 @@
-"""A run in plain sentences, each computed from what it recorded."""
+"""A run in plain sentences, each computed from what was recorded."""
 
 from __future__ import annotations
 
@@ -25,44 +25,59 @@ class Finding:
 
 
 def narrative(run: ReportedRun) -> list[Finding]:
-    """Everything that can be said of a run, in the order in which a reader asks."""
-    told = [*summary(run), ("What was pruned first", _first(run)), ("Layers at the end", _layers(run))]
-    told += [("Weights that came back", _returns(run)), ("The mask", _mask(run)), ("Pressure and flux", _pressure(run))]
-    told += [("Warnings", _warnings(run)), ("Telemetry", _missing(run))]
-    return [Finding(topic, text) for topic, text in told if text]
+    """Everything that a run's files say about it, in the order in which a reader asks."""
+    return _given(
+        *size_and_accuracy(run),
+        Finding("What was pruned first", _first_pruned(run)),
+        Finding("Layers at the end", _final_layers(run)),
+        Finding("Weights that came back", _regrown_weights(run)),
+        Finding("The mask", _mask(run)),
+        Finding("Pressure and flux", _pressure(run)),
+        Finding("Warnings", _warnings(run)),
+        Finding("Telemetry", _missing_telemetry(run)),
+    )
 
 
-def brief(run: ReportedRun) -> list[Finding]:
+def short_narrative(run: ReportedRun) -> list[Finding]:
     """What matters of one run among several."""
-    told = [*summary(run), ("Layers at the end", _layers(run)), ("The mask", _mask(run))]
-    told += [("Warnings", _warnings(run))]
-    return [Finding(topic, text) for topic, text in told if text]
+    return _given(
+        *size_and_accuracy(run),
+        Finding("Layers at the end", _final_layers(run)),
+        Finding("The mask", _mask(run)),
+        Finding("Warnings", _warnings(run)),
+    )
 
 
-def summary(run: ReportedRun) -> list[tuple[str, str]]:
-    """The outcome: weights left and accuracy."""
-    return [("Size", _size(run)), ("Accuracy", _accuracy(run))]
+def size_and_accuracy(run: ReportedRun) -> list[Finding]:
+    """How many weights are left, and how accurate the network is."""
+    return [Finding("Size", _size(run)), Finding("Accuracy", _accuracy(run))]
+
+
+def _given(*findings: Finding) -> list[Finding]:
+    """The findings that have a text."""
+    return [finding for finding in findings if finding.text]
 
 
 def _size(run: ReportedRun) -> str:
-    left, total, asked = run.report["surviving_weights"], run.report["total_weights"], run.asked
-    outcome = f"{left:,} of {counted(total, 'weight')} are left, a density of {percent(run.density)}"
-    if left == asked:
-        return f"{outcome}: exactly the number asked for."
-    side = "more" if left > asked else "fewer"
-    share = f", {percent(abs(left - asked) / asked)} off" if asked else ""
-    return f"{outcome}: {abs(left - asked):,} {side} than the {asked:,} asked for{share}."
+    left, total, target = run.outcome.surviving_weights, run.outcome.total_weights, run.target_count
+    text = f"{left:,} of {counted(total, 'weight')} are left, a density of {percent(run.density)}"
+    if left == target:
+        return f"{text}: exactly the target."
+    side = "more" if left > target else "fewer"
+    share = f" ({percent(abs(left - target) / target)} off)" if target else ""
+    return f"{text}: {abs(left - target):,} {side} than the target of {target:,}{share}."
 
 
 def _accuracy(run: ReportedRun) -> str:
-    final, dense = run.report["final_accuracy"], run.report["dense_accuracy"]
+    final, dense = run.outcome.final_accuracy, run.outcome.dense_accuracy
     if dense is None:
         return (
-            f"{accuracy(final)} on test data. The network was pruned from scratch, so there is no dense one beside it."
+            f"{accuracy(final)} on test data. The network was pruned from scratch, so there is no dense accuracy to "
+            "compare with."
         )
     change = round(10_000 * (final - dense))
     if change == 0:
-        return f"{accuracy(final)} on test data, as much as the dense network."
+        return f"{accuracy(final)} on test data, the same as the dense network."
     side = "below" if change < 0 else "above"
     return (
         f"{accuracy(final)} on test data, {points(abs(final - dense)).removeprefix('+')} {side} the dense network's "
@@ -70,100 +85,104 @@ def _accuracy(run: ReportedRun) -> str:
     )
 
 
-def _first(run: ReportedRun) -> str:
-    """Which layers lost half of their weights first, and which kept it."""
+def _first_pruned(run: ReportedRun) -> str:
+    """Which layers lost half of their weights first, and which kept more."""
     halved, kept = [], []
-    for layer in run.report["layers"]:
-        rows = None if run.tables is None else run.tables["layers"][run.tables["layers"]["layer"] == layer["name"]]
-        if rows is None or not len(rows):
+    for layer in run.outcome.layers:
+        rows = run.layer_rows(layer.name)
+        if rows is None:
             return ""
         below = np.flatnonzero(2 * rows["surviving"] <= rows["total"])
         if len(below):
-            halved.append((int(rows["step"][below[0]]), layer["name"]))
+            halved.append((int(rows["step"][below[0]]), layer.name))
         else:
-            kept.append(layer["name"])
+            kept.append(layer.name)
     halved.sort(key=lambda pair: pair[0])
     if not halved:
-        return "No layer was ever below half of its weights."
-    texts = [f"{name} by step {step:,}{_share(run, step)}" for step, name in halved]
-    if len(texts) == 1:
+        return "No layer lost half of its weights."
+    if len(halved) == 1:
+        step, name = halved[0]
         others = "every other layer" if len(kept) > 1 else listed(kept) if kept else ""
-        return f"{texts[0]} was down to half of its weights" + (f"; {others} kept more than half." if others else ".")
+        text = f"{name} lost half of its weights by step {step:,}{_progress(run, step)}"
+        return text + (f"; {others} kept more than half." if others else ".")
+    texts = [f"{name} by step {step:,}{_progress(run, step)}" for step, name in halved]
     if len(texts) <= 4:
-        text = f"Down to half of their weights, in this order: {listed(texts)}."
+        text = f"Layers lost half of their weights in this order: {listed(texts)}."
     else:
-        text = f"Down to half of their weights first: {listed(texts[:3])}. Last of {len(texts)} layers: {texts[-1]}."
+        text = f"The first to lose half of their weights: {listed(texts[:3])}. The last of {len(texts)}: {texts[-1]}."
     return text + (f" {listed(kept)} kept more than half." if kept else "")
 
 
-def _share(run: ReportedRun, step: int) -> str:
-    """How far into its stage a step is."""
-    if step <= run.boundary:
-        return f" ({_of(step, run.boundary)} of the pruning stage)"
-    return f" ({_of(step - run.boundary, run.last_step - run.boundary)} of the regrowth stage)"
+def _progress(run: ReportedRun, step: int) -> str:
+    """How far into its stage a step is, in parentheses."""
+    end = run.last_pruning_step
+    if step <= end:
+        return f" ({_share(step, end)} into the pruning stage)"
+    return f" ({_share(step - end, run.last_step - end)} into the regrowth stage)"
 
 
-def _of(part: float, whole: float) -> str:
-    """A share to the whole per cent."""
+def _share(part: float, whole: float) -> str:
+    """A share in whole percent."""
     return f"{100 * part / whole:.0f} %"
 
 
-def _layers(run: ReportedRun) -> str:
+def _final_layers(run: ReportedRun) -> str:
     """Cut and starved layers; the sparsest and the densest."""
-    layers = [(layer["surviving"] / layer["total"], layer["name"]) for layer in run.report["layers"]]
+    layers = [(layer.surviving / layer.total, layer.name) for layer in run.outcome.layers]
     if len(layers) == 1:
         return ""
     cut = [name for share, name in layers if share == 0]
     starved = sorted((share, name) for share, name in layers if 0 < share < STARVED * run.density)
-    told = []
+    sentences = []
     if cut:
         verb = "has" if len(cut) == 1 else "have"
-        told.append(
-            f"{listed(cut)} {verb} lost every weight: unless a shortcut leads around, nothing passes and the network "
-            "is cut in two."
+        sentences.append(
+            f"{listed(cut)} {verb} no weights left: unless a shortcut leads around, nothing passes through and the "
+            "network is cut in two."
         )
     if starved:
         names = [f"{name} ({percent(share)})" for share, name in starved]
         verb = "is" if len(starved) == 1 else "are"
-        told.append(
+        sentences.append(
             f"{listed(names)} {verb} starved: below a quarter of the network's density of {percent(run.density)}."
         )
     if not cut and not starved:
         share, name = min(layers)
-        told.append(f"No layer is starved: the sparsest, {name}, keeps {percent(share)} of its weights.")
+        sentences.append(f"No layer is starved: the sparsest, {name}, keeps {percent(share)} of its weights.")
     share, name = max(layers)
-    told.append(f"The densest, {name}, keeps {percent(share)}.")
-    return " ".join(told)
+    sentences.append(f"The densest, {name}, keeps {percent(share)}.")
+    return " ".join(sentences)
 
 
-def _returns(run: ReportedRun) -> str:
-    """How many pruned weights ever came back, and how many survivors are such."""
-    if run.tables is None:
+def _regrown_weights(run: ReportedRun) -> str:
+    """How many pruned weights came back, and how many of the survivors did."""
+    if run.telemetry is None:
         return ""
-    flips = run.tables["flips"]
+    flips = run.telemetry["flips"]
     counts = np.bincount(flips["flips"], weights=flips["weights"]).astype(int)
     pruned, back = int(counts[1:].sum()), int(counts[2:].sum())
     survivors, returned = int(counts[::2].sum()), int(counts[2::2].sum())
     if not pruned:
         return "No weight was ever pruned."
     if not back:
-        return f"None of the {counted(pruned, 'weight')} that were pruned ever came back."
-    text = f"Of the {counted(pruned, 'weight')} that were ever pruned, {back:,} ({percent(back / pruned)}) came back"
-    most = counted(len(counts) - 1, "time")
-    text += f" at least once; the most restless weight changed sides {most}."
+        return f"None of the {counted(pruned, 'pruned weight')} came back."
+    text = (
+        f"Of the {counted(pruned, 'weight')} ever pruned, {back:,} ({percent(back / pruned)}) came back at least once. "
+        f"The most active weight flipped {counted(len(counts) - 1, 'time')}."
+    )
     if survivors:
         text += (
-            f" Of the {survivors:,} present at the end, {returned:,} ({percent(returned / survivors)}) had been pruned "
-            "before."
+            f" Of the {counted(survivors, 'weight')} present at the end, {returned:,} "
+            f"({percent(returned / survivors)}) had been pruned before."
         )
     return text
 
 
 def _mask(run: ReportedRun) -> str:
     """Whether the mask had settled before the run ended."""
-    if run.tables is None:
+    if run.telemetry is None:
         return ""
-    ages, last = run.tables["ages"], run.last_step
+    ages, last = run.telemetry["ages"], run.last_step
     changes = ages["step"][(ages["step"] > 0) & (ages["present"] + ages["pruned"] > 0)]
     if not len(changes):
         return "The mask never changed."
@@ -172,52 +191,52 @@ def _mask(run: ReportedRun) -> str:
     present, pruned = int(ages["present"][late].sum()), int(ages["pruned"][late].sum())
     if latest <= (1 - LAST_PART) * last:
         return (
-            f"It had settled: its last change came by step {latest:,} of {last:,}, and the final network trained "
-            f"for the remaining {_of(last - latest, last)} of the run."
+            f"The mask settled: its last change came by step {latest:,} of {last:,}, and the final network trained "
+            f"for the remaining {_share(last - latest, last)} of the run."
         )
     survivors = int(ages["present"].sum())
-    share = f" ({percent(present / survivors)} of them)" if survivors else ""
+    share = f" ({percent(present / survivors)} of those present)" if survivors else ""
     return (
-        f"It was still changing at the end: in the last tenth of the run {present:,} of the weights present now{share} "
-        f"came back and {pruned:,} of the others were pruned."
+        f"The mask was still changing at the end: in the last tenth of the run, {counted(present, 'weight')} came back "
+        f"to stay{share} and {pruned:,} {'was' if pruned == 1 else 'were'} pruned for good."
     )
 
 
 def _pressure(run: ReportedRun) -> str:
-    """Where the pressure went, and how flux compared with it."""
-    if run.report["method"] == "magnitude":
-        return "Magnitude pruning takes the smallest weights; it has neither pressure nor flux."
-    if run.tables is None:
+    """The range of the pressure, and how flux compared with it."""
+    if run.outcome.method == "magnitude":
+        return "Magnitude pruning removes the smallest weights; it has neither pressure nor flux."
+    if run.telemetry is None:
         return ""
-    rows = run.tables["network"]
+    rows = run.telemetry["network"]
     rows = rows[rows["stage"] == "pruning"]
     pushed = rows[rows["pressure"] > 0]
     if not len(pushed):
-        return "There was no pressure."
+        return "The pressure was always 0."
     top = pushed[np.argmax(pushed["pressure"])]
     text = (
-        f"Pressure γ lay between {pushed['pressure'].min():.3g} and {top['pressure']:.3g}, highest at step "
-        f"{top['step']:,}{_share(run, int(top['step']))}, and ended the stage at {rows['pressure'][-1]:.3g}."
+        f"Pressure γ ranged from {pushed['pressure'].min():.3g} to {top['pressure']:.3g}. It peaked at step "
+        f"{top['step']:,}{_progress(run, int(top['step']))} and ended the stage at {rows['pressure'][-1]:.3g}."
     )
     if len(pushed) < len(rows):
-        text += f" It was 0 for {_of(len(rows) - len(pushed), len(rows))} of the stage."
+        text += f" It was 0 for {_share(len(rows) - len(pushed), len(rows))} of the stage."
     flux = pushed[flux_column("restored", 0.5)] / (pushed["pressure"] / pushed["total"])
     flux = flux[np.isfinite(flux)]
     if len(flux):
-        text += f" Weights that had just come back had a restoring flux of typically {np.median(flux):.2g} times γ/N."
+        text += f" The restoring flux of weights that had just come back was typically {np.median(flux):.2g} times γ/N."
     return text
 
 
 def _warnings(run: ReportedRun) -> str:
-    """What the user was told of while the run was under way."""
-    return " ".join(f"{line}." for line in run.report["warnings"])
+    """The warnings given during the run."""
+    return " ".join(f"{line}." for line in run.outcome.warnings)
 
 
-def _missing(run: ReportedRun) -> str:
-    """What there is no record of, and how to get it."""
-    if run.tables is None:
+def _missing_telemetry(run: ReportedRun) -> str:
+    """What was not recorded, and how to record it."""
+    if run.telemetry is None:
         return (
-            "This run kept none: there is no record of layers over time, flips, flux or single weights. Run it again "
-            "with --telemetry light to see them."
+            "Nothing was recorded about layers over time, flips, flux and single weights. Run it again with "
+            "--telemetry light to see them."
         )
     return ""

@@ -1,4 +1,4 @@
-"""Runs as a report sees them: named so that they can be told apart, and with tables of a size that can be drawn."""
+"""Runs as a report shows them: each with a label of its own, and with tables of a size that can be drawn."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, one_line
 from hyperflux.report.formatting import percent
-from hyperflux.runs.folder import EpochRow, RecordedRun, read_run
+from hyperflux.runs.folder import read_run
+from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
 from hyperflux.telemetry.columns import Table, Tables
 
 MAX_POINTS = 250
@@ -23,111 +24,138 @@ MAX_POINTS = 250
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """One run; `label` tells it apart from the others on the page."""
+    """One finished run on a report.
+
+    Attributes:
+        folder: Where it was read from, as the user named it.
+        recorded: What its files hold.
+        label: What tells it apart from the other runs on the page.
+    """
 
     folder: Path
-    run: RecordedRun
+    recorded: RecordedRun
     label: str
 
     @property
-    def report(self) -> dict[str, Any]:
-        """report.json."""
-        return self.run.report
+    def config(self) -> RunConfig:
+        """Every setting of the run."""
+        return self.recorded.config
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of the run: report.json."""
+        return self.recorded.outcome
+
+    @property
+    def epochs(self) -> list[EpochRow]:
+        """The epochs of all stages."""
+        return self.recorded.epochs
+
+    @property
+    def pruning_epochs(self) -> list[EpochRow]:
+        """The epochs of pruning and regrowth, without those of dense training."""
+        return [row for row in self.epochs if row.stage != "dense"]
 
     @property
     def density(self) -> float:
-        """The share of the weights that is left."""
-        return float(self.report["surviving_weights"] / self.report["total_weights"])
+        """Share of the weights that are left."""
+        return self.outcome.surviving_weights / self.outcome.total_weights
 
     @property
-    def asked(self) -> int:
-        """Weights that the wanted sparsity leaves."""
-        total: int = self.report["total_weights"]
-        return round(total * (1.0 - float(self.report["target_sparsity"])))
+    def target_count(self) -> int:
+        """Number of weights that the target sparsity leaves."""
+        return round(self.outcome.total_weights * (1.0 - self.outcome.target_sparsity))
 
     @property
-    def tables(self) -> Tables | None:
-        """The tables of telemetry, None where there are none."""
-        tables = self.run.telemetry
+    def telemetry(self) -> Tables | None:
+        """The tables of telemetry; None if there are none, or if one has no rows."""
+        tables = self.recorded.telemetry
         return tables if tables is not None and all(map(len, tables.values())) else None
-
-    @cached_property
-    def network(self) -> Table | None:
-        """The network's rows, in at most `MAX_POINTS` intervals."""
-        return None if self.tables is None else thinned(self.tables["network"], MAX_POINTS)
-
-    def layer(self, name: str) -> Table | None:
-        """A layer's rows in those intervals; None where telemetry does not know it."""
-        if self.tables is None:
-            return None
-        rows = self.tables["layers"]
-        rows = rows[rows["layer"] == name]
-        return thinned(rows, MAX_POINTS) if len(rows) else None
-
-    @property
-    def pruning_rows(self) -> list[EpochRow]:
-        """The epochs of both stages, without those of dense training."""
-        return [row for row in self.run.epochs if row.stage != "dense"]
 
     @property
     def has_flux(self) -> bool:
-        """Whether telemetry saw presence parameters that move."""
-        return self.tables is not None and bool(np.isfinite(self.tables["network"]["presence_lr"]).any())
+        """Whether the run had presence parameters that moved, by telemetry."""
+        return self.telemetry is not None and bool(np.isfinite(self.telemetry["network"]["presence_lr"]).any())
+
+    @cached_property
+    def network(self) -> Table | None:
+        """The network's rows of telemetry, thinned to at most `MAX_POINTS`."""
+        return None if self.telemetry is None else thinned(self.telemetry["network"], MAX_POINTS)
+
+    def layer(self, name: str) -> Table | None:
+        """A layer's rows, thinned in the same way; None if telemetry has none."""
+        rows = self.layer_rows(name)
+        return None if rows is None else thinned(rows, MAX_POINTS)
+
+    def layer_rows(self, name: str) -> Table | None:
+        """All rows of a layer; None if telemetry has none."""
+        if self.telemetry is None:
+            return None
+        rows = self.telemetry["layers"][self.telemetry["layers"]["layer"] == name]
+        return rows if len(rows) else None
 
     @property
-    def boundary(self) -> int:
+    def last_pruning_step(self) -> int:
         """The last step of the pruning stage; 0 without telemetry."""
-        rows = None if self.tables is None else self.tables["network"]
+        rows = None if self.telemetry is None else self.telemetry["network"]
         return 0 if rows is None else int(rows["step"][rows["stage"] == "pruning"].max(initial=0))
 
     @property
     def last_step(self) -> int:
         """The last step of the run; 0 without telemetry."""
-        return 0 if self.tables is None else int(self.tables["network"]["step"][-1])
+        return 0 if self.telemetry is None else int(self.telemetry["network"]["step"][-1])
+
+    @property
+    def stage_steps(self) -> list[tuple[str, float, float]]:
+        """(stage, first step, last step) of pruning and regrowth, by telemetry."""
+        return [("pruning", 0, self.last_pruning_step), ("regrowth", self.last_pruning_step, self.last_step)]
 
 
 def reported_runs(folders: Sequence[Path]) -> list[ReportedRun]:
-    """Read runs. Raises InputError for a folder that holds no finished run, or that is given twice."""
+    """Read runs and label them by what differs.
+
+    Raises:
+        InputError: A folder holds no finished run, or is given twice.
+    """
     twice = [folder for folder, times in Counter(os.path.realpath(folder) for folder in folders).items() if times > 1]
     if twice:
         raise InputError(f"{Path(twice[0]).name}: given twice; name each run once")
     runs = [read_run(folder) for folder in folders]
-    labels = _labels(
-        [one_line(Path(os.path.realpath(folder)).name) for folder in folders], [run.report for run in runs]
-    )
+    names = [one_line(Path(os.path.realpath(folder)).name) for folder in folders]
+    labels = _labels(names, [run.outcome for run in runs])
     return [ReportedRun(*parts) for parts in zip(folders, runs, labels, strict=True)]
 
 
-def method(report: dict[str, Any]) -> str:
+def method_name(outcome: Outcome) -> str:
     """How a run pruned, in words."""
-    if report["method"] == "magnitude":
+    if outcome.method == "magnitude":
         return "magnitude pruning"
-    return "Hyperflux" if report["controller"] == "default" else f"Hyperflux, {report['controller']} controller"
+    return "Hyperflux" if outcome.controller == "default" else f"Hyperflux, {outcome.controller} controller"
 
 
-def thinned(rows: Table, most: int) -> Table:
-    """At most `most` rows: each the last of its group, with the group's sum of prunings and regrowths."""
-    if len(rows) <= most:
+def thinned(rows: Table, max_rows: int) -> Table:
+    """At most `max_rows` rows: the last of each group, with the group's sums of prunings and regrowths."""
+    if len(rows) <= max_rows:
         return rows
-    starts = np.linspace(0, len(rows), most + 1).astype(int)
+    starts = np.linspace(0, len(rows), max_rows + 1).astype(int)
     kept: Table = rows[starts[1:] - 1].copy()
     for name in ("pruned", "regrown"):
         kept[name] = np.add.reduceat(rows[name], starts[:-1])
     return kept
 
 
-def _labels(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> list[str]:
-    """What differs between runs; their folders' names where that is not enough."""
+def _labels(names: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
+    """What differs between runs, with their folders' names where that is not enough."""
     facts = [
         (
-            report["model"],
-            report["dataset"],
-            method(report),
-            f"{percent(report['target_sparsity'])} sparsity",
-            report["backend"],
-            f"seed {report['seed']}",
+            outcome.model,
+            outcome.dataset,
+            method_name(outcome),
+            f"{percent(outcome.target_sparsity)} sparsity",
+            outcome.backend,
+            f"seed {outcome.seed}",
         )
-        for report in reports
+        for outcome in outcomes
     ]
     differing = [number for number, values in enumerate(zip(*facts, strict=True)) if len(set(values)) > 1]
     labels = [", ".join(fact[number] for number in differing) for fact in facts]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe and Ito's colours, which colour-blind people tell apart."""
+"""Okabe and Ito's colours, which colour-blind people can distinguish."""
 DARK_COLOURS = ("#4ba6e6", "#f5843c", "#2fc99d", "#e6a1c7", "#9bd6f7", "#f5b83d")
-"""The same on a dark page, lighter."""
+"""The same, lighter, for a dark page."""
 PRESENT, PRUNED = COLOURS[:2]
-"""Of weights that are there or come back, and of those that are or get pruned, on every plot of one run."""
+"""Colours of present and of pruned weights, on every plot of one run."""
 INK = "#1b1b1c"
 MUTED = "#6a6a6b"
 GRID = "#dededf"
@@ -27,7 +27,7 @@ VARIABLES = {colour: f"series-{number}" for number, colour in enumerate(COLOURS)
 
 
 def figure(width: float = 7.0, height: float = 4.2, rows: int = 1) -> tuple[Any, Any]:
-    """A matplotlib figure in inches, with `rows` axes above each other that share the horizontal one."""
+    """A matplotlib figure in inches, with `rows` axes above each other that share their horizontal axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -59,15 +59,6 @@ def png(drawn: Any) -> bytes:
     drawn.savefig(content, dpi=150, format="png")
     pyplot.close(drawn)
     return content.getvalue()
-
-
-def log_ticks(axis: Any) -> None:
-    """Label 1, 2, 5, 10, ... on a logarithmic axis, as plain numbers."""
-    from matplotlib import ticker
-
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def line_look(number: int) -> dict[str, Any]:

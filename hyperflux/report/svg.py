@@ -1,23 +1,18 @@
-"""Figures as SVG to stand in an HTML page: text stays text, colours become CSS variables, ids are the figure's own."""
+"""Figures as SVG within a page: text stays text, colours become CSS variables, ids start with the figure's name."""
 
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from hyperflux.report.style import GRID, INK, MUTED, VARIABLES
 
 SIZE = (4.6, 3.0)
 """Inches: at this width ten-point text can be read on a phone."""
-TICKS = 6
-"""Most numbers on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +23,20 @@ class Key:
     colour: str
     kind: str = "line"
 
+    @property
+    def is_character(self) -> bool:
+        """Whether a character stands for the data, not a line."""
+        return len(self.kind) == 1
+
+    @property
+    def variable(self) -> str:
+        """The CSS variable of the colour."""
+        return VARIABLES[self.colour]
+
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished plot. `caption` says what to read off it, `description` what it draws, for those who can't see it."""
+    """A finished plot. `caption` says how to read it, `description` what it shows, for those who can't see it."""
 
     name: str
     title: str
@@ -43,7 +48,7 @@ class Plot:
 
 @contextmanager
 def drawing(name: str) -> Iterator[None]:
-    """The settings of all plots, whatever the user's, and text that stays text."""
+    """Use the settings of all plots, whatever the user's own, with text that stays text."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -78,7 +83,7 @@ def blank(height: float = SIZE[1]) -> tuple[Any, Any]:
 
 
 def stacked(rows: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure without a background, and axes above each other that share the horizontal one."""
+    """A figure without a background, and axes above each other that share their horizontal axis."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(SIZE[0], height), layout="constrained", facecolor="none")
@@ -107,35 +112,3 @@ def inline(drawn: Any, name: str) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return re.sub(r"\n\s*", "\n", text)
-
-
-def log_axis(axes: Any, which: str, values: Iterable[Any]) -> None:
-    """Make the axis `which`, x or y, logarithmic over the positive ones of `values`."""
-    found = np.concatenate([np.ravel(np.asarray(part, float)) for part in values])
-    found = found[np.isfinite(found) & (found > 0)]
-    low, high = (found.min() / 1.15, found.max() * 1.15) if len(found) else (1.0, 1.0)
-    widen = math.sqrt(max(1.0, 3 * low / high))
-    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / widen, high * widen)})
-    ticks = log_ticks(low / widen, high * widen)
-    axis = getattr(axes, f"{which}axis")
-    axis.set_ticks(ticks, [number(tick) for tick in ticks])
-    axis.set_ticks([], minor=True)
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two positive ones, as many as `TICKS` allows; two or more if they are threefold apart."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,)):
-        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
-        if len(ticks) <= TICKS:
-            return ticks
-    return ticks[:: -(-len(ticks) // TICKS)]
-
-
-def number(value: float) -> str:
-    """ "0.05", "2,000", "3·10⁻⁶"."""
-    if 1e-3 <= value < 1e5:
-        return f"{value:,.6g}"
-    mantissa, power = f"{value:.1e}".replace(".0", "").split("e")
-    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,10 @@ from typing import Any
 from hyperflux.io.atomic_write import write_atomic
 from hyperflux.law.saliency import LOW_QUANTILE, MEASURES
 from hyperflux.law.sweep import SweepRow, SweepSettings
+from hyperflux.report.axes import label_log_axis
 from hyperflux.report.law import Study
-from hyperflux.report.style import COLOURS, figure, log_ticks, png
+from hyperflux.report.style import COLOURS, figure, png
+from hyperflux.report.table_files import csv_file, json_file
 from hyperflux.spec import KAPPA
 
 HEADINGS = ("method", "pressure", "density", "left", "epochs", "accuracy", "")
@@ -23,24 +22,24 @@ SYMBOLS = {"magnitude": "|θ|", "gradient": "|g|", "taylor": "|gθ|"}
 
 
 def study(rows: Sequence[SweepRow], sparsities: Sequence[float]) -> Study:
-    """The law of the rows of Hyperflux without a fault. Raises InputError where they determine none."""
+    """Fit the law to the rows of Hyperflux that have no fault. Raises InputError if they determine none."""
     good = fitted(rows)
     return Study.of([row.pressure for row in good], [row.density for row in good], sparsities)
 
 
 def fitted(rows: Sequence[SweepRow]) -> list[SweepRow]:
-    """What a law is fitted to."""
+    """The rows that a law is fitted to."""
     return [row for row in rows if row.method == "hyperflux" and not row.fault]
 
 
 def left_out(rows: Sequence[SweepRow]) -> list[str]:
-    """A line for each row of Hyperflux that no law is fitted to."""
+    """A line for each row of Hyperflux that is not fitted."""
     faulty = [row for row in rows if row.method == "hyperflux" and row.fault]
     return [f"not fitted: pressure {row.pressure:.4g}, density {row.density:.3g}: {row.fault}" for row in faulty]
 
 
 def cells(row: SweepRow) -> tuple[str, ...]:
-    """A row as a person reads it, in the order of `HEADINGS`."""
+    """A row as text, in the order of `HEADINGS`."""
     return (
         row.method,
         f"{row.pressure:.4g}" if row.method == "hyperflux" else "",
@@ -53,9 +52,15 @@ def cells(row: SweepRow) -> tuple[str, ...]:
 
 
 def write_rows(rows: Sequence[SweepRow], folder: Path, outliers: Collection[float] = ()) -> None:
-    """Leave `law.csv` and `saliencies.csv` of what has been measured so far. Raises RunError where the disk refuses.
+    """Write `law.csv` and `saliencies.csv` of what has been measured so far.
 
-    `outliers` are pressures whose densities no law uses; their rows say so.
+    Args:
+        rows: The sweep's rows.
+        folder: Where to.
+        outliers: Pressures whose rows are marked as left out of the fit.
+
+    Raises:
+        WriteError: The disk refuses.
     """
     names = ("pressure", "density", "surviving", "total", "epochs", "settled", "accuracy")
     table = [
@@ -66,16 +71,16 @@ def write_rows(rows: Sequence[SweepRow], folder: Path, outliers: Collection[floa
         for row in rows
         if row.method == "hyperflux"
     ]
-    write_atomic(folder / "law.csv", _csv(table))
-    write_atomic(folder / "saliencies.csv", _csv(_saliency_table(rows)))
+    write_atomic(folder / "law.csv", csv_file(table))
+    write_atomic(folder / "saliencies.csv", csv_file(_saliency_table(rows)))
 
 
 def write_study(
     rows: Sequence[SweepRow], settings: SweepSettings, found: Study | None, folder: Path, title: str
 ) -> None:
-    """Leave all files, those of a finished sweep. Raises RunError where the disk refuses."""
+    """Write all files of a finished sweep. Raises WriteError if the disk refuses."""
     write_rows(rows, folder, [found.pressure[index] for index in found.outliers] if found else [])
-    write_atomic(folder / "law.json", _json(to_dict(rows, settings, found)))
+    write_atomic(folder / "law.json", json_file(to_dict(rows, settings, found)))
     if any(row.surviving for row in rows):
         write_atomic(folder / "saliencies.png", plot_saliencies(rows, title))
     if found:
@@ -84,7 +89,7 @@ def write_study(
 
 
 def to_dict(rows: Sequence[SweepRow], settings: SweepSettings, found: Study | None) -> dict[str, Any]:
-    """Everything as plain values; `law` is None where the rows determine none."""
+    """Everything as plain values; `law` is None if the rows determine none."""
     return {
         "sweep": asdict(settings),
         "law": found.to_dict() if found else None,
@@ -93,9 +98,10 @@ def to_dict(rows: Sequence[SweepRow], settings: SweepSettings, found: Study | No
 
 
 def plot_saliencies(rows: Sequence[SweepRow], title: str) -> bytes:
-    """Smallest and low quantile of each measure against the density, an axis a measure, a colour a method.
+    """Plot the smallest value and a low quantile of each measure against density, as a PNG.
 
-    With Taylor's measure stands the balance of E3 and E5, κ|g θ| = γ/N.
+    Every measure has its own axes, every method its colour. The axes of Taylor's measure also show where E3 and E5
+    balance, κ|g θ| = γ/N.
     """
     drawn, axes = figure(height=8.4, rows=len(MEASURES))
     present = [row for row in rows if row.surviving]
@@ -117,7 +123,7 @@ def plot_saliencies(rows: Sequence[SweepRow], title: str) -> bytes:
     axes[0].legend(frameon=False, fontsize=8)
     axes[0].set_title(f"{title}: saliency of surviving weights")
     axes[-1].set_xlabel("density (% of the weights left)")
-    log_ticks(axes[-1].xaxis)
+    label_log_axis(axes[-1], "x")
     return png(drawn)
 
 
@@ -133,18 +139,6 @@ def _saliency_table(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:
         for row in rows
         for name in MEASURES
     ]
-
-
-def _csv(table: Iterable[Mapping[str, Any]]) -> bytes:
-    rows, text = list(table), io.StringIO(newline="")
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _without_nan(value: Any) -> Any:

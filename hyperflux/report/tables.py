@@ -6,12 +6,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
 from hyperflux.report.formatting import accuracy, duration, percent, points
-from hyperflux.report.run import ReportedRun, method
+from hyperflux.report.run import ReportedRun, method_name
 
 Row = tuple[str, ...]
 
@@ -26,90 +25,87 @@ class TextTable:
 
 def title(runs: Sequence[ReportedRun]) -> str:
     """What the page is about: "lenet300 on mnist"."""
-    kinds = dict.fromkeys(f"{run.report['model']} on {run.report['dataset']}" for run in runs)
+    kinds = dict.fromkeys(f"{run.outcome.model} on {run.outcome.dataset}" for run in runs)
     text = next(iter(kinds)) if len(kinds) == 1 else f"{len(kinds)} tasks"
     return text if len(runs) == 1 else f"{len(runs)} runs: {text}"
 
 
 def subtitle(run: ReportedRun) -> str:
     """How a run pruned: "98 % sparsity by Hyperflux, seed 0"."""
-    return f"{percent(run.report['target_sparsity'])} sparsity by {method(run.report)}, seed {run.report['seed']}"
+    return f"{percent(run.outcome.target_sparsity)} sparsity by {method_name(run.outcome)}, seed {run.outcome.seed}"
 
 
-def key_figures(run: ReportedRun) -> list[Row]:
-    """(what, figure, remark) of one run."""
-    report = run.report
-    dense, final = report["dense_accuracy"], report["final_accuracy"]
-    compared = "pruned from scratch" if dense is None else f"dense {accuracy(dense)}: {points(final - dense)}"
-    return [
+def key_figures(run: ReportedRun) -> TextTable:
+    """What matters most of one run: what, figure, remark."""
+    outcome = run.outcome
+    dense, final = outcome.dense_accuracy, outcome.final_accuracy
+    compared = "pruned from scratch" if dense is None else f"dense {accuracy(dense)} ({points(final - dense)})"
+    rows: list[Row] = [
         ("test accuracy", accuracy(final), compared),
-        ("density", percent(run.density), f"{percent(1 - report['target_sparsity'])} asked for"),
-        ("weights left", f"{report['surviving_weights']:,}", f"of {report['total_weights']:,}"),
-        ("time", duration(report["seconds"]), f"{len(run.run.epochs)} epochs on the {report['backend']} backend"),
+        ("density", percent(run.density), f"target {percent(1 - outcome.target_sparsity)}"),
+        ("weights left", f"{outcome.surviving_weights:,}", f"of {outcome.total_weights:,}"),
+        ("time", duration(outcome.seconds), f"{len(run.epochs)} epochs on the {outcome.backend} backend"),
     ]
+    return TextTable(("figure", "value", ""), rows)
 
 
-def comparison(runs: Sequence[ReportedRun]) -> TextTable:
-    """Runs beside each other."""
-    heading = ("run", "accuracy", "dense", "difference", "density", "asked for", "weights left", "time")
+def comparison_table(runs: Sequence[ReportedRun]) -> TextTable:
+    """A row per run."""
+    heading = ("run", "accuracy", "dense", "difference", "density", "target density", "weights left", "time")
     return TextTable(heading, [_compared(run) for run in runs])
 
 
 def _compared(run: ReportedRun) -> Row:
-    report = run.report
-    dense, final = report["dense_accuracy"], report["final_accuracy"]
+    outcome = run.outcome
+    dense, final = outcome.dense_accuracy, outcome.final_accuracy
     return (
         run.label,
         accuracy(final),
         "none" if dense is None else accuracy(dense),
         "" if dense is None else points(final - dense),
         percent(run.density),
-        percent(1 - report["target_sparsity"]),
-        f"{report['surviving_weights']:,}",
-        duration(report["seconds"]),
+        percent(1 - outcome.target_sparsity),
+        f"{outcome.surviving_weights:,}",
+        duration(outcome.seconds),
     )
 
 
-def layers(run: ReportedRun) -> TextTable:
-    """Every layer: size, weights left and, with telemetry, its changes of mask."""
+def layer_table(run: ReportedRun) -> TextTable:
+    """A row per layer: size, weights left and, with telemetry, its changes of mask."""
     heading: Row = ("layer", "weights", "left", "density")
     rows: list[Row] = [
-        (x["name"], f"{x['total']:,}", f"{x['surviving']:,}", percent(x["surviving"] / x["total"]))
-        for x in run.report["layers"]
+        (layer.name, f"{layer.total:,}", f"{layer.surviving:,}", percent(layer.surviving / layer.total))
+        for layer in run.outcome.layers
     ]
-    if run.tables is None:
+    if run.telemetry is None:
         return TextTable(heading, rows)
-    heading += ("times pruned", "times regrown", "ever came back")
-    return TextTable(heading, [(*row, *_changes(run, row[0])) for row in rows])
+    heading += ("prunings", "regrowths", "came back")
+    return TextTable(heading, [(*row, *_mask_changes(run, row[0])) for row in rows])
 
 
-def _changes(run: ReportedRun, name: str) -> Row:
+def _mask_changes(run: ReportedRun, name: str) -> Row:
     """A layer's prunings and regrowths, and the share of its weights that ever came back."""
-    assert run.tables is not None
-    rows = run.tables["layers"][run.tables["layers"]["layer"] == name]
-    if not len(rows):
+    rows = run.layer_rows(name)
+    if rows is None:
         return ("", "", "")
     back = rows["regrown_ever"][-1] / rows["total"][-1]
     return (f"{rows['pruned'].sum():,}", f"{rows['regrown'].sum():,}", percent(float(back)))
 
 
-def densities(runs: Sequence[ReportedRun]) -> TextTable:
-    """Density of every layer at the end, a column a run; empty where a run has no such layer."""
-    found: list[dict[str, dict[str, Any]]] = [{x["name"]: x for x in run.report["layers"]} for run in runs]
-    names = list(dict.fromkeys(name for layers in found for name in layers))
-    rows = [
-        (name, *(percent(x[name]["surviving"] / x[name]["total"]) if name in x else "" for x in found))
-        for name in names
-    ]
+def density_table(runs: Sequence[ReportedRun]) -> TextTable:
+    """A row per layer, a column per run with the final density; empty where a run has no such layer."""
+    columns = [{layer.name: percent(layer.surviving / layer.total) for layer in run.outcome.layers} for run in runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [(name, *(column.get(name, "") for column in columns)) for name in names]
     return TextTable(("layer", *(run.label for run in runs)), rows)
 
 
-def settings(run: ReportedRun) -> str:
+def settings_toml(run: ReportedRun) -> str:
     """The whole configuration as TOML."""
-    return tomli_w.dumps(run.run.config)
+    return tomli_w.dumps(run.config.to_dict())
 
 
-def command(run: ReportedRun) -> str:
+def repeat_command(run: ReportedRun) -> str:
     """The command that repeats the run."""
     recipe = run.folder / "config.toml"
     named = run.folder.name not in ("", "..")
@@ -117,7 +113,7 @@ def command(run: ReportedRun) -> str:
     return f"hyperflux prune --recipe {shlex.quote(str(recipe))} --out {shlex.quote(str(again))}"
 
 
-def start(run: ReportedRun) -> str:
-    """What the repetition needs beside the configuration; empty where nothing."""
-    checkpoint = run.run.config.get("checkpoint")
-    return f"It starts from the weights in {checkpoint}, so that file has to be there." if checkpoint else ""
+def start_note(run: ReportedRun) -> str:
+    """What the repetition needs apart from the configuration; empty if nothing."""
+    checkpoint = run.config.checkpoint
+    return f"It starts from the weights in {checkpoint}, which must still be there." if checkpoint else ""

@@ -1,4 +1,4 @@
-"""A plot of single weights' lives: presence parameter t against time, with prunings and regrowths marked."""
+"""A plot of single weights over time: the presence parameter t, with prunings and regrowths marked."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux.report.course import shade
+from hyperflux.report.axes import shade_stages
 from hyperflux.report.formatting import shortened
 from hyperflux.report.run import MAX_POINTS, ReportedRun
 from hyperflux.report.style import INK, MUTED, PRESENT, PRUNED
 from hyperflux.report.svg import Key, Plot, drawing, inline, stacked
 from hyperflux.telemetry.columns import Table
 
-FATES = {"never pruned": 1, "came back and stayed": 2, "came back, lost in the end": 2, "pruned once, for good": 1}
-"""What becomes of weights, and how many of each are drawn."""
+FATES = {"never pruned": 1, "came back and stayed": 2, "came back, pruned in the end": 2, "pruned once, for good": 1}
+"""What becomes of weights, and how many of each kind are drawn."""
 
 
 @dataclass(frozen=True)
 class WeightHistory:
-    """One weight: steps, t, whether it was present, and what became of it."""
+    """One weight that telemetry followed.
+
+    Attributes:
+        layer: The parameter's name.
+        index: Place in the flattened parameter.
+        steps: Optimizer steps at which the weight was looked at.
+        t: Presence parameter at those steps.
+        present: Mask at those steps.
+        fate: A key of `FATES`.
+    """
 
     layer: str
     index: int
@@ -33,28 +42,28 @@ class WeightHistory:
 
     @property
     def turns(self) -> NDArray[np.int64]:
-        """-1 at every interval that ended with the weight newly pruned, 1 newly present, else 0."""
+        """-1 where the weight is newly pruned, 1 where it is newly present, else 0."""
         present = self.present.astype(np.int64)
         turns: NDArray[np.int64] = present - np.concatenate([present[:1], present[:-1]])
         return turns
 
 
-def weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
+def plot_weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
     """A few weights of each fate, of one run, each on its own axes."""
-    if len(runs) > 1 or runs[0].tables is None or not runs[0].has_flux:
+    if len(runs) > 1 or runs[0].telemetry is None or not runs[0].has_flux:
         return None
-    chosen = chosen_histories(runs[0].tables["sample"])
-    with drawing("lifelines"):
+    chosen = chosen_histories(runs[0].telemetry["sample"])
+    with drawing("weight-histories"):
         drawn, rows = stacked(len(chosen), 0.6 + 0.8 * len(chosen))
-        for axes, life in zip(rows, chosen, strict=True):
-            _draw(axes, life)
-            shade(axes, [("pruning", 0, runs[0].boundary), ("regrowth", runs[0].boundary, runs[0].last_step)], False)
+        for axes, history in zip(rows, chosen, strict=True):
+            _draw(axes, history)
+            shade_stages(axes, runs[0].stage_steps, named=False)
         rows[-1].set(xlabel="optimizer step")
         drawn.supylabel("presence t", fontsize=10)
-        svg = inline(drawn, "lifelines")
+        svg = inline(drawn, "weight-histories")
     caption = (
-        "Single weights that telemetry followed, a few of each fate. Above 0 a weight is present, below it is pruned; "
-        "a mark stands where an interval left it on the other side."
+        "Single weights that telemetry followed, one or two of each kind. A weight is present while t is at least 0, "
+        "and pruned below; triangles mark the intervals in which it flipped."
     )
     keys = [
         Key("present", PRESENT, "band"),
@@ -62,53 +71,55 @@ def weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
         Key("was pruned", PRUNED, "▼"),
         Key("came back", PRESENT, "▲"),
     ]
-    return Plot("lifelines", "Lives of single weights", caption, "Presence parameter against step.", svg, keys)
+    return Plot(
+        "weight-histories", "Histories of single weights", caption, "Presence parameter against step.", svg, keys
+    )
 
 
-def _draw(axes: Any, life: WeightHistory) -> None:
-    few = np.unique(np.linspace(0, len(life.t) - 1, MAX_POINTS).round().astype(int))
-    steps, t = life.steps[few], life.t[few]
+def _draw(axes: Any, history: WeightHistory) -> None:
+    few = np.unique(np.linspace(0, len(history.t) - 1, MAX_POINTS).round().astype(int))
+    steps, t = history.steps[few], history.t[few]
     for colour, side in ((PRESENT, t >= 0), (PRUNED, t <= 0)):
         axes.fill_between(steps, 0, t, where=side, interpolate=True, color=colour, alpha=0.35, linewidth=0)
     axes.plot(steps, t, color=INK, linewidth=0.8, gid="data")
     axes.axhline(0, color=MUTED, linewidth=0.8)
     for change, marker in ((-1, "v"), (1, "^")):
-        at = life.turns == change
+        at = history.turns == change
         if at.any():
             colour = PRESENT if change > 0 else PRUNED
-            axes.plot(life.steps[at], life.t[at], linestyle="", marker=marker, markersize=3.5, color=colour)
-    name = f"{shortened(life.layer, 24)} [{life.index}]: {life.fate}".replace("$", r"\$")
+            axes.plot(history.steps[at], history.t[at], linestyle="", marker=marker, markersize=3.5, color=colour)
+    name = f"{shortened(history.layer, 24)} [{history.index}]: {history.fate}".replace("$", r"\$")
     axes.set_title(name, fontsize=9, loc="left", pad=2, color=INK)
     axes.locator_params(axis="y", nbins=3)
     axes.tick_params(axis="y", labelsize=8)
 
 
 def chosen_histories(sample: Table) -> list[WeightHistory]:
-    """As many weights of each fate as `FATES` says: those that turned neither most nor least often among theirs.
+    """Choose as many weights of each fate as `FATES` says, by how often they flipped: neither the most nor the least.
 
-    Weights that came back are taken from those that an interval saw pruned, where there are any.
+    Weights that came back are chosen from those that were seen pruned at the end of an interval, if there are any.
     """
     rows = sample[np.lexsort((sample["step"], sample["index"], sample["layer"]))]
     starts = np.flatnonzero((rows["layer"][1:] != rows["layer"][:-1]) | (rows["index"][1:] != rows["index"][:-1])) + 1
-    lives = [_life(part) for part in np.split(rows, starts)]
+    histories = [_history(part) for part in np.split(rows, starts)]
     chosen = []
     for fate, number in FATES.items():
-        group = sorted((life for life in lives if life.fate == fate), key=_turned)
+        group = sorted((history for history in histories if history.fate == fate), key=_turned)
         if fate.startswith("came back"):
-            group = [life for life in group if _turned(life) >= 2] or group
+            group = [history for history in group if _turned(history) >= 2] or group
         picks = {len(group) * (2 * pick + 1) // (2 * number) for pick in range(number)} if group else set()
         chosen += [group[pick] for pick in sorted(picks)]
     return chosen
 
 
-def _turned(life: WeightHistory) -> int:
-    return int(np.abs(life.turns).sum())
+def _turned(history: WeightHistory) -> int:
+    return int(np.abs(history.turns).sum())
 
 
-def _life(rows: Table) -> WeightHistory:
+def _history(rows: Table) -> WeightHistory:
     last = rows[-1]
     if last["present"]:
         fate = "never pruned" if last["flips"] == 0 else "came back and stayed"
     else:
-        fate = "pruned once, for good" if last["flips"] <= 1 else "came back, lost in the end"
+        fate = "pruned once, for good" if last["flips"] <= 1 else "came back, pruned in the end"
     return WeightHistory(str(last["layer"]), int(last["index"]), rows["step"], rows["t"], rows["present"], fate)

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from hyperflux.errors import InputError, RunError
 from hyperflux.io.atomic_write import write_atomic
-from hyperflux.report.markdown import summary
-from hyperflux.report.page import page
+from hyperflux.report.markdown import markdown_report
+from hyperflux.report.page import html_page
 from hyperflux.report.run import ReportedRun
 
 
 def default_folder(folders: Sequence[Path]) -> Path:
-    """A run's own folder; of several the one that holds them all."""
+    """A run's own folder; for several runs, the folder that holds them all."""
     if len(folders) == 1:
         return folders[0]
     return Path(os.path.relpath(os.path.commonpath([Path(os.path.realpath(folder)).parent for folder in folders])))
 
 
-def write(runs: Sequence[ReportedRun], folder: Path) -> Path:
-    """Write both files and give the page's path. Raises InputError where the folder refuses."""
-    files = {"report.html": page(runs), "report.md": summary(runs)}
+def write_report(runs: Sequence[ReportedRun], folder: Path) -> Path:
+    """Write both files and return the page's path. Raises InputError if they can't be written."""
+    files = {"report.html": html_page(runs), "report.md": markdown_report(runs)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

@@ -1,4 +1,4 @@
-"""Methods side by side: the same dense networks, recipe and seeds, every method at every sparsity, one run each."""
+"""Comparing methods: the same dense networks, recipe and seeds, one run per method and sparsity."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
 from hyperflux.runs.driver import execute, feasible_schedule, train_dense
-from hyperflux.runs.folder import EpochRow, read_run
+from hyperflux.runs.folder import read_run
 from hyperflux.runs.lock import locked
+from hyperflux.runs.schema import EpochRow
 
 METHODS = {
     "hyperflux": {"method": "hyperflux", "controller": "default"},
     "published": {"method": "hyperflux", "controller": "published"},
     "magnitude": {"method": "magnitude"},
 }
-"""What can be compared, and the settings that it stands for."""
+"""What can be compared, and its settings."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method at one sparsity over all seeds. Accuracies and densities are fractions, `spread` their deviation."""
+    """One method at one sparsity over all seeds.
+
+    Accuracies and densities are mean fractions, `spread` is the standard deviation of accuracy over seeds, and
+    `seconds` the median time of a run.
+    """
 
     method: str
     target_sparsity: float
@@ -93,9 +98,18 @@ class Plan:
 def execute_plan(
     plan: Plan, announce: Callable[[str], None], observe: Callable[[EpochRow], None] = lambda row: None
 ) -> list[Comparison]:
-    """Do the runs that are not there yet, and compare all. An unfinished run is begun anew.
+    """Do the runs that are not there yet, restart unfinished ones, and compare all.
 
-    Raises InputError where a folder holds a run of other settings, and what the runs themselves raise.
+    Args:
+        plan: The runs.
+        announce: Gets a line before each run.
+        observe: Gets every epoch of every run.
+
+    Returns:
+        A row per sparsity and method, over all seeds.
+
+    Raises:
+        InputError: A folder holds a run with other settings; also what the runs themselves raise.
     """
     runs = plan.configs()
     missing = [number for number, (folder, config) in enumerate(runs) if not _is_there(folder, config)]
@@ -117,10 +131,10 @@ def execute_plan(
 
 
 def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -> bool:
-    """Whether the run is finished; what is left of an unfinished one is removed.
+    """Whether the run is finished; an unfinished one is removed.
 
-    Settings of the machine may differ, what happens to a step that can't be taken, and the spelling of the plan's own
-    folder in a checkpoint's name.
+    Its settings must be those of the plan, except for the machine's own, `on_nonfinite`, and the spelling of the path
+    to the dense weights.
     """
     if not (folder / "config.toml").exists():
         return False
@@ -132,7 +146,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
         raise InputError(f"{folder}: holds a run of other settings; name another folder with --out or remove this one")
     if (folder / last_file).exists():
         if last_file == "report.json":
-            read_run(folder)  # a damaged one is better known now
+            read_run(folder)  # find damage before any run starts
         return True
     try:
         with locked(folder, lambda line: None):
@@ -145,16 +159,16 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
 def _compared(plan: Plan) -> Iterable[Comparison]:
     for sparsity in plan.sparsities:
         for method in plan.methods:
-            reports = [read_run(plan.run_folder(method, sparsity, seed)).report for seed in plan.seeds]
-            accuracies = [report["final_accuracy"] for report in reports]
-            dense = [report["dense_accuracy"] for report in reports]
+            outcomes = [read_run(plan.run_folder(method, sparsity, seed)).outcome for seed in plan.seeds]
+            accuracies = [outcome.final_accuracy for outcome in outcomes]
+            dense = [outcome.dense_accuracy for outcome in outcomes if outcome.dense_accuracy is not None]
             yield Comparison(
                 method=method,
                 target_sparsity=sparsity,
-                seeds=len(reports),
-                density=statistics.mean(1 - report["final_sparsity"] for report in reports),
+                seeds=len(outcomes),
+                density=statistics.mean(1 - outcome.final_sparsity for outcome in outcomes),
                 accuracy=statistics.mean(accuracies),
-                spread=statistics.stdev(accuracies) if len(reports) > 1 else 0.0,
-                dense_accuracy=None if None in dense else statistics.mean(dense),
-                seconds=statistics.median(report["seconds"] for report in reports),
+                spread=statistics.stdev(accuracies) if len(outcomes) > 1 else 0.0,
+                dense_accuracy=None if len(dense) < len(outcomes) else statistics.mean(dense),
+                seconds=statistics.median(outcome.seconds for outcome in outcomes),
             )

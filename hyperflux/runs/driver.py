@@ -24,15 +24,15 @@ from hyperflux.runs.data_order import batch_ends
 from hyperflux.runs.epochs import Observer, RunProgress, Training
 from hyperflux.runs.folder import (
     CHECKPOINTS,
-    Report,
     RunFolder,
     UnwrittenFolder,
-    outcome,
+    read_outcome,
     recorded_config,
     require_unused,
     resume_command,
 )
 from hyperflux.runs.lock import LOCK, locked
+from hyperflux.runs.schema import Outcome
 from hyperflux.schedules.base import PruningSchedule
 from hyperflux.session.nonfinite import NotFiniteError, skipped_line
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, from_rank_zero, raise_on_all_ranks
@@ -68,7 +68,7 @@ def execute(
     stop: Stop = lambda: None,
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
-) -> Report:
+) -> Outcome:
     """Train dense (unless a weights file is given), prune, regrow, and write the run's folder.
 
     Nothing is written before all input has been read and checked. All ranks of a process group call this with the same
@@ -113,7 +113,7 @@ def resume(
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
     on_nonfinite: str | None = None,
-) -> Report:
+) -> Outcome:
     """Continue the run in a folder from its last good checkpoint; the result equals that of an uninterrupted run.
 
     A finished run is left as it is. The number of processes may differ from before.
@@ -138,8 +138,8 @@ def resume(
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
     config = from_rank_zero(processes, lambda: recorded_config(folder))
-    if (report := from_rank_zero(processes, lambda: _finished_report(folder, checkpoints, announce))) is not None:
-        return report
+    if (outcome := from_rank_zero(processes, lambda: _finished_outcome(folder, checkpoints, announce))) is not None:
+        return outcome
     with _held_by_rank_zero(processes, locked(folder, announce)):
         saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, announce))
         changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
@@ -211,15 +211,15 @@ def _on_rank_zero(processes: ProcessGroup, listener: Callable[[T], None]) -> Cal
     return listener if processes.rank == 0 else lambda value: None
 
 
-def _finished_report(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Report | None:
+def _finished_outcome(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Outcome | None:
     """The outcome of a finished run; None if it is unfinished."""
-    report = outcome(folder)
-    if report is not None:
+    outcome = read_outcome(folder)
+    if outcome is not None:
         announce(f"{folder}: this run is finished; there is nothing left to do")
         if checkpoints.path.is_dir():  # its process was killed before it could remove them
             with locked(folder, announce):
                 checkpoints.remove()
-    return report
+    return outcome
 
 
 def _last_checkpoint(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
@@ -253,7 +253,7 @@ def _carry_out(
     provenance: Provenance,
     every: CheckpointInterval,
     stop: Stop,
-) -> Report:
+) -> Outcome:
     """Train the remaining epochs, write the outcome, and remove the checkpoints."""
 
     def content() -> Checkpoint:
@@ -270,8 +270,8 @@ def _carry_out(
             writer.save()
         training.prune()
         record.add_tensors("model", backend.tensors())
-        report = _report(training)
-        record.finish(report)
+        outcome = _outcome(training)
+        record.finish(outcome)
     except WriteError as error:
         raise RunError(f"{error}; make room, then continue with {resume_command(record.path)}") from error
     except NotFiniteError as error:
@@ -280,7 +280,7 @@ def _carry_out(
         raise failure from error
     if training.processes.rank == 0:
         checkpoints.remove()
-    return report
+    return outcome
 
 
 def _way_out(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:
@@ -300,13 +300,13 @@ def _train_dense(training: Training) -> None:
         training.dense_accuracy = training.backend.evaluate().accuracy
 
 
-def _report(training: Training) -> Report:
+def _outcome(training: Training) -> Outcome:
     config, backend, layers = training.config, training.backend, training.backend.layers()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
     evaluation = backend.evaluate()
     training.warnings.warn_once("accuracy", _guessing(training, evaluation))
     training.warnings.warn_once("steps skipped", skipped_line(backend.guard))
-    return Report(
+    return Outcome(
         method=config.method,
         controller=config.controller if config.method == "hyperflux" else None,
         backend=config.backend,

@@ -18,7 +18,8 @@ from hyperflux.errors import WriteError
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.runs.checkpoints.file import Arrays
 from hyperflux.runs.data_order import batch_ends, epoch_batches
-from hyperflux.runs.folder import EpochRow, RunFolder, Stage
+from hyperflux.runs.folder import RunFolder
+from hyperflux.runs.schema import EpochRow, RunStage
 from hyperflux.schedules.base import PruningSchedule
 from hyperflux.schedules.curves import cosine
 from hyperflux.session.nonfinite import NotFiniteError
@@ -42,7 +43,7 @@ class Epoch:
     """
 
     number: int
-    stage: Stage
+    stage: RunStage
     learning_rate: float
     label_smoothing: float
     last: bool
@@ -51,7 +52,7 @@ class Epoch:
 def planned_epochs(config: RunConfig) -> list[Epoch]:
     """Every epoch of a run in order; no dense stage if training starts from a weights file."""
     epochs: list[Epoch] = []
-    stages: tuple[Stage, ...] = ("pruning", "regrowth") if config.checkpoint else ("dense", "pruning", "regrowth")
+    stages: tuple[RunStage, ...] = ("pruning", "regrowth") if config.checkpoint else ("dense", "pruning", "regrowth")
     for stage in stages:
         settings = getattr(config, stage)
         for epoch in range(1, settings.epochs + 1):
@@ -202,7 +203,7 @@ class Training:
         if self._session is not None and self._session.recorder is not None:
             self.record.add_telemetry(self._session.recorder.tables())
 
-    def _remaining(self, stage: Stage) -> Iterator[Epoch]:
+    def _remaining(self, stage: RunStage) -> Iterator[Epoch]:
         """Epochs of a stage that are not finished."""
         return (
             epoch for epoch in planned_epochs(self.config) if epoch.stage == stage and epoch.number > len(self.rows)

@@ -1,12 +1,12 @@
-"""A run's folder: writing it as the run goes on, and reading it back.
+"""A run's folder: writing it during the run, and reading it back.
 
-config.toml          every setting: rerunning it gives the same run
-metrics.jsonl        one line an epoch
+config.toml          every setting: `hyperflux prune --recipe config.toml` repeats the run
+metrics.jsonl        one line per epoch
 telemetry.npz        what pruning did to weights and layers: the tables of `hyperflux.telemetry.columns`
 dense.safetensors    the weights that pruning started from
 model.safetensors    the pruned network: stock keys, exact zeros
 report.json          the outcome; written last, so a folder that has it is complete
-checkpoint/          while the run is under way: its last two checkpoints, see `hyperflux.runs.checkpoints`
+checkpoint/          during the run: its last two checkpoints, see `hyperflux.runs.checkpoints`
 lock                 while a process works on the run: which one, see `hyperflux.runs.lock`
 """
 
@@ -16,9 +16,9 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tomli_w
 from safetensors.numpy import save
@@ -31,90 +31,25 @@ from hyperflux.io.parse import parse_dataclass
 from hyperflux.io.safe_read import inside, parse_json, read_text
 from hyperflux.recipes import load_settings
 from hyperflux.runs.lock import LOCK
-from hyperflux.runs.validation import (
-    FORMAT,
-    NewerFormatError,
-    check_epochs,
-    check_report,
-    check_telemetry,
-    require_format,
-)
-from hyperflux.schedules.base import LayerCount
+from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
+from hyperflux.runs.validation import NewerFormatError, check_epochs, check_outcome, check_telemetry, require_format
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
 
-Stage = Literal["dense", "pruning", "regrowth"]
 MAX_REPORT_BYTES = 1 << 24
 """Most bytes of a report.json."""
 MAX_METRICS_BYTES = 1 << 26
-"""Most bytes of a metrics.jsonl: the longest run of all has fewer."""
+"""Most bytes of a metrics.jsonl: more than the longest run writes."""
 
 CHECKPOINTS = "checkpoint"
-"""The folder in a run's folder from which an unfinished run can go on."""
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One line of metrics.jsonl. Densities and accuracy are fractions; `wanted` is the density the epoch aimed at.
-
-    `pressure` and `presence_lr` are those of the epoch's first step.
-
-    `epoch` counts from 1 over all stages; `pruned` and `regrown` count events, so a weight can enter several times, and
-    are None without telemetry.
-    """
-
-    epoch: int
-    stage: Stage
-    density: float
-    wanted: float
-    pressure: float
-    lr: float
-    presence_lr: float
-    train_loss: float
-    test_loss: float
-    accuracy: float
-    pruned: int | None
-    regrown: int | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """report.json. Accuracies are fractions on the test part: of the dense network that pruning started from, None
-    where its weights were untrained, and at the final mask after the last epoch. `controller` belongs to hyperflux.
-    `input_shape` is that of a sample, without the batch: with `model` and `classes` the network can be built again.
-    `format` is the version of the whole folder, `warnings` what the user was told of while it came about.
-    """
-
-    method: str
-    controller: str | None
-    backend: str
-    dataset: str
-    model: str
-    input_shape: list[int]
-    classes: int
-    seed: int
-    target_sparsity: float
-    final_sparsity: float
-    surviving_weights: int
-    total_weights: int
-    dense_accuracy: float | None
-    final_accuracy: float
-    seconds: float
-    layers: list[LayerCount]
-    versions: dict[str, str]
-    format: int = FORMAT
-    warnings: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+"""Name of the folder of checkpoints in a run's folder."""
 
 
 class RunFolder:
     """Writes one run's folder; every file but the growing metrics.jsonl appears whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        """The folder of a run that has begun; `create` begins one."""
+        """The folder of a run that has begun; `create` makes a new one."""
         self.path = path
         self._metrics = path / "metrics.jsonl"
 
@@ -140,7 +75,7 @@ class RunFolder:
         self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
 
     def set_epochs(self, rows: Sequence[EpochRow]) -> None:
-        """Let metrics.jsonl have just these lines. Raises WriteError where the disk refuses."""
+        """Replace metrics.jsonl by these lines. Raises WriteError where the disk refuses."""
         self._write("metrics.jsonl", "".join(map(_line, rows)).encode())
 
     def add_epoch(self, row: EpochRow) -> None:
@@ -159,16 +94,16 @@ class RunFolder:
         """Write telemetry.npz. Raises WriteError where the disk refuses."""
         self._write("telemetry.npz", file_content(tables))
 
-    def finish(self, report: Report) -> None:
+    def finish(self, outcome: Outcome) -> None:
         """Write report.json. Raises WriteError where the disk refuses."""
-        self._write("report.json", (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+        self._write("report.json", (json.dumps(outcome.to_dict(), indent=2) + "\n").encode())
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomic(self.path / name, content)
 
 
 class UnwrittenFolder(RunFolder):
-    """The same run's folder in a process that trains along: another one writes."""
+    """The run's folder in a process that does not write it: rank zero does."""
 
     def add_epoch(self, row: EpochRow) -> None:
         """Nothing."""
@@ -188,7 +123,7 @@ def require_unused(path: Path) -> None:
 
 
 def _content(path: Path) -> str:
-    """What stands in a folder that should have been empty."""
+    """What a folder that should be empty holds."""
     if (path / "report.json").exists():
         return "holds another run"
     if (path / CHECKPOINTS).is_dir():
@@ -208,76 +143,77 @@ def recorded_config(path: Path) -> RunConfig:
     return RunConfig.from_dict(load_settings(path))
 
 
-def outcome(path: Path) -> Report | None:
-    """The report of the run in a folder; None where it is not finished. Raises InputError where it is damaged."""
+def read_outcome(path: Path) -> Outcome | None:
+    """Read the outcome of the run in a folder.
+
+    Returns:
+        The checked content of report.json; None where the run is not finished.
+
+    Raises:
+        InputError: report.json is damaged, or was written by a newer version.
+    """
     if not (path / "report.json").exists():
         return None
     try:
-        return _report(path)
+        return _parse_outcome(path)
     except NewerFormatError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: report.json is damaged ({error})") from error
 
 
-@dataclass(frozen=True)
-class RecordedRun:
-    """A finished run, read back; `telemetry` is None where the run had none."""
-
-    config: dict[str, Any]
-    epochs: list[EpochRow]
-    report: dict[str, Any]
-    telemetry: Telemetry | None
-
-
 def read_run(path: Path) -> RecordedRun:
     """Read a finished run's folder, all but its weights.
 
-    Nothing in it is trusted, and no file of it may be a link that leads out of it. Raises InputError where a file is
-    missing, damaged, contradicts the others, or was written by a newer version.
+    Nothing in it is trusted, and no file of it may be a link that leads out of it.
+
+    Raises:
+        InputError: A file is missing, damaged, contradicts the others, or was written by a newer version.
     """
     try:
-        report = _report(path)
-        lines = _text(path, "metrics.jsonl", MAX_METRICS_BYTES).split("\n")
-        epochs = [parse_dataclass(EpochRow, parse_json(line)) for line in lines[:-1]]
-        if lines[-1]:
-            raise ValueError("metrics.jsonl: its last line is torn")
-        check_epochs(epochs)
+        outcome = _parse_outcome(path)
+        epochs = _parse_epochs(path)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}; {path} is not the folder of a finished run") from error
     except NewerFormatError as error:
         raise InputError(f"{path}: {error}") from error
     except ValueError as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
-    config = load_settings(path)
-    RunConfig.from_dict(config)
-    return RecordedRun(config, epochs, report.to_dict(), _telemetry(path, report))
+    return RecordedRun(RunConfig.from_dict(load_settings(path)), epochs, outcome, _read_telemetry(path, outcome))
 
 
-def _report(path: Path) -> Report:
+def _parse_outcome(path: Path) -> Outcome:
     """report.json, checked. Raises OSError and ValueError."""
-    values = parse_json(_text(path, "report.json", MAX_REPORT_BYTES))
+    values = parse_json(read_text(inside(path, "report.json"), MAX_REPORT_BYTES))
     found = require_format(values)
-    report = parse_dataclass(Report, {"warnings": [], **values, "format": found} if isinstance(values, dict) else values)
-    check_report(report)
-    return report
+    if isinstance(values, dict):
+        values = {"warnings": [], **values, "format": found}
+    outcome = parse_dataclass(Outcome, values)
+    check_outcome(outcome)
+    return outcome
 
 
-def _text(path: Path, name: str, max_bytes: int) -> str:
-    return read_text(inside(path, name), max_bytes)
+def _parse_epochs(path: Path) -> list[EpochRow]:
+    """metrics.jsonl, checked. Raises OSError and ValueError."""
+    *lines, last = read_text(inside(path, "metrics.jsonl"), MAX_METRICS_BYTES).split("\n")
+    epochs = [parse_dataclass(EpochRow, parse_json(line)) for line in lines]
+    if last:
+        raise ValueError("metrics.jsonl: its last line is torn")
+    check_epochs(epochs)
+    return epochs
 
 
-def _telemetry(path: Path, report: Report) -> Telemetry | None:
-    """The tables, None where the run has none."""
+def _read_telemetry(path: Path, outcome: Outcome) -> Telemetry | None:
+    """The tables, None where the run has none. Raises InputError."""
     try:
-        watched = inside(path, "telemetry.npz")
+        file = inside(path, "telemetry.npz")
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from error
-    if not os.path.lexists(watched):
+    if not os.path.lexists(file):
         return None
-    tables = read_tables(watched)
+    tables = read_tables(file)
     try:
-        check_telemetry(tables, report)
+        check_telemetry(tables, outcome)
     except ValueError as error:
-        raise InputError(f"{watched}: damaged ({error}); rerun with its config.toml") from error
+        raise InputError(f"{file}: damaged ({error}); rerun with its config.toml") from error
     return tables

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hyperflux._version import __version__
 from hyperflux.io.safe_read import shown
+from hyperflux.runs.schema import FORMAT, EpochRow, Outcome
+from hyperflux.telemetry.columns import Tables
 
-if TYPE_CHECKING:
-    from hyperflux.runs.folder import EpochRow, Report
-    from hyperflux.telemetry.columns import Tables
-
-FORMAT = 1
-"""Version of a run's folder. It rises whenever an older hyperflux could not read, or would misread, a new folder."""
 MAX_LAYERS = 10_000
 MAX_CLASSES = 1 << 16
 MAX_FEATURES = 1 << 18
@@ -46,9 +42,9 @@ class NewerFormatError(ValueError):
     """The folder of a run is whole, but of a version that only a newer hyperflux reads."""
 
 
-def check_report(report: Report) -> None:
-    """Raise ValueError where counts and shares of a report contradict each other, or no network can have them."""
-    layers = report.layers
+def check_outcome(outcome: Outcome) -> None:
+    """Raise ValueError where counts and shares of an outcome contradict each other, or no network can have them."""
+    layers = outcome.layers
     if not layers or min(layer.total for layer in layers) < 1:
         raise ValueError("layers: none, or one without weights")
     if len(layers) > MAX_LAYERS or len({layer.name for layer in layers}) < len(layers):
@@ -56,15 +52,15 @@ def check_report(report: Report) -> None:
     if not all(0 <= layer.surviving <= layer.total for layer in layers):
         raise ValueError("layers: one has more weights left than it had")
     counts = (sum(layer.total for layer in layers), sum(layer.surviving for layer in layers))
-    if counts != (report.total_weights, report.surviving_weights):
+    if counts != (outcome.total_weights, outcome.surviving_weights):
         raise ValueError("total_weights or surviving_weights: not the sum over the layers")
-    _check_fractions(report, ("target_sparsity", "final_sparsity", "final_accuracy"))
-    if report.dense_accuracy is not None:
-        _check_fractions(report, ("dense_accuracy",))
-    _require("seconds", report.seconds, math.isfinite(report.seconds) and report.seconds >= 0)
-    _require("seed", report.seed, report.seed >= 0)
-    _require("classes", report.classes, 1 <= report.classes <= MAX_CLASSES)
-    sides = report.input_shape
+    _check_fractions(outcome, ("target_sparsity", "final_sparsity", "final_accuracy"))
+    if outcome.dense_accuracy is not None:
+        _check_fractions(outcome, ("dense_accuracy",))
+    _require("seconds", outcome.seconds, math.isfinite(outcome.seconds) and outcome.seconds >= 0)
+    _require("seed", outcome.seed, outcome.seed >= 0)
+    _require("classes", outcome.classes, 1 <= outcome.classes <= MAX_CLASSES)
+    sides = outcome.input_shape
     good = 1 <= len(sides) <= 3 and min(sides) >= 1 and math.prod(sides) <= MAX_FEATURES
     _require("input_shape", sides, good)
 
@@ -88,9 +84,9 @@ def check_epochs(rows: Sequence[EpochRow]) -> None:
             _require(name, value, value is None or value >= 0)
 
 
-def check_telemetry(tables: Tables, report: Report) -> None:
-    """Raise ValueError for telemetry that does not belong to the run of this report, or that no run leaves."""
-    names = {layer.name[:96] for layer in report.layers}  # as many characters as the tables' columns hold
+def check_telemetry(tables: Tables, outcome: Outcome) -> None:
+    """Raise ValueError for telemetry that does not belong to the run of this outcome, or that no run leaves."""
+    names = {layer.name[:96] for layer in outcome.layers}  # as many characters as the tables' columns hold
     for table, rows in tables.items():
         fields = rows.dtype.names or ()
         if "layer" in fields and not set(rows["layer"].tolist()) <= names:

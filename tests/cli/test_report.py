@@ -35,11 +35,11 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_one_run_gets_its_report_in_its_own_folder_and_its_account_on_the_screen(here):
+def test_one_run_gets_its_report_in_its_own_folder_and_its_narrative_on_the_screen(here):
     done = run(here, "runs/one")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == "Size: 96 of 480 weights are left, a density of 20 %: exactly the number asked for."
+    assert lines[0] == "Size: 96 of 480 weights are left, a density of 20 %: exactly the target."
     assert lines[-1] == "page in runs/one/report.html"
     assert any(line.startswith("The mask: ") for line in lines)
     page = (here / "runs/one/report.html").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_one_run_gets_its_report_in_its_own_folder_and_its_account_on_the_screen
     assert not list((here / "runs/one").glob(".*"))
 
 
-def test_several_runs_get_theirs_in_the_folder_that_holds_them_or_where_told(here):
+def test_several_runs_get_theirs_in_the_folder_that_holds_them_or_in_out(here):
     done = run(here, "runs/one", "runs/two")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()

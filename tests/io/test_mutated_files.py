@@ -28,9 +28,10 @@ from hyperflux.law.csv_columns import read_columns
 from hyperflux.recipes import load, names, text
 from hyperflux.report.law import Study
 from hyperflux.report.narrative import narrative
-from hyperflux.report.page import page
+from hyperflux.report.page import html_page
 from hyperflux.report.run import reported_runs
-from hyperflux.runs.folder import RecordedRun, read_run
+from hyperflux.runs.folder import read_run
+from hyperflux.runs.schema import RecordedRun
 from hyperflux.telemetry.columns import SCHEMA
 from hyperflux.telemetry.file import file_content, read_tables
 
@@ -77,7 +78,7 @@ def test_a_runs_file_with_mishaps_is_read_or_refused(run, name, data):
 @given(data=st.data())
 def test_a_runs_file_of_other_words_is_read_or_refused(run, name, data):
     found = drawn_run(run, name, data.draw(reworded((run / name).read_text(encoding="utf-8"))).encode())
-    assert found is None or 0 < sum(layer["total"] for layer in found.report["layers"]) == found.report["total_weights"]
+    assert found is None or 0 < sum(layer.total for layer in found.outcome.layers) == found.outcome.total_weights
 
 
 @pytest.mark.parametrize("name", names())
@@ -183,7 +184,7 @@ def test_a_report_of_unlikely_telemetry_is_drawn_or_refused(run, changes):
     (run / "telemetry.npz").write_bytes(file_content(changed(read_tables(run / "telemetry.npz"), changes)))
     try:
         found = one_line_or(lambda: reported_runs([run]))
-        assert found is None or (page(found).startswith("<!DOCTYPE html>") and narrative(found[0]))
+        assert found is None or (html_page(found).startswith("<!DOCTYPE html>") and narrative(found[0]))
     finally:
         (run / "telemetry.npz").write_bytes(whole)
 
@@ -193,13 +194,13 @@ def test_a_report_of_few_or_no_epochs_is_drawn(run, tmp_path, length):
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     lines = (copied / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copied / "metrics.jsonl").write_text("".join(lines[:length]))
-    assert page(reported_runs([copied])).startswith("<!DOCTYPE html>")
+    assert html_page(reported_runs([copied])).startswith("<!DOCTYPE html>")
 
 
 def test_tables_that_are_empty_leave_a_report_without_them(run, tmp_path):
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     tables = read_tables(copied / "telemetry.npz")
     (copied / "telemetry.npz").write_bytes(file_content({name: table[:0] for name, table in tables.items()}))
-    assert "More plots need telemetry" in page(reported_runs([copied]))
+    assert "More plots need telemetry" in html_page(reported_runs([copied]))
     with zipfile.ZipFile(copied / "telemetry.npz") as archive:
         assert len(archive.namelist()) == len(tables)

@@ -10,7 +10,8 @@ from hyperflux import InputError, RunError
 from hyperflux.errors import one_line
 from hyperflux.io.atomic_write import write_atomic
 from hyperflux.io.safe_read import inside, open_file, parse_json, read_file, read_text, shown
-from hyperflux.runs.validation import FORMAT, NewerFormatError, require_format
+from hyperflux.runs.schema import FORMAT
+from hyperflux.runs.validation import NewerFormatError, require_format
 
 
 def refusal(read):

@@ -1,17 +1,17 @@
-"""The account of a run: every sentence follows from its tables, and so does its opposite."""
+"""The narrative of a run: every sentence follows from its tables, and so does its opposite."""
 
 import pytest
 from crafted import subject, tables
 
 from hyperflux.report.formatting import accuracy, counted, duration, listed, percent, points, shortened
-from hyperflux.report.narrative import brief, narrative
+from hyperflux.report.narrative import narrative, short_narrative
 
 FLAT = {"fc1.weight": [100] * 20, "fc2.weight": [100] * 20}
 
 
-def told(topic, run):
-    """What the account says on a topic; empty where it says nothing."""
-    return " ".join(said.text for said in narrative(run) if said.topic == topic)
+def text_on(topic, run):
+    """What the narrative says on a topic; empty if nothing."""
+    return " ".join(finding.text for finding in narrative(run) if finding.topic == topic)
 
 
 def course(**layers):
@@ -20,157 +20,160 @@ def course(**layers):
 
 
 @pytest.mark.parametrize(
-    ("left", "said"),
+    ("left", "text"),
     [
-        (100, "200 of 2,000 weights are left, a density of 10 %: exactly the number asked for."),
-        (105, "205 of 2,000 weights are left, a density of 10.2 %: 5 more than the 200 asked for, 2.5 % off."),
-        (90, "190 of 2,000 weights are left, a density of 9.5 %: 10 fewer than the 200 asked for, 5 % off."),
+        (100, "200 of 2,000 weights are left, a density of 10 %: exactly the target."),
+        (105, "205 of 2,000 weights are left, a density of 10.2 %: 5 more than the target of 200 (2.5 % off)."),
+        (90, "190 of 2,000 weights are left, a density of 9.5 %: 10 fewer than the target of 200 (5 % off)."),
     ],
 )
-def test_the_target_is_met_or_missed_by_so_many_weights(left, said):
-    assert told("Size", subject({"fc1.weight": 100, "fc2.weight": left})) == said
+def test_the_target_is_met_or_missed_by_so_many_weights(left, text):
+    assert text_on("Size", subject({"fc1.weight": 100, "fc2.weight": left})) == text
 
 
 @pytest.mark.parametrize(
-    ("dense", "final", "said"),
+    ("dense", "final", "text"),
     [
         (0.98, 0.97, "97.00 % on test data, 1.00 points below the dense network's 98.00 %."),
         (0.98, 0.9825, "98.25 % on test data, 0.25 points above the dense network's 98.00 %."),
-        (0.98, 0.98, "98.00 % on test data, as much as the dense network."),
-        (None, 0.9, "90.00 % on test data. The network was pruned from scratch, so there is no dense one beside it."),
+        (0.98, 0.98, "98.00 % on test data, the same as the dense network."),
+        (
+            None,
+            0.9,
+            "90.00 % on test data. The network was pruned from scratch, so there is no dense accuracy to compare with.",
+        ),
     ],
 )
-def test_accuracy_is_told_against_the_dense_network(dense, final, said):
-    assert told("Accuracy", subject(dense_accuracy=dense, final_accuracy=final)) == said
+def test_accuracy_is_compared_with_the_dense_network(dense, final, text):
+    assert text_on("Accuracy", subject(dense_accuracy=dense, final_accuracy=final)) == text
 
 
-def test_layers_are_told_in_the_order_in_which_they_lost_half():
+def test_layers_come_in_the_order_in_which_they_lost_half():
     run = subject(telemetry=course(fc1=[600] * 12 + [500] * 8, fc2=[600, 400] + [300] * 18))
-    assert told("What was pruned first", run) == (
-        "Down to half of their weights, in this order: fc2.weight by step 20 (20 % of the pruning stage) and "
-        "fc1.weight by step 130 (30 % of the regrowth stage)."
+    assert text_on("What was pruned first", run) == (
+        "Layers lost half of their weights in this order: fc2.weight by step 20 (20 % into the pruning stage) and "
+        "fc1.weight by step 130 (30 % into the regrowth stage)."
     )
 
 
 def test_layers_that_kept_more_than_half_are_named():
     run = subject(telemetry=course(fc1=[501] * 20, fc2=[900] * 4 + [300] * 16))
-    assert told("What was pruned first", run) == (
-        "fc2.weight by step 50 (50 % of the pruning stage) was down to half of its weights; "
-        "fc1.weight kept more than half."
+    assert text_on("What was pruned first", run) == (
+        "fc2.weight lost half of its weights by step 50 (50 % into the pruning stage); fc1.weight kept more than half."
     )
-    assert told("What was pruned first", subject(telemetry=course(fc1=[501] * 20, fc2=[502] * 20))) == (
-        "No layer was ever below half of its weights."
+    assert text_on("What was pruned first", subject(telemetry=course(fc1=[501] * 20, fc2=[502] * 20))) == (
+        "No layer lost half of its weights."
     )
 
 
-def test_of_many_layers_the_first_three_and_the_last_are_told():
+def test_of_many_layers_the_first_three_and_the_last_are_named():
     names = [f"layer{number}" for number in range(9)]
     sizes = dict.fromkeys(names, 100)
     falling = {name: [90] * number + [10] * (20 - number) for number, name in enumerate(names)}
     run = subject(dict.fromkeys(names, 10), tables(falling, sizes=sizes), sizes=sizes)
-    text = told("What was pruned first", run)
+    text = text_on("What was pruned first", run)
     assert text.startswith(
-        "Down to half of their weights first: layer0 by step 10 (10 % of the pruning stage), layer1 by"
+        "The first to lose half of their weights: layer0 by step 10 (10 % into the pruning stage), layer1 by"
     )
-    assert text.endswith("Last of 9 layers: layer8 by step 90 (90 % of the pruning stage).")
+    assert text.endswith("The last of 9: layer8 by step 90 (90 % into the pruning stage).")
 
 
 @pytest.mark.parametrize(
-    ("left", "said"),
+    ("left", "text"),
     [
         ((150, 50), "No layer is starved: the sparsest, fc2.weight, keeps 5 % of its weights."),
         ((190, 10), "fc2.weight (1 %) is starved: below a quarter of the network's density of 10 %."),
-        ((200, 0), "fc2.weight has lost every weight: unless a shortcut leads around, nothing passes"),
+        ((200, 0), "fc2.weight has no weights left: unless a shortcut leads around, nothing passes"),
     ],
 )
-def test_cut_and_starved_layers_are_named(left, said):
-    text = told("Layers at the end", subject(dict(zip(("fc1.weight", "fc2.weight"), left, strict=True))))
-    assert said in text
-    assert text.endswith(f"The densest, fc1.weight, keeps {percent(left[0] / 1000)}.")
-    assert sum(word in text for word in ("No layer", "%) is starved", "lost every")) == 1
+def test_cut_and_starved_layers_are_named(left, text):
+    found = text_on("Layers at the end", subject(dict(zip(("fc1.weight", "fc2.weight"), left, strict=True))))
+    assert text in found
+    assert found.endswith(f"The densest, fc1.weight, keeps {percent(left[0] / 1000)}.")
+    assert sum(word in found for word in ("No layer", "%) is starved", "no weights left")) == 1
 
 
-def test_a_network_of_one_layer_has_no_word_on_starving():
-    assert told("Layers at the end", subject({"fc1.weight": 100})) == ""
+def test_a_network_of_one_layer_says_nothing_on_starving():
+    assert text_on("Layers at the end", subject({"fc1.weight": 100})) == ""
 
 
 @pytest.mark.parametrize(
-    ("flips", "said"),
+    ("flips", "text"),
     [
         ([("a", 0, 2000)], "No weight was ever pruned."),
-        ([("a", 0, 200), ("a", 1, 1800)], "None of the 1,800 weights that were pruned ever came back."),
-        ([("a", 1, 2000)], "None of the 2,000 weights that were pruned ever came back."),
+        ([("a", 0, 200), ("a", 1, 1800)], "None of the 1,800 pruned weights came back."),
+        ([("a", 1, 2000)], "None of the 2,000 pruned weights came back."),
         (
             [("a", 0, 100), ("a", 1, 1500), ("a", 2, 60), ("b", 2, 40), ("a", 3, 290), ("b", 11, 10)],
-            "Of the 1,900 weights that were ever pruned, 400 (21.1 %) came back at least once; the most restless "
-            "weight changed sides 11 times. Of the 200 present at the end, 100 (50 %) had been pruned before.",
+            "Of the 1,900 weights ever pruned, 400 (21.1 %) came back at least once. The most active weight flipped 11 "
+            "times. Of the 200 weights present at the end, 100 (50 %) had been pruned before.",
         ),
         (
             [("a", 1, 1990), ("a", 3, 10)],
-            "Of the 2,000 weights that were ever pruned, 10 (0.5 %) came back at least once; the most restless weight "
-            "changed sides 3 times.",
+            "Of the 2,000 weights ever pruned, 10 (0.5 %) came back at least once. The most active weight flipped 3 "
+            "times.",
         ),
     ],
 )
-def test_weights_that_came_back_are_counted(flips, said):
-    assert told("Weights that came back", subject(telemetry=tables(FLAT, flips=flips))) == said
+def test_weights_that_came_back_are_counted(flips, text):
+    assert text_on("Weights that came back", subject(telemetry=tables(FLAT, flips=flips))) == text
 
 
 @pytest.mark.parametrize(
-    ("ages", "said"),
+    ("ages", "text"),
     [
         ([("a", 0, 200, 1800)], "The mask never changed."),
         (
             [("a", 0, 100, 0), ("a", 150, 100, 1800)],
-            "It had settled: its last change came by step 150 of 200, and the final network trained for the remaining "
-            "25 % of the run.",
+            "The mask settled: its last change came by step 150 of 200, and the final network trained for the "
+            "remaining 25 % of the run.",
         ),
         (
             [("a", 0, 100, 0), ("a", 150, 80, 1790), ("a", 190, 15, 4), ("b", 200, 5, 6)],
-            "It was still changing at the end: in the last tenth of the run 20 of the weights present now (10 % of "
-            "them) came back and 10 of the others were pruned.",
+            "The mask was still changing at the end: in the last tenth of the run, 20 weights came back to stay (10 % "
+            "of those present) and 10 were pruned for good.",
         ),
         (
             [("a", 200, 0, 2000)],
-            "It was still changing at the end: in the last tenth of the run 0 of the weights present now came back and "
-            "2,000 of the others were pruned.",
+            "The mask was still changing at the end: in the last tenth of the run, 0 weights came back to stay and "
+            "2,000 were pruned for good.",
         ),
     ],
 )
-def test_whether_the_mask_had_settled(ages, said):
-    assert told("The mask", subject(telemetry=tables(FLAT, ages=ages))) == said
+def test_whether_the_mask_had_settled(ages, text):
+    assert text_on("The mask", subject(telemetry=tables(FLAT, ages=ages))) == text
 
 
-def test_pressure_is_told_with_its_peak_and_flux_beside_it():
+def test_pressure_comes_with_its_range_its_peak_and_its_flux():
     telemetry = tables(FLAT)
     telemetry["network"]["pressure"][:10] = [0, 0, 0.1, 0.2, 0.4, 0.8, 0.4, 0.2, 0.2, 0.2]
-    text = told("Pressure and flux", subject(telemetry=telemetry))
+    text = text_on("Pressure and flux", subject(telemetry=telemetry))
     assert text == (
-        "Pressure γ lay between 0.1 and 0.8, highest at step 60 (60 % of the pruning stage), and ended the stage at "
-        "0.2. It was 0 for 20 % of the stage. Weights that had just come back had a restoring flux of typically "
+        "Pressure γ ranged from 0.1 to 0.8. It peaked at step 60 (60 % into the pruning stage) and ended the stage at "
+        "0.2. It was 0 for 20 % of the stage. The restoring flux of weights that had just come back was typically "
         "5 times γ/N."
     )
-    assert told("Pressure and flux", subject(telemetry=tables(FLAT, pressure=0))) == "There was no pressure."
+    assert text_on("Pressure and flux", subject(telemetry=tables(FLAT, pressure=0))) == "The pressure was always 0."
 
 
 def test_magnitude_pruning_has_no_pressure_and_says_so():
     run = subject(telemetry=tables(FLAT, pressure=0), method="magnitude", controller=None)
     assert (
-        told("Pressure and flux", run)
-        == "Magnitude pruning takes the smallest weights; it has neither pressure nor flux."
+        text_on("Pressure and flux", run)
+        == "Magnitude pruning removes the smallest weights; it has neither pressure nor flux."
     )
 
 
-def test_without_telemetry_the_account_says_what_is_missing_and_how_to_get_it():
-    topics = [said.topic for said in narrative(subject())]
+def test_without_telemetry_the_narrative_says_what_is_missing_and_how_to_get_it():
+    topics = [finding.topic for finding in narrative(subject())]
     assert topics == ["Size", "Accuracy", "Layers at the end", "Telemetry"]
-    assert "Run it again with --telemetry light" in told("Telemetry", subject())
-    assert told("Telemetry", subject(telemetry=tables(FLAT))) == ""
+    assert "Run it again with --telemetry light" in text_on("Telemetry", subject())
+    assert text_on("Telemetry", subject(telemetry=tables(FLAT))) == ""
 
 
-def test_the_brief_account_is_part_of_the_whole():
+def test_the_short_narrative_is_part_of_the_whole():
     run = subject(telemetry=tables(FLAT))
-    assert set(brief(run)) < set(narrative(run))
+    assert set(short_narrative(run)) < set(narrative(run))
 
 
 @pytest.mark.parametrize(

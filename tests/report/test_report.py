@@ -13,10 +13,10 @@ from crafted import deep, subject, tables
 
 from hyperflux import InputError, RunConfig
 from hyperflux.report import tables as text_tables
-from hyperflux.report.markdown import summary
-from hyperflux.report.page import page
+from hyperflux.report.axes import log_ticks, tick_label
+from hyperflux.report.markdown import markdown_report
+from hyperflux.report.page import html_page
 from hyperflux.report.run import MAX_POINTS, reported_runs, thinned
-from hyperflux.report.svg import log_ticks, number
 from hyperflux.runs.driver import execute
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -30,7 +30,7 @@ EVERY_PLOT = [
     "flips",
     "settling",
     "layers",
-    "lifelines",
+    "weight-histories",
 ]
 BASE = {
     "dataset": "synthetic",
@@ -51,8 +51,8 @@ VARIANTS = {
     "few steps": {"batch_size": 2000, "pruning": {"epochs": 1}, "regrowth": {"epochs": 0}},
 }
 LEFT_OUT = {
-    "off": {"flux", "flips", "settling", "layers", "lifelines", "changes"},
-    "magnitude": {"pressure", "flux", "lifelines"},
+    "off": {"flux", "flips", "settling", "layers", "weight-histories", "changes"},
+    "magnitude": {"pressure", "flux", "weight-histories"},
     "few steps": None,
 }
 HOSTILE = '</style><script>alert("$x^2$ _ & |`*")</script>'
@@ -138,7 +138,7 @@ def checked(text):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_kind_of_run_has_a_page_of_drawn_plots(runs, name):
-    reader = checked(page([runs[name]]))
+    reader = checked(html_page([runs[name]]))
     if LEFT_OUT.get(name, set()) is not None:
         assert set(reader.svg) == set(EVERY_PLOT) - LEFT_OUT.get(name, set())
     else:
@@ -146,19 +146,19 @@ def test_every_kind_of_run_has_a_page_of_drawn_plots(runs, name):
 
 
 def test_plots_come_in_the_order_of_the_story(runs):
-    assert list(checked(page([runs["default"]])).svg) == EVERY_PLOT
+    assert list(checked(html_page([runs["default"]])).svg) == EVERY_PLOT
 
 
-def test_what_is_left_out_is_told_with_the_way_to_get_it(runs):
-    assert "run with --telemetry light" in page([runs["off"]])
-    assert "run with --telemetry light" not in page([runs["default"]])
+def test_what_is_left_out_is_named_with_the_way_to_get_it(runs):
+    assert "run with --telemetry light" in html_page([runs["off"]])
+    assert "run with --telemetry light" not in html_page([runs["default"]])
 
 
 def test_runs_stand_side_by_side(runs):
     chosen = [replace(runs[name], label=name) for name in ("default", "published", "magnitude", "off", "one layer")]
-    reader = checked(page(chosen))
+    reader = checked(html_page(chosen))
     assert {"density", "pressure", "accuracy", "changes", "final-density"} == set(reader.svg)  # one has no telemetry
-    watched = checked(page([chosen[0], *chosen[1:3]]))
+    watched = checked(html_page([chosen[0], *chosen[1:3]]))
     assert {*reader.svg, "settling"} == set(watched.svg)
     dots = [part for part in watched.svg["final-density"].iter() if part.get("class") == "data"]
     assert len(dots) == 3
@@ -180,22 +180,22 @@ def test_labels_say_what_differs(runs):
 
 def test_the_same_run_gives_the_same_bytes(runs):
     run = runs["default"]
-    assert page([run]) == page(reported_runs([run.folder]))
-    assert summary([run]) == summary(reported_runs([run.folder]))
+    assert html_page([run]) == html_page(reported_runs([run.folder]))
+    assert markdown_report([run]) == markdown_report(reported_runs([run.folder]))
 
 
 def test_a_deep_network_stays_small_and_is_drawn_as_one_image():
-    text = page([deep()])
+    text = html_page([deep()])
     assert len(text) < 400_000
     layers = checked(text).svg["layers"]
     assert [part.get("class") for part in layers.iter(f"{SVG}image")].count("data") == 1
     assert len(list(layers.iter(f"{SVG}path"))) < 60
-    assert len(page([deep(), replace(deep(), label="b")])) < 400_000
+    assert len(html_page([deep(), replace(deep(), label="b")])) < 400_000
 
 
 def test_many_runs_can_be_told_apart():
     many = [replace(subject(telemetry=tables({"fc1.weight": [500 - 10 * i] * 20})), label=f"run {i}") for i in range(9)]
-    text = page(many)
+    text = html_page(many)
     checked(text)
     keys = re.findall(r'<li><i class="(\w+)" style="--c: var\((--series-\d)\)"></i>run', text[: text.index("Pressure")])
     assert len(set(keys)) == len(keys) == 9
@@ -221,43 +221,43 @@ def hostile():
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_files_say_is_text_and_nothing_else(count):
     named = [hostile(), replace(hostile(), label="b")][:count]
-    text = page(named)
+    text = html_page(named)
     checked(text.replace("\x07", ""))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
-    outside_code = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", summary(named), flags=re.MULTILINE | re.DOTALL)
+    outside_code = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", markdown_report(named), flags=re.MULTILINE | re.DOTALL)
     assert "<script" not in outside_code
     assert re.search(r"[^\\]\|`", outside_code) is None
     many = {f"{HOSTILE}{number}": [500] * 20 for number in range(12)}
     sizes = dict.fromkeys(many, 1000)
-    checked(page([subject(dict.fromkeys(many, 500), tables(many, sizes=sizes), sizes=sizes)]))
+    checked(html_page([subject(dict.fromkeys(many, 500), tables(many, sizes=sizes), sizes=sizes)]))
 
 
-def test_markdown_has_the_figures_the_account_and_the_settings(runs):
+def test_markdown_has_the_figures_the_narrative_and_the_settings(runs):
     run = runs["default"]
-    text = summary([run])
+    text = markdown_report([run])
     assert text.startswith("# mlp:16-24-4 on synthetic\n")
-    assert f"| weights left | {run.report['surviving_weights']} | of 480 |" in text
-    assert "- **The mask.** It had settled" in text
+    assert f"| weights left | {run.outcome.surviving_weights} | of 480 |" in text
+    assert "- **The mask.** The mask settled" in text
     assert "| fc1.weight | 384 |" in text
     settings = re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1]
-    assert RunConfig.from_dict(tomllib.loads(settings)) == RunConfig.from_dict(run.run.config)
-    several = summary([run, runs["magnitude"]])
+    assert RunConfig.from_dict(tomllib.loads(settings)) == run.config
+    several = markdown_report([run, runs["magnitude"]])
     assert several.count("| magnitude |") or several.count("magnitude pruning") >= 1
 
 
 def test_a_run_from_a_checkpoint_says_what_it_needs():
     run = subject(config={"checkpoint": "runs/dense-0/dense.safetensors"})
-    for text in (page([run]), summary([run])):
+    for text in (html_page([run]), markdown_report([run])):
         assert "It starts from the weights in runs/dense-0/dense.safetensors" in text
-    assert "It starts from" not in page([subject()])
+    assert "It starts from" not in html_page([subject()])
 
 
 def test_the_command_is_quoted_for_a_shell():
-    assert text_tables.command(subject(folder="my runs/a")) == (
+    assert text_tables.repeat_command(subject(folder="my runs/a")) == (
         "hyperflux prune --recipe 'my runs/a/config.toml' --out 'my runs/a-again'"
     )
-    assert text_tables.command(subject(folder=".")) == "hyperflux prune --recipe config.toml --out again"
+    assert text_tables.repeat_command(subject(folder=".")) == "hyperflux prune --recipe config.toml --out again"
 
 
 def test_thinning_keeps_every_event_and_the_last_row():
@@ -278,7 +278,7 @@ def test_logarithmic_axes_have_a_few_round_numbers(low, high):
 
 
 def test_numbers_on_axes():
-    assert [number(x) for x in (0.05, 2000, 3e-6, 1.5e-7, 1e-7, 1e5)] == [
+    assert [tick_label(x) for x in (0.05, 2000, 3e-6, 1.5e-7, 1e-7, 1e5)] == [
         "0.05",
         "2,000",
         "3·10⁻⁶",
@@ -291,9 +291,9 @@ def test_numbers_on_axes():
 @pytest.fixture(scope="module")
 def shown(runs):
     return {
-        "one": page([runs["default"]]),
-        "deep": page([deep()]),
-        "several": page([replace(runs[name], label=name) for name in ("default", "published", "magnitude")]),
+        "one": html_page([runs["default"]]),
+        "deep": html_page([deep()]),
+        "several": html_page([replace(runs[name], label=name) for name in ("default", "published", "magnitude")]),
     }
 
 
@@ -328,7 +328,7 @@ def test_the_browser_would_see_an_error_an_empty_plot_and_a_page_too_wide(shown,
 
 def test_nothing_is_drawn_from_tables_without_rows():
     empty = {name: np.zeros(0, table.dtype) for name, table in tables({"fc1.weight": [5] * 20}).items()}
-    assert set(checked(page([subject(telemetry=empty)])).svg) == {
+    assert set(checked(html_page([subject(telemetry=empty)])).svg) == {
         "density",
         "pressure",
         "accuracy",

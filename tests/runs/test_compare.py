@@ -43,8 +43,8 @@ def test_every_method_starts_from_the_dense_network_of_its_seed(done):
         for method in ("hyperflux", "published", "magnitude"):
             run = folder / f"{method}-0.8-{seed}"
             assert (run / "dense.safetensors").read_bytes() == dense
-            report = read_run(run).report
-            assert (report["method"], report["seed"]) == ("magnitude" if method == "magnitude" else "hyperflux", seed)
+            outcome = read_run(run).outcome
+            assert (outcome.method, outcome.seed) == ("magnitude" if method == "magnitude" else "hyperflux", seed)
     assert [(row.method, row.target_sparsity) for row in rows] == [
         (method, sparsity) for sparsity in (0.5, 0.8) for method in ("hyperflux", "published", "magnitude")
     ]
@@ -53,8 +53,7 @@ def test_every_method_starts_from_the_dense_network_of_its_seed(done):
 def test_a_row_is_the_mean_of_its_runs(done):
     folder, rows, _ = done
     row = next(row for row in rows if (row.method, row.target_sparsity) == ("magnitude", 0.8))
-    reports = [read_run(folder / f"magnitude-0.8-{seed}").report for seed in (0, 1)]
-    first, second = (report["final_accuracy"] for report in reports)
+    first, second = (read_run(folder / f"magnitude-0.8-{seed}").outcome.final_accuracy for seed in (0, 1))
     assert row.accuracy == pytest.approx((first + second) / 2)
     assert row.spread == pytest.approx(abs(first - second) / 2**0.5)
     assert (row.density, row.seeds) == (pytest.approx(96 / 480), 2)
@@ -162,11 +161,11 @@ def test_files_of_a_comparison(done, tmp_path):
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_plot_draws_each_method_at_the_density_it_reached(done, tmp_path, monkeypatch):
+def test_the_plot_draws_each_method_at_the_density_it_reached(done, monkeypatch):
     _, rows, _ = done
     drawn = []
-    monkeypatch.setattr(comparison, "save", lambda figure, path: drawn.append(figure))
-    comparison.plot(rows, tmp_path / "x.png", "a title")
+    monkeypatch.setattr(comparison, "png", lambda figure: drawn.append(figure) or b"")
+    comparison.plot(rows, "a title")
     (axes,) = drawn[0].axes
     lines = {container.get_label(): container.lines[0] for container in axes.containers}
     assert list(lines) == ["hyperflux", "published", "magnitude"]

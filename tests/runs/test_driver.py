@@ -78,8 +78,8 @@ def test_a_run_leaves_its_files(quick_run):
     names = ["config.toml", "dense.safetensors", "metrics.jsonl", "model.safetensors", "report.json", "telemetry.npz"]
     assert sorted(path.name for path in folder.iterdir()) == names
     run = read_run(folder)
-    assert RunConfig.from_dict(run.config) == quick()
-    assert run.report == report.to_dict()
+    assert run.config == quick()
+    assert run.outcome == report
     assert [row.epoch for row in run.epochs] == list(range(1, 20))
     assert [row.stage for row in run.epochs] == ["dense"] * 3 + ["pruning"] * 12 + ["regrowth"] * 4
 

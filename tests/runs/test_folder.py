@@ -8,11 +8,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from hyperflux import InputError, RunConfig, RunError
-from hyperflux.backends.base import LayerCount
-from hyperflux.runs.folder import EpochRow, Report, RunFolder, read_run
+from hyperflux.runs.folder import RunFolder, read_outcome, read_run
+from hyperflux.runs.schema import EpochRow, Outcome
+from hyperflux.schedules.base import LayerCount
 
 ROW = EpochRow(1, "pruning", 0.9, 0.8, 1.5, 1e-3, 1e-3, 0.5, 0.6, 0.97, 12, 3)
-REPORT = Report(
+OUTCOME = Outcome(
     method="hyperflux",
     controller="default",
     backend="numpy",
@@ -37,12 +38,15 @@ def test_what_is_written_is_read_back(tmp_path):
     folder = RunFolder.create(tmp_path / "run", RunConfig(seed=3))
     folder.add_epoch(ROW)
     folder.add_epoch(replace(ROW, epoch=2, stage="regrowth"))
-    folder.finish(REPORT)
+    folder.finish(OUTCOME)
     run = read_run(tmp_path / "run")
-    assert RunConfig.from_dict(run.config) == RunConfig(seed=3)
+    assert run.config == RunConfig(seed=3)
     assert run.epochs == [ROW, replace(ROW, epoch=2, stage="regrowth")]
-    assert run.report == REPORT.to_dict()
-    assert run.report["layers"] == [{"name": "a", "total": 100, "surviving": 6}]
+    assert run.outcome == OUTCOME
+    assert read_outcome(tmp_path / "run") == OUTCOME
+    written = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert written == OUTCOME.to_dict()
+    assert written["layers"] == [{"name": "a", "total": 100, "surviving": 6}]
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path):
@@ -86,7 +90,7 @@ def test_a_failed_write_leaves_no_part_behind(tmp_path):
     folder = RunFolder.create(tmp_path, RunConfig())
     (tmp_path / "report.json").mkdir()  # the rename onto a folder fails, as it would on a broken disk
     with pytest.raises(RunError, match=r"report\.json: cannot be written"):
-        folder.finish(REPORT)
+        folder.finish(OUTCOME)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "metrics.jsonl", "report.json"]
 
 
@@ -94,7 +98,7 @@ def test_a_failed_write_leaves_no_part_behind(tmp_path):
 def test_a_damaged_run_is_refused(tmp_path, damage):
     folder = RunFolder.create(tmp_path, RunConfig())
     folder.add_epoch(ROW)
-    folder.finish(REPORT)
+    folder.finish(OUTCOME)
     metrics = tmp_path / "metrics.jsonl"
     match damage:
         case "missing":
@@ -110,12 +114,12 @@ def test_a_damaged_run_is_refused(tmp_path, damage):
 def test_a_folder_names_its_version_and_one_from_before_there_was_any_is_read(tmp_path):
     folder = RunFolder.create(tmp_path / "run", RunConfig())
     folder.add_epoch(ROW)
-    folder.finish(REPORT)
+    folder.finish(OUTCOME)
     report = tmp_path / "run" / "report.json"
     values = json.loads(report.read_text())
     assert values.pop("format") == 1
     report.write_text(json.dumps(values))
-    assert read_run(tmp_path / "run").report == REPORT.to_dict()
+    assert read_run(tmp_path / "run").outcome == OUTCOME
     report.write_text(json.dumps({**values, "format": 2, "invented_later": 1, "versions": {"hyperflux": "9.0"}}))
     with pytest.raises(InputError, match=r"written by hyperflux 9\.0 in format 2; hyperflux .* reads format 1"):
         read_run(tmp_path / "run")
@@ -123,12 +127,12 @@ def test_a_folder_names_its_version_and_one_from_before_there_was_any_is_read(tm
 
 def test_a_report_from_before_there_were_warnings_has_none_and_odd_ones_are_refused(tmp_path):
     folder = RunFolder.create(tmp_path / "run", RunConfig())
-    folder.finish(REPORT)
+    folder.finish(OUTCOME)
     path = tmp_path / "run" / "report.json"
     values = json.loads(path.read_text())
     assert values.pop("warnings") == []
     path.write_text(json.dumps(values))
-    assert read_run(tmp_path / "run").report["warnings"] == []
+    assert read_run(tmp_path / "run").outcome.warnings == []
     for odd in ("a", [3], ["a\x1b[31m"], None):
         path.write_text(json.dumps({**values, "warnings": odd}))
         with pytest.raises(InputError, match="warnings"):

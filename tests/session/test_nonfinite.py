@@ -136,7 +136,7 @@ def test_a_stopped_run_that_goes_on_skipping_ends_as_one_that_always_skipped(tmp
         f"step {step_with(3, epoch=1)} (epoch 1, dense) was skipped: the loss became nan",
         "8 steps were skipped because a value was not finite",
     ]
-    assert read_run(folder).report["warnings"] == always
+    assert read_run(folder).outcome.warnings == always
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

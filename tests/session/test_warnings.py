@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from interrupted import quick
 from scipy.stats import binom
 
-from hyperflux.report.narrative import brief, narrative
+from hyperflux.report.narrative import narrative, short_narrative
 from hyperflux.runs.driver import execute
 from hyperflux.runs.folder import read_run
 from hyperflux.schedules.published import PublishedSchedule
@@ -33,7 +33,7 @@ def test_empty_layers_and_an_accuracy_at_chance_are_announced_once_and_recorded(
         "lower sparsity, or more epochs"
     ]
     assert report.warnings == told
-    assert read_run(tmp_path / "run").report["warnings"] == told
+    assert read_run(tmp_path / "run").outcome.warnings == told
 
 
 def test_a_run_as_it_should_be_has_no_warnings(tmp_path):
@@ -101,7 +101,7 @@ def test_each_topic_is_told_once():
 
 def test_the_page_shows_warnings():
     run = subject(warnings=["fc1.weight: has no weight left after epoch 3", "2 steps were skipped"])
-    for told in (narrative(run), brief(run)):
+    for told in (narrative(run), short_narrative(run)):
         (said,) = [statement.text for statement in told if statement.topic == "Warnings"]
         assert said == "fc1.weight: has no weight left after epoch 3. 2 steps were skipped."
     assert "Warnings" not in {statement.topic for statement in narrative(subject())}

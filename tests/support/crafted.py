@@ -6,7 +6,8 @@ import numpy as np
 
 from hyperflux import RunConfig
 from hyperflux.report.run import ReportedRun
-from hyperflux.runs.folder import EpochRow, RecordedRun
+from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
+from hyperflux.schedules.base import LayerCount
 from hyperflux.telemetry.columns import SCHEMA, flux_column
 
 SIZES = {"fc1.weight": 1000, "fc2.weight": 1000}
@@ -83,7 +84,7 @@ def epochs(dense=2, pruning=4, regrowth=2):
     ]
 
 
-def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=None, config=None, **report):
+def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=None, config=None, **outcome):
     """A run with so many weights left by layer."""
     sizes = sizes or SIZES
     surviving = surviving or {"fc1.weight": 100, "fc2.weight": 100}
@@ -104,12 +105,12 @@ def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=No
         "dense_accuracy": 0.98,
         "final_accuracy": 0.97,
         "seconds": 12.0,
-        "layers": [{"name": name, "total": sizes[name], "surviving": left} for name, left in surviving.items()],
+        "layers": [LayerCount(name, sizes[name], left) for name, left in surviving.items()],
         "versions": {},
         "warnings": [],
-        **report,
+        **outcome,
     }
-    run = RecordedRun({**RunConfig().to_dict(), **(config or {})}, epochs(), values, telemetry)
+    run = RecordedRun(RunConfig(**(config or {})), epochs(), Outcome(**values), telemetry)
     return ReportedRun(Path(folder), run, label)
 
 

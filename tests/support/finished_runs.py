@@ -3,9 +3,10 @@
 import torch
 
 from hyperflux import RunConfig
-from hyperflux.backends.base import LayerCount
 from hyperflux.backends.torch.models import build_model
-from hyperflux.runs.folder import Report, RunFolder
+from hyperflux.runs.folder import RunFolder
+from hyperflux.runs.schema import Outcome
+from hyperflux.schedules.base import LayerCount
 
 
 def finished_run(
@@ -27,7 +28,7 @@ def finished_run(
     record.add_tensors("dense", {name: tensor.numpy() for name, tensor in dense.items()})
     record.add_tensors("model", {name: tensor.numpy() for name, tensor in pruned.items()})
     record.finish(
-        Report(
+        Outcome(
             method="hyperflux",
             controller="default",
             backend="torch",

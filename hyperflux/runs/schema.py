@@ -1,0 +1,108 @@
+"""What a run's files hold, as typed records: the epochs of metrics.jsonl, the outcome of report.json, a whole run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from hyperflux.config import RunConfig
+from hyperflux.schedules.base import LayerCount
+from hyperflux.telemetry.columns import Tables as Telemetry
+
+RunStage = Literal["dense", "pruning", "regrowth"]
+FORMAT = 1
+"""Version of a run's folder. It rises whenever an older hyperflux could not read, or would misread, a new folder."""
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of metrics.jsonl. Densities and accuracy are fractions, losses mean cross-entropies in nats.
+
+    Attributes:
+        epoch: Counts from 1 over all stages.
+        stage: The stage that the epoch belongs to.
+        density: Share of the prunable weights present at the end of the epoch.
+        wanted: The density that the epoch aimed at.
+        pressure: γ at the epoch's first step.
+        lr: Learning rate of the weights, at the epoch's first step.
+        presence_lr: Learning rate of the presence parameters, at the epoch's first step.
+        train_loss: Over the epoch's training batches.
+        test_loss: On the test part after the epoch.
+        accuracy: On the test part after the epoch.
+        pruned: Prunings in the epoch, a weight counting each time; None without telemetry.
+        regrown: Regrowths in the epoch, counted likewise.
+    """
+
+    epoch: int
+    stage: RunStage
+    density: float
+    wanted: float
+    pressure: float
+    lr: float
+    presence_lr: float
+    train_loss: float
+    test_loss: float
+    accuracy: float
+    pruned: int | None
+    regrown: int | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """report.json: what came of a run. Accuracies are fractions on the test part, sparsities fractions of all weights.
+
+    Attributes:
+        method: How the run pruned: hyperflux or magnitude.
+        controller: Hyperflux's controller; None for other methods.
+        backend: numpy or torch.
+        dataset: The data set's name.
+        model: The model's name. With `input_shape` and `classes` the network can be built again.
+        input_shape: Shape of a sample, without the batch.
+        classes: Number of classes.
+        seed: The run's seed.
+        target_sparsity: The sparsity asked for.
+        final_sparsity: The sparsity reached.
+        surviving_weights: Prunable weights that are left.
+        total_weights: All prunable weights.
+        dense_accuracy: Of the dense network that pruning started from; None where its weights were untrained.
+        final_accuracy: With the final mask, after the last epoch.
+        seconds: Time that the run took.
+        layers: Counts of every prunable parameter, in the network's order.
+        versions: Versions of the libraries that computed it, by name.
+        format: Version of the whole folder.
+        warnings: The warnings given during the run, one line each.
+    """
+
+    method: str
+    controller: str | None
+    backend: str
+    dataset: str
+    model: str
+    input_shape: list[int]
+    classes: int
+    seed: int
+    target_sparsity: float
+    final_sparsity: float
+    surviving_weights: int
+    total_weights: int
+    dense_accuracy: float | None
+    final_accuracy: float
+    seconds: float
+    layers: list[LayerCount]
+    versions: dict[str, str]
+    format: int = FORMAT
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A finished run, read back; `telemetry` is None where the run had none."""
+
+    config: RunConfig
+    epochs: list[EpochRow]
+    outcome: Outcome
+    telemetry: Telemetry | None
