@@ -27,7 +27,7 @@ def write_atomic(target: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             if part.read_bytes() != content:
-                raise WriteError(f"{target}: the disk does not return what was written")
+                raise WriteError(f"{target}: what was written is not what the disk gives back")
             part.replace(target)
             _flush_folder(target.parent)
         finally:
