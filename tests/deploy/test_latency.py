@@ -10,7 +10,7 @@ from hyperflux_cli import bench
 from sparse_networks import assert_same, mlp, thinned
 
 from hyperflux import InputError, RunConfig, RunError
-from hyperflux.deploy.agreement import ROUNDING, require_same_outputs
+from hyperflux.deploy.equivalence import ROUNDING, require_matching_outputs
 from hyperflux.deploy.flops import Cost
 from hyperflux.deploy.latency import BatchTimes, Latency, measure_run, time_batch
 from hyperflux.deploy.onnx_file import onnx_content, onnx_function
@@ -56,12 +56,12 @@ def test_a_variant_with_other_outputs_is_refused(networks):
 @pytest.mark.parametrize(("dtype", "rounding"), [(dtype, ROUNDING[dtype]) for dtype in (torch.float32, torch.float64)])
 def test_agreement_is_equality_to_rounding_of_the_largest_output(dtype, rounding):
     reference = torch.tensor([[-50.0, 1.0]], dtype=dtype)
-    require_same_outputs("it", reference, reference)
-    require_same_outputs("it", 0 * reference, 0 * reference)
-    require_same_outputs("it", reference + 49 * rounding, reference)
+    require_matching_outputs("it", reference, reference)
+    require_matching_outputs("it", 0 * reference, 0 * reference)
+    require_matching_outputs("it", reference + 49 * rounding, reference)
     for wrong in (reference + 51 * rounding, reference * torch.nan, reference[0], reference.half()):
         with pytest.raises(RunError, match="it: "):
-            require_same_outputs("it", wrong, reference)
+            require_matching_outputs("it", wrong, reference)
 
 
 @onnx_extra.needed
@@ -79,7 +79,7 @@ def test_onnx_runtime_computes_the_same_at_any_batch_size(networks):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (([], 1, 1), "batch sizes: none; give one or more"),
+        (([], 1, 1), "batch sizes: the list is empty"),
         (([1, 0], 1, 1), "batch size: 0 is too few"),
         (([1], 0, 1), "rotations: 0 is too few"),
         (([1], 1, 0), "threads: 0 is too few"),
