@@ -202,7 +202,7 @@ class Overwriting(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "message"),
     [
-        (Branching(), torch.randn(1, 3), "torch.fx can't trace this Branching .* may not branch"),
+        (Branching(), torch.randn(1, 3), "torch.fx can't trace this Branching .* must not branch"),
         (Overwriting(), torch.randn(1, 3), "changes a tensor in place that add reads again"),
         (nn.Linear(3, 3), torch.randn(1, 4), "can't take the example input"),
     ],

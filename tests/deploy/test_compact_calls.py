@@ -116,9 +116,12 @@ def test_channels_go_through_calls_that_move_them(name):
     model = Calls(forward, **{part: nn.Linear(*size, bias=False) for part, size in sizes.items()}).double().eval()
     for part, places in zeros.items():
         getattr(model, part).weight.data[places] = 0.0
-    done = compaction(model, drawn(2, *shape))
+    inputs = drawn(2, *shape)
+    done = compaction(model, inputs)
+    assert done.weights_after < done.weights_before
     assert done.removed
     assert done.left_alone == {}
+    same(model(inputs), done.module(inputs))
 
 
 def test_a_channel_that_varies_at_the_border_is_no_constant_of_every_size():

@@ -142,6 +142,6 @@ def test_a_state_with_an_index_outside_the_matrix_is_refused(layer):
         SparseLinear.from_dense(layer).load_state_dict(damaged)
 
 
-def test_print_tells_the_sizes(layer):
+def test_print_shows_the_sizes(layer):
     kept = int(layer.weight.count_nonzero())
     assert str(SparseLinear.from_dense(layer)) == f"SparseLinear(inputs=6, outputs=4, nonzero={kept}, bias=True)"

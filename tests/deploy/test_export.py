@@ -151,7 +151,7 @@ def test_lenet_at_98_percent_takes_a_twentieth(tmp_path):
     assert done.largest_difference == 0
 
 
-def test_default_files_stand_beside_the_runs_own_and_are_written_again(tmp_path):
+def test_default_files_go_into_the_runs_folder_and_are_replaced(tmp_path):
     run = finished_run(tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     names = ("safetensors", "sparse-safetensors", "torch-export", "torchscript")

@@ -52,7 +52,10 @@ PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 def rule(trace: Trace, node: fx.Node) -> Op:
-    """Return the rule of a node that gives tensors; raises what the call raises on constants (see `analysis`)."""
+    """Return the rule of a node that gives tensors.
+
+    May raise any of `execution.CALL_ERRORS`, where a call does not take what its rule tries; it is opaque then.
+    """
     if node.op in ("placeholder", "get_attr"):
         return Source(trace, node)
     if node.op == "call_module":
