@@ -1,4 +1,4 @@
-"""`hyperflux export`: a run's pruned network as one file to deploy."""
+"""`hyperflux export`: write a run's pruned network as one file to deploy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hyperflux.deploy.targets import EXTENSIONS
+from hyperflux.deploy.export_options import EXTENSIONS
 
 from .options import PlainPath
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     type=click.Choice(list(EXTENSIONS)),
     default="safetensors",
     show_default=True,
-    help="What kind of file.",
+    help="File format.",
 )
-@click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out what no longer counts.")
+@click.option("--compact/--no-compact", default=True, show_default=True, help="Remove dead units and channels.")
 @click.option(
     "--out",
     type=PlainPath(),
-    help="New file  [default: the run's model-compact or model-whole, with the format's ending]",
+    help="New file.  [default: model-compact or model-whole in RUN, with the format's extension]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as one line of JSON and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON and nothing else.")
 def export(run: Path, name: str, compact: bool, out: Path | None, as_json: bool) -> None:
-    """Write the pruned network of a finished RUN as a file, and compare what the file computes with the run.
+    """Write the pruned network of a finished RUN to one file, and check that the file computes the same outputs.
 
     \b
-    safetensors         weights, zeros included; any library reads it
-    sparse-safetensors  weights, only those that are not zero; hyperflux reads it
+    safetensors         weights, zeros included; any safetensors library reads it
+    sparse-safetensors  non-zero weights only; hyperflux reads it
     torch-export        weights and computation, for torch.export.load and any batch size
     torchscript         weights and computation, for torch.jit.load
     onnx                weights and computation, for ONNX Runtime and others; needs 'hyperflux[onnx]'
 
-    Files of weights need the network's class. Compaction makes layers smaller, so its weights fit only the network that
-    hyperflux.compact makes of the class: take torch-export or onnx to run it without any class, or
-    --no-compact to load the weights into the class. Nothing but an earlier export to the default file is replaced.
+    A file of weights needs the network's class. Compacted weights fit only the network that hyperflux.compact makes of
+    it: use torch-export or onnx to run without the class, or --no-compact to load the weights into the class. An
+    earlier export to the default file is replaced; no other file is.
     """
     from hyperflux.deploy.export import export as export_run
 
@@ -57,27 +57,27 @@ def export(run: Path, name: str, compact: bool, out: Path | None, as_json: bool)
 
 
 def _show(done: Export) -> None:
-    """The figures, then what to know about the file."""
+    """Print sizes and differences, then the layers that changed."""
     batches = ", ".join(map(str, done.checked_batches))
     lines = [
         f"dense file          {done.dense_bytes:,} bytes",
-        f"this file           {done.bytes:,} bytes, {done.ratio:.4f} of it",
-        f"weights             {done.weights_before:,} before, {done.weights_after:,} after, {done.nonzero:,} not zero",
-        f"largest difference  {done.largest_difference:.3g} in outputs up to {done.largest_output:.3g}",
-        f"compared            with the run's network, in fresh inputs, {batches} at once",
+        f"this file           {done.bytes:,} bytes, {done.ratio:.4f} of the dense file",
+        f"weights             {done.weights_before:,} before, {done.weights_after:,} after, {done.nonzero:,} non-zero",
+        f"largest difference  {done.largest_difference:.3g} (largest output {done.largest_output:.3g})",
+        f"compared            with the run's network, on random inputs of batch size {batches}",
         "",
-        *(line for name, shapes in done.changed.items() if (line := _change(name, *shapes))),
+        *(line for name, shapes in done.changed.items() if (line := _describe_change(name, *shapes))),
     ]
     if done.changed and done.format.endswith("safetensors"):
-        lines.append("these weights fit the compacted network only; --format torch-export runs without its class")
-    click.echo("\n".join([*lines, f"{done.format} in {done.file}"]))
+        lines.append("these weights fit only the compacted network; --format torch-export runs without its class")
+    click.echo("\n".join([*lines, f"wrote {done.format} to {done.file}"]))
 
 
-def _change(name: str, before: list[int] | None, after: list[int] | None) -> str | None:
-    """What became of a tensor's shape; nothing about vectors, which follow their layer's weights."""
+def _describe_change(name: str, before: list[int] | None, after: list[int] | None) -> str | None:
+    """Describe a tensor's change of shape; None for vectors, which follow their layer's weights."""
     if after is None:
-        return f"{name}: is gone"
-    now = "×".join(map(str, after))
+        return f"{name}: removed"
+    shape = "×".join(map(str, after))
     if before is None:
-        return f"{name}: is new, {now}"
-    return f"{name}: {'×'.join(map(str, before))} is now {now}" if len(after) > 1 else None
+        return f"{name}: added, {shape}"
+    return f"{name}: {'×'.join(map(str, before))} to {shape}" if len(after) > 1 else None

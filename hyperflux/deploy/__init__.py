@@ -1,1 +1,1 @@
-"""The pay-off: a pruned network as a smaller, faster, plain one, and the files that people deploy."""
+"""Make a pruned network small and fast: compaction, CSR layers, exported files, and what they cost and gain."""

@@ -1,4 +1,4 @@
-"""Layers whose weight is a sparse matrix in CSR form: only its non-zero values are stored, and multiplied."""
+"""Layers whose weight is a sparse CSR matrix: only non-zero values are stored and multiplied."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ Pointwise = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class CsrMatrix(nn.Module):
-    """A weight W (outputs, inputs) and a bias (outputs,) or None, for inference.
+    """A sparse weight (outputs, inputs) and a bias, for inference.
 
-    Buffers: `crow_indices` (outputs + 1,) and `col_indices` (nonzero,), int32, `values` (nonzero,) and `bias` in the
-    weight's dtype. `to`, `state_dict`, `load_state_dict` and pickling work as for any module.
+    `to`, `state_dict`, `load_state_dict` and pickling work as for any module. Loading raises RuntimeError for indices
+    outside the matrix.
+
+    Attributes:
+        crow_indices: Buffer (outputs + 1,), int32: where each row starts in `col_indices` and `values`.
+        col_indices: Buffer (nonzero,), int32: the column of each value.
+        values: Buffer (nonzero,), in the weight's dtype.
+        bias: Buffer (outputs,), in the weight's dtype, or None.
     """
 
     crow_indices: Tensor
@@ -30,25 +36,25 @@ class CsrMatrix(nn.Module):
         dense = weight.detach()
         rows, columns = dense.nonzero(as_tuple=True)
         starts = torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=self.outputs).cumsum(0)])
-        # Half the bytes of int64, and a quarter faster on small layers.
+        # int32: half the bytes of int64, and a quarter faster on small layers.
         self.register_buffer("crow_indices", starts.int())
         self.register_buffer("col_indices", columns.int())
         self.register_buffer("values", dense[rows, columns])
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        self.register_load_state_dict_post_hook(_share_again)  # type: ignore[no-untyped-call]
-        self._share()
+        self.register_load_state_dict_post_hook(_rebuild_matrix)  # type: ignore[no-untyped-call]
+        self._build_matrix()
 
     def extra_repr(self) -> str:
-        """Sizes, for `print`."""
+        """Return the sizes, for `print`."""
         return f"inputs={self.inputs}, outputs={self.outputs}, nonzero={len(self.values)}, bias={self.bias is not None}"
 
-    def _share(self) -> None:
-        """Make the matrix that shares the buffers' memory. Building it in every call costs as much as a small layer."""
+    def _build_matrix(self) -> None:
+        """Build the matrix once, on the buffers' memory: doing so in every call would cost as much as a small layer."""
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning
             )
-            # Checked here and not in every call: a damaged index from a file would be read without bounds.
+            # Checked here once: the kernels do not check bounds, and indices may come from a damaged file.
             self._matrix = torch.sparse_csr_tensor(
                 self.crow_indices,
                 self.col_indices,
@@ -60,7 +66,7 @@ class CsrMatrix(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._share()
+        self._build_matrix()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,23 +74,23 @@ class CsrMatrix(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._share()
+        self._build_matrix()
 
 
-def _share_again(module: CsrMatrix, _: object) -> None:
-    module._share()
+def _rebuild_matrix(module: CsrMatrix, _: object) -> None:
+    module._build_matrix()
 
 
 class SparseLinear(CsrMatrix):
-    """A linear layer: (..., inputs) -> (..., outputs)."""
+    """A linear layer, (..., inputs) -> (..., outputs)."""
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> SparseLinear:
-        """The same layer with a sparse weight; its memory is its own."""
+    def from_dense(cls, layer: nn.Linear) -> SparseLinear:
+        """Return the same layer with a sparse weight, sharing no memory."""
         return cls(layer.weight, layer.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """W x + b for every x (inputs,) in (..., inputs), contiguous."""
+        """Return W x + b for every x (inputs,) in (..., inputs), contiguous."""
         if inputs.dim() != 2:
             return self.forward(inputs.reshape(-1, self.inputs)).view(*inputs.shape[:-1], self.outputs)
         matrix, bias, column = self._matrix, self.bias, self._column
@@ -97,29 +103,29 @@ class SparseLinear(CsrMatrix):
 
 
 class SparsePointwise(CsrMatrix):
-    """A convolution with kernel 1, no padding and one group: (batch, inputs, ...) -> (batch, outputs, ...)."""
+    """A convolution with kernel size 1, no padding and one group, (batch, inputs, ...) -> (batch, outputs, ...)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...]) -> None:
         super().__init__(weight, bias)
         self.stride = stride
 
     @classmethod
-    def of(cls, layer: Pointwise) -> SparsePointwise:
-        """The same layer with a sparse weight; its memory is its own."""
+    def from_dense(cls, layer: Pointwise) -> SparsePointwise:
+        """Return the same layer with a sparse weight, sharing no memory."""
         return cls(layer.weight.flatten(1), layer.bias, layer.stride)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """W x + b for the channels x (inputs,) at every position; a sample without a batch comes back as one."""
+        """Return W x + b for the channels x (inputs,) at every position; the batch dimension may be missing."""
         if inputs.dim() == len(self.stride) + 1:
             unbatched: Tensor = self.forward(inputs[None])[0]
             return unbatched
-        seen = inputs[:, :, *(slice(None, None, step) for step in self.stride)]
-        columns = seen.flatten(2)
+        strided = inputs[:, :, *(slice(None, None, step) for step in self.stride)]
+        columns = strided.flatten(2)
         result = columns.new_empty(len(columns), self.outputs, columns.shape[2])
-        # Sample by sample: moving the channels of all samples into one matrix costs more than it gains.
-        for sample, place in zip(columns, result, strict=True):
+        # Sample by sample: transposing all samples into one matrix costs more than it gains.
+        for sample, out in zip(columns, result, strict=True):
             if self._column is None:
-                torch.mm(self._matrix, sample, out=place)
+                torch.mm(self._matrix, sample, out=out)
             else:
-                torch.addmm(self._column, self._matrix, sample, out=place)
-        return result.view(len(columns), self.outputs, *seen.shape[2:])
+                torch.addmm(self._column, self._matrix, sample, out=out)
+        return result.view(len(columns), self.outputs, *strided.shape[2:])

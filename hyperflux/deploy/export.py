@@ -1,4 +1,4 @@
-"""A run's pruned network as one file that can be deployed, and the proof that the file computes the same."""
+"""Export a run's pruned network as one file, and check that the file computes the same outputs."""
 
 from __future__ import annotations
 
@@ -12,29 +12,39 @@ import torch
 from torch import Tensor, nn
 
 import hyperflux
-from hyperflux.deploy.agreement import agrees
 from hyperflux.deploy.compact import compact
+from hyperflux.deploy.compact.driver import count_weights
+from hyperflux.deploy.equivalence import outputs_match
+from hyperflux.deploy.export_options import output_path, require_onnx
 from hyperflux.deploy.formats import FORMATS, Function
 from hyperflux.deploy.networks import RunNetworks, load_networks
-from hyperflux.deploy.targets import require_onnx, target_file
 from hyperflux.errors import InputError, RunError
 from hyperflux.io.atomic_write import write_atomic
 
 CHECKED_BATCHES = (1, 3, 64)
-"""Samples at once in which a file's outputs are compared."""
+"""Batch sizes at which a file's outputs are compared."""
 
 Shapes = dict[str, tuple[list[int] | None, list[int] | None]]
+"""By name, a tensor's shape before and after; None where it does not exist."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written and how it compares with the run.
+    """What was written, and how it compares with the run.
 
-    `bytes` are those of the file, `dense_bytes` those of the run's dense.safetensors. `weights_before` and
-    `weights_after` count the elements of all parameters, `nonzero` those of the file's network that are not 0.
-    `changed` gives the shapes before and after of tensors whose shape compaction changed, None where there was or is
-    no tensor of the name. `largest_difference` is the greatest absolute one between outputs of the loaded file and of
-    the run's network over batches of `checked_batches`; `largest_output` gives the scale.
+    Attributes:
+        file: The file.
+        format: Its format.
+        compacted: Whether the network was compacted.
+        bytes: The file's size.
+        dense_bytes: The size of the run's dense.safetensors.
+        weights_before: Elements of all parameters of the run's network.
+        weights_after: Elements of all parameters of the file's network.
+        nonzero: Those of them that are not 0.
+        changed: Tensors whose shape compaction changed.
+        largest_difference: Largest absolute difference between outputs of the loaded file and of the run's network.
+        largest_output: Largest absolute output, for scale.
+        checked_batches: Batch sizes at which outputs were compared.
     """
 
     file: str
@@ -52,42 +62,54 @@ class Export:
 
     @property
     def ratio(self) -> float:
-        """Bytes of the file as a share of the dense file's."""
+        """Bytes of the file as a fraction of the dense file's."""
         return self.bytes / self.dense_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {**asdict(self), "ratio": self.ratio}
 
 
 def export(folder: Path, name: str, compacted: bool = True, out: Path | None = None) -> Export:
-    """Write the pruned network of a finished run in the format `name` of `targets.EXTENSIONS`.
+    """Write the pruned network of a finished run to a file.
 
-    The bytes are loaded again and compared with the run's network before a file appears, whole or not at all. Raises
-    InputError for a folder, format or file that won't do, RunError where the network does not go into the format or
-    does not come out of it the same.
+    The bytes are loaded back and compared with the run's network before the file appears, whole or not at all.
+
+    Args:
+        folder: The run's folder.
+        name: The format, one of `export_options.EXTENSIONS`.
+        compacted: Whether to compact the network first.
+        out: A new file; by default one in the run's folder, which may be replaced.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: The folder holds no finished run, the format is unknown or lacks packages, the network can't be
+            compacted, or the file can't be written.
+        RunError: The network can't be written in the format, or the file computes different outputs.
     """
-    file = target_file(folder, name, compacted, out)
+    file = output_path(folder, name, compacted, out)
     if name == "onnx":
         require_onnx()
     networks = load_networks(folder)
     expected = [(inputs, _outputs(networks.pruned, inputs)) for inputs in _fresh_inputs(networks)]
-    model = _compacted(networks) if compacted else networks.pruned
-    changed = _changed(networks.pruned, model)
-    content = _content(name, model, networks, changed)
-    difference, largest = _difference(name, FORMATS[name].function(content, model), expected)
+    model = _compact(networks) if compacted else networks.pruned
+    changed = _changed_shapes(networks.pruned, model)
+    content = _serialize(name, model, networks, changed)
+    difference, largest = _compare(name, FORMATS[name].function(content, model), expected)
     try:
         write_atomic(file, content)
     except RunError as error:
-        raise InputError(f"{error}; name another file with --out") from error
+        raise InputError(f"{error}; give --out another name") from error
     return Export(
         file=str(file),
         format=name,
         compacted=compacted,
         bytes=len(content),
         dense_bytes=(folder / "dense.safetensors").stat().st_size,
-        weights_before=sum(parameter.numel() for parameter in networks.pruned.parameters()),
-        weights_after=sum(parameter.numel() for parameter in model.parameters()),
+        weights_before=count_weights(networks.pruned),
+        weights_after=count_weights(model),
         nonzero=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         changed=changed,
         largest_difference=difference,
@@ -96,23 +118,22 @@ def export(folder: Path, name: str, compacted: bool = True, out: Path | None = N
     )
 
 
-def _compacted(networks: RunNetworks) -> nn.Module:
-    """The pruned network without what no longer counts."""
+def _compact(networks: RunNetworks) -> nn.Module:
     try:
         return compact(networks.pruned, networks.example(2))
     except InputError as error:
-        raise InputError(f"{error}; --no-compact exports the network whole") from error
+        raise InputError(f"{error}; --no-compact exports the whole network") from error
 
 
-def _changed(before: nn.Module, after: nn.Module) -> Shapes:
-    """Shapes before and after of the tensors by name that have not kept theirs."""
+def _changed_shapes(before: nn.Module, after: nn.Module) -> Shapes:
+    """Return the shapes before and after of the tensors whose shapes differ."""
     old, new = ({name: list(tensor.shape) for name, tensor in m.state_dict().items()} for m in (before, after))
     names = sorted(old.keys() | new.keys())
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
 
-def _content(name: str, model: nn.Module, networks: RunNetworks, changed: Shapes) -> bytes:
-    """The bytes of the file, with notes on where it comes from."""
+def _serialize(name: str, model: nn.Module, networks: RunNetworks, changed: Shapes) -> bytes:
+    """Return the bytes of the file, with its provenance in the metadata."""
     notes = {
         "producer": f"hyperflux {hyperflux.__version__}",
         "model": networks.config.model,
@@ -124,12 +145,12 @@ def _content(name: str, model: nn.Module, networks: RunNetworks, changed: Shapes
             return FORMATS[name].content(model, networks.example(2), notes)
     except InputError:
         raise
-    except Exception as error:  # exporters raise whatever they met on the way
-        raise RunError(f"{networks.config.model} does not go into {name}: {_reason(error)}") from error
+    except Exception as error:  # exporters raise exceptions of any type
+        raise RunError(f"{networks.config.model} can't be exported to {name}: {_reason(error)}") from error
 
 
 def _fresh_inputs(networks: RunNetworks) -> Iterator[Tensor]:
-    """Inputs that no exporter saw, (batch, ...) for each of the batches."""
+    """Yield inputs (batch, ...) of each checked batch size, other than those that exporters traced."""
     generator = torch.Generator().manual_seed(1)
     for batch in CHECKED_BATCHES:
         yield torch.randn(batch, *networks.shape, generator=generator).to(getattr(torch, networks.config.dtype))
@@ -140,20 +161,22 @@ def _outputs(function: Function, inputs: Tensor) -> Tensor:
         return function(inputs)
 
 
-def _difference(name: str, function: Function, expected: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """The largest difference from the expected outputs, and the largest of these.
+def _compare(name: str, function: Function, expected: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Return the largest difference from the expected outputs, and the largest of these.
 
-    Raises RunError where it is more than rounding.
+    Raises RunError where the difference exceeds rounding. `expected` holds pairs of inputs and outputs.
     """
-    wanted = torch.cat([outputs for _, outputs in expected])
+    reference = torch.cat([outputs for _, outputs in expected])
     try:
-        got = torch.cat([_outputs(function, inputs) for inputs, _ in expected])
-        difference = float((got - wanted).abs().max())
-    except Exception as error:  # runtimes too raise whatever they met
+        found = torch.cat([_outputs(function, inputs) for inputs, _ in expected])
+        difference = float((found - reference).abs().max())
+    except Exception as error:  # runtimes raise exceptions of any type, too
         raise RunError(f"the {name} file does not run on every batch size: {_reason(error)}") from error
-    largest = float(wanted.abs().max())
-    if not agrees(got, wanted):
-        raise RunError(f"the {name} file computes something else: {difference:.3g} off in outputs up to {largest:.3g}")
+    largest = float(reference.abs().max())
+    if not outputs_match(found, reference):
+        raise RunError(
+            f"the {name} file computes different outputs: off by {difference:.3g} (largest output {largest:.3g})"
+        )
     return difference, largest
 
 

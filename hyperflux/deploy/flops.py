@@ -1,4 +1,4 @@
-"""What a network costs on paper: its parameters and the floating-point operations of one sample."""
+"""Count a network's parameters and its floating-point operations per sample, with and without zeros."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ FACTORS = {
     aten.baddbmm: slice(1, 3),
     aten.convolution: slice(1, 2),
 }
-"""Where the arguments stand that can be weights; each weight is used equally often."""
+"""Arguments that can be weights, by operation; within one argument each weight is used equally often."""
 NO_FACTORS = slice(0, 0)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Numbers of a network: parameters, biases and all, and FLOPs a sample, two for every multiply-add.
+    """Parameters of a network, and FLOPs per sample at two per multiply-add.
 
-    `dense_flops` is what dense kernels do: every weight, and the products of attention. `sparse_flops` leaves out the
-    multiply-adds with weights that are exactly zero.
+    Attributes:
+        parameters: Elements of all parameters, biases included.
+        nonzero_parameters: Those that are not exactly zero.
+        dense_flops: FLOPs of dense kernels: every weight, and the products of attention.
+        sparse_flops: FLOPs without the multiply-adds of weights that are exactly zero.
     """
 
     parameters: int
@@ -41,19 +44,28 @@ class Cost:
     sparse_flops: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
 
 def count_cost(model: nn.Module, example_input: Tensor) -> Cost:
-    """Count the cost of `model` in evaluation mode on a sample, from an example (batch, ...).
+    """Count the cost of a network in evaluation mode.
 
-    Counted are matrix products and convolutions, as torch's FlopCounterMode does: padding counts as if it were there;
-    biases, norms and activations do not count. A parameter that several layers share counts once. The mode of `model`
-    is put back. Raises InputError for an example without samples.
+    FLOPs are those of matrix products and convolutions, as torch's FlopCounterMode counts them: padding counts like
+    data; biases, norms and activations do not count. A parameter that several layers share counts once.
+
+    Args:
+        model: The network; its training mode is restored.
+        example_input: Inputs (batch, ...), of any batch size.
+
+    Returns:
+        The cost per sample.
+
+    Raises:
+        InputError: The example has no samples.
     """
     if not len(example_input):
-        raise InputError("example_input: a batch without samples; give one or more")
+        raise InputError("example_input: the batch is empty; give one or more samples")
     parameters = list(model.parameters())
     zeros = _ZeroCounter(parameters)
     counter = FlopCounterMode(display=False)
@@ -70,7 +82,7 @@ def count_cost(model: nn.Module, example_input: Tensor) -> Cost:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and attention step by step: its fused kernels are opaque to counters."""
+    """Evaluation mode without gradients or fused attention, whose kernels hide their products from counters."""
     modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -85,10 +97,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class _ZeroCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the FLOPs of products with a weight of exactly zero.
+    """Counts the FLOPs of products with a weight that is exactly zero.
 
-    Watching operations, not modules, it sees packed projections of attention, and weights that a function uses: what
-    shares memory with a parameter is a weight.
+    It watches operations, not modules, so it sees packed attention projections and weights that a function uses. An
+    argument that shares memory with a parameter is a weight.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -99,7 +111,7 @@ class _ZeroCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call `func` and count."""
+        """Call an operation and count its FLOPs with zero weights."""
         result = func(*args, **(kwargs or {}))
         for factor in args[FACTORS.get(func.overloadpacket, NO_FACTORS)]:
             if factor.untyped_storage().data_ptr() in self._owned and factor.numel():

@@ -1,4 +1,4 @@
-"""A network as the bytes of a file, and the function that those bytes give back when they are loaded again."""
+"""Serialize a network in each export format, and load the bytes back as a function."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from hyperflux.deploy.bits import plain
 from hyperflux.deploy.onnx_file import onnx_content, onnx_function
-from hyperflux.deploy.sparse_file import pack, sparse_content, sparse_tensors
+from hyperflux.deploy.sparse_file import dense_content, sparse_content, sparse_tensors
+from hyperflux.deploy.tensor_bits import storable_copy
 
 Notes = Mapping[str, str]
+"""Entries of a file's metadata."""
 Function = Callable[[Tensor], Tensor]
+"""From inputs (batch, ...) to outputs."""
 
 
 class Format(NamedTuple):
-    """Two functions: bytes of a network in evaluation mode, given inputs (2 or more, ...) to trace it with and notes
-    for the file's metadata; and what the bytes compute, given the network for formats that hold its weights alone.
+    """One file format.
+
+    Attributes:
+        content: Returns a file's bytes, from a network in evaluation mode, inputs (2 or more, ...) to trace it with,
+            and notes for the file's metadata.
+        function: Returns the function that a file's bytes compute, from the bytes and the network; formats that hold
+            only weights load them into a copy of it.
     """
 
     content: Callable[[nn.Module, Tensor, Notes], bytes]
@@ -30,7 +37,8 @@ class Format(NamedTuple):
 
 
 def _dense_content(model: nn.Module, example: Tensor, notes: Notes) -> bytes:
-    return pack({name: plain(name, tensor) for name, tensor in model.state_dict().items()}, {"format": "pt", **notes})
+    weights = {name: storable_copy(name, tensor) for name, tensor in model.state_dict().items()}
+    return dense_content(weights, {"format": "pt", **notes})
 
 
 def _dense_function(content: bytes, model: nn.Module) -> Function:
@@ -46,7 +54,7 @@ def _sparse_function(content: bytes, model: nn.Module) -> Function:
 
 
 def _with_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Function:
-    """A copy of `model` with these weights and no others."""
+    """Return a copy of the network with these weights; names and shapes must match."""
     filled = copy.deepcopy(model)
     filled.load_state_dict(dict(tensors))
     return filled
@@ -56,8 +64,8 @@ def _exported_content(model: nn.Module, example: Tensor, notes: Notes) -> bytes:
     batch = torch.export.Dim("batch")
     file = io.BytesIO()
     with _quiet():
-        schedule = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
-        torch.export.save(schedule, file, extra_files=dict(notes))
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
+        torch.export.save(program, file, extra_files=dict(notes))
     return file.getvalue()
 
 
@@ -82,7 +90,7 @@ def _script_function(content: bytes, model: nn.Module) -> Function:
 
 
 def _quiet() -> warnings.catch_warnings[None]:
-    """Silence about torch's own future and about code that was traced: the result is run and compared afterwards."""
+    """Silence torch's deprecation and tracing warnings: the result is run and compared afterwards."""
     return warnings.catch_warnings(action="ignore")
 
 

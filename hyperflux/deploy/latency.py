@@ -1,4 +1,4 @@
-"""What a pruned network gains in use: time of inference, size on paper and on disk, each way of running it."""
+"""Measure a pruned network: inference times of each way to run it, parameters and FLOPs, and file sizes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.threads import torch_threads
-from hyperflux.deploy.agreement import require_same_outputs
 from hyperflux.deploy.compact import compact
+from hyperflux.deploy.equivalence import require_matching_outputs
+from hyperflux.deploy.export_options import missing_for_onnx
 from hyperflux.deploy.flops import Cost, count_cost
 from hyperflux.deploy.networks import load_networks
 from hyperflux.deploy.onnx_file import UnsupportedError, onnx_content, onnx_function
 from hyperflux.deploy.sparse import LayerChoice, sparsify
 from hyperflux.deploy.sparse_file import sparse_content
-from hyperflux.deploy.targets import missing_for_onnx
 from hyperflux.errors import InputError
 from hyperflux.io.ranges import count_in
 from hyperflux.timing import MAX_BATCH, MAX_ROUNDS, Timing, Turn, interleave
@@ -28,13 +28,17 @@ from hyperflux.timing import MAX_BATCH, MAX_ROUNDS, Timing, Turn, interleave
 ONNX = "ONNX Runtime"
 MAX_THREADS = 1024
 Forward = Callable[[Tensor], Tensor]
+"""From inputs (batch, ...) to outputs."""
 
 
 @dataclass(frozen=True)
 class BatchTimes:
-    """Timings of one batch size: a call takes the whole batch, and ratios are to the dense network's call.
+    """Timings of one batch size.
 
-    `layers` says how each linear layer and 1×1 convolution of the variant with CSR runs.
+    Attributes:
+        batch_size: Samples per call.
+        timings: Seconds per call, and ratios to the dense network's calls.
+        layers: How each linear layer and 1×1 convolution runs in the variant with CSR layers.
     """
 
     batch_size: int
@@ -44,7 +48,16 @@ class BatchTimes:
 
 @dataclass(frozen=True)
 class Latency:
-    """All that was measured of a run: times, costs by network, bytes by kind of file, and what could not be had."""
+    """Everything measured of a run.
+
+    Attributes:
+        threads: Threads of each variant.
+        rotations: Interleaved timings per variant.
+        batches: Times by batch size.
+        costs: Parameters and FLOPs by network: dense, masked, compacted.
+        file_bytes: Bytes by kind of file.
+        notes: What could not be measured, and why.
+    """
 
     threads: int
     rotations: int
@@ -54,15 +67,25 @@ class Latency:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
 
 def measure_run(folder: Path, batch_sizes: Sequence[int], rotations: int, threads: int) -> Latency:
-    """Measure the networks of a finished run on the CPU; the pruned one is compacted here.
+    """Measure the networks of a finished run on the CPU: dense, pruned, compacted, with CSR layers, in ONNX Runtime.
 
-    Raises InputError for a folder, size or count that can't be had, RunError where a variant's outputs are not those of
-    the pruned network; then nothing is reported.
+    Args:
+        folder: The run's folder.
+        batch_sizes: Batch sizes to time.
+        rotations: Interleaved timings per variant.
+        threads: Threads of torch and ONNX Runtime.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        InputError: The folder holds no finished run, or a count is out of range.
+        RunError: A variant's outputs differ from the pruned network's; nothing is reported then.
     """
     _check_counts(batch_sizes, rotations, threads)
     networks = load_networks(folder)
@@ -96,36 +119,44 @@ def time_batch(
     inputs: Tensor,
     rotations: int,
 ) -> BatchTimes:
-    """Time networks in evaluation mode on `inputs` (batch, ...) in rotation, `compacted` also with CSR layers.
+    """Time networks in evaluation mode, interleaved.
 
-    `others` are more ways to run `compacted`. Raises RunError, and times nothing, unless the outputs of all but `dense`
-    are those of `masked`.
+    Args:
+        dense: The network before pruning; ratios are to its time.
+        masked: The pruned network.
+        compacted: The pruned network compacted; it is also timed with CSR layers.
+        others: Further ways to run `compacted`, by name.
+        inputs: Inputs (batch, ...).
+        rotations: Interleaved timings per variant.
+
+    Raises:
+        RunError: The outputs of a variant other than `dense` differ from those of `masked`; nothing is timed then.
     """
     sparse, layers = sparsify(compacted, inputs)
-    same: dict[str, Forward] = {"masked": masked, "compacted": compacted, "compacted + CSR": sparse, **others}
+    equivalent: dict[str, Forward] = {"masked": masked, "compacted": compacted, "compacted + CSR": sparse, **others}
     with torch.inference_mode():
         reference = masked(inputs)
-        for name, forward in same.items():
-            require_same_outputs(name, forward(inputs), reference)
-        variants: dict[str, Forward] = {"dense": dense, **same}
+        for name, forward in equivalent.items():
+            require_matching_outputs(name, forward(inputs), reference)
+        variants: dict[str, Forward] = {"dense": dense, **equivalent}
         turns = {name: Turn.of(functools.partial(forward, inputs)) for name, forward in variants.items()}
         return BatchTimes(len(inputs), interleave(turns, rotations), layers)
 
 
 def file_sizes(folder: Path, masked: nn.Module, compacted: nn.Module) -> dict[str, int]:
-    """Bytes of the run's dense.safetensors, and of the pruned network's weights in other forms."""
-    # Slices of larger tensors, and memory that two names share, are not for this format.
-    whole = {name: t.clone(memory_format=torch.contiguous_format) for name, t in compacted.state_dict().items()}
+    """Return the bytes of the run's dense.safetensors, and of the pruned network's weights in smaller forms."""
+    # The format holds neither views of larger tensors nor memory that two names share.
+    copies = {name: t.clone(memory_format=torch.contiguous_format) for name, t in compacted.state_dict().items()}
     return {
         "dense safetensors": (folder / "dense.safetensors").stat().st_size,
         "sparse safetensors": len(sparse_content(masked.state_dict())),
-        "compacted safetensors": len(save(whole)),
+        "compacted safetensors": len(save(copies)),
     }
 
 
 def _check_counts(batch_sizes: Sequence[int], rotations: int, threads: int) -> None:
     if not batch_sizes:
-        raise InputError("batch sizes: none; give one or more")
+        raise InputError("batch sizes: the list is empty; give one or more")
     count_in("rotations", rotations, 1, MAX_ROUNDS)
     count_in("threads", threads, 1, MAX_THREADS)
     for size in batch_sizes:

@@ -1,4 +1,4 @@
-"""The networks that a run left: built again by name, with the weights of its files."""
+"""Load the networks of a finished run: built by name, with the weights of its files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from hyperflux.io.safe_read import inside
 from hyperflux.runs.folder import read_run
 
 MIN_BYTES = 4
-"""Bytes of a weight in a run's files, of float32."""
+"""Fewest bytes per weight in a run's files: float32."""
 
 
 @dataclass(frozen=True)
 class RunNetworks:
     """A finished run's network before and after pruning, both on the CPU and in evaluation mode.
 
-    `pruned` holds exact zeros. `shape` is that of a sample, without the batch.
+    Attributes:
+        config: The run's configuration.
+        dense: The network before pruning.
+        pruned: The network after pruning; pruned weights are exactly 0.
+        shape: The shape of one sample, without the batch.
     """
 
     config: RunConfig
@@ -32,13 +36,17 @@ class RunNetworks:
     shape: tuple[int, ...]
 
     def example(self, batch: int = 1) -> Tensor:
-        """Inputs (batch, *shape) of mean 0 and deviation 1, the same in every call."""
+        """Return standard normal inputs (batch, *shape), the same in every call."""
         drawn = torch.randn(batch, *self.shape, generator=torch.Generator().manual_seed(0))
         return drawn.to(getattr(torch, self.config.dtype))
 
 
 def load_networks(folder: Path) -> RunNetworks:
-    """Read a finished run. Raises InputError where a file is missing, damaged or does not fit the others."""
+    """Load the networks of a finished run.
+
+    Raises:
+        InputError: A file of the run is missing, damaged or does not match the others.
+    """
     run = read_run(folder)
     config, shape = run.config, tuple(run.outcome.input_shape)
 
@@ -56,10 +64,10 @@ def load_networks(folder: Path) -> RunNetworks:
 
 
 def _check_size(model: str, shape: tuple[int, ...], classes: int, file: Path) -> None:
-    """Raise InputError where a network has more numbers than the file has room for: it would only take memory."""
+    """Raise InputError where the file is too small for the network, before memory is taken to build it."""
     if file.is_file() and (numbers := count_numbers(model, shape, classes)) is not None:
         needed = MIN_BYTES * numbers
         if (size := file.stat().st_size) < needed:
             raise InputError(
-                f"{file}: not a readable safetensors file of {model} ({size:,} bytes, and its weights take {needed:,})"
+                f"{file}: not a readable safetensors file of {model} ({size:,} bytes; its weights need {needed:,})"
             )

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, and as ONNX Runtime runs it; needs the extra `hyperflux[onnx]`."""
+"""Write a network as an ONNX file, and run it in ONNX Runtime; needs the extra `hyperflux[onnx]`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ import torch
 from torch import Tensor, nn
 
 INPUT, OUTPUT = "inputs", "logits"
-"""What the file calls them: (batch, ...) and (batch, classes)."""
+"""Their names in the file; shapes (batch, ...) and (batch, classes)."""
 
 
 def onnx_content(model: nn.Module, example: Tensor, notes: Mapping[str, str] | None = None) -> bytes:
-    """The file's bytes, of a network in evaluation mode traced with `example` (2 or more, ...), for any batch size."""
+    """Return the bytes of an ONNX file that takes any batch size.
+
+    Args:
+        model: The network, in evaluation mode.
+        example: Inputs (2 or more, ...) to trace it with.
+        notes: Entries of the file's metadata.
+    """
     with _silence():
-        schedule = torch.onnx.export(
+        program = torch.onnx.export(
             model,
             (example,),
             dynamo=True,
@@ -27,8 +33,8 @@ def onnx_content(model: nn.Module, example: Tensor, notes: Mapping[str, str] | N
             output_names=[OUTPUT],
             verbose=False,
         )
-        assert schedule is not None  # so it is with dynamo
-        proto = schedule.model_proto
+        assert program is not None  # always so with dynamo
+        proto = program.model_proto
         for key, value in (notes or {}).items():
             proto.metadata_props.add(key=key, value=value)
         content: bytes = proto.SerializeToString()
@@ -40,9 +46,17 @@ class UnsupportedError(Exception):
 
 
 def onnx_function(content: bytes, threads: int = 0) -> Callable[[Tensor], Tensor]:
-    """What ONNX Runtime computes of inputs (batch, ...) on the CPU, with so many threads; 0 leaves the number to it.
+    """Load an ONNX file in ONNX Runtime on the CPU.
 
-    Raises UnsupportedError.
+    Args:
+        content: The file's bytes.
+        threads: Number of threads; 0 leaves it to ONNX Runtime.
+
+    Returns:
+        A function from inputs (batch, ...) to outputs.
+
+    Raises:
+        UnsupportedError: ONNX Runtime lacks a kernel.
     """
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
@@ -58,7 +72,7 @@ def onnx_function(content: bytes, threads: int = 0) -> Callable[[Tensor], Tensor
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """No warnings, no prints, no logs below errors: the exporter tells of its passes and of torch's own future."""
+    """Silence warnings, prints and logs below errors: the exporter reports its passes and torch's deprecations."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Sparse execution where it wins: layers run from CSR form if this machine is measurably faster that way."""
+"""Run layers in CSR form where that is measurably faster on this machine."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ from hyperflux.io.ranges import count_in
 from hyperflux.timing import MAX_ROUNDS, Turn, interleave
 
 ROTATIONS = 15
-"""Turns of a layer's two versions before one is chosen."""
-CLEAR_MARGIN = 0.9
-"""CSR is chosen where it takes at most this share of the dense layer's time."""
-WORTH_TRYING = 0.5
+"""Interleaved timings of a layer's two versions before one is chosen."""
+MAX_TIME_RATIO = 0.9
+"""CSR is chosen where it takes at most this fraction of the dense layer's time."""
+MAX_DENSITY = 0.5
 """Density above which CSR is not tried: float32 values and their indices would take more memory than dense."""
 
-READERS = (nn.TransformerEncoderLayer,)
-"""Modules that hand the weights of their layers to a kernel of their own."""
+FUSED_MODULES = (nn.TransformerEncoderLayer,)
+"""Modules that pass the weights of their layers to a fused kernel."""
 
 
 @dataclass(frozen=True)
 class LayerChoice:
     """How one linear layer or 1×1 convolution runs, and why.
 
-    `density` is the share of non-zero weights. The times are seconds on all the inputs that one call of the network
-    brings to the layer; both are None where they were not measured. `reason` is a few words.
+    Attributes:
+        name: The layer.
+        density: Fraction of its weights that are not zero.
+        dense_seconds: Seconds of the dense layer on all its inputs in one call of the network, None if not measured.
+        csr_seconds: The same in CSR form.
+        sparse: Whether it runs in CSR form.
+        reason: A few words.
     """
 
     name: str
@@ -43,26 +48,37 @@ class LayerChoice:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
 
 def sparsify(
     model: nn.Module, example_input: Tensor, rotations: int = ROTATIONS
 ) -> tuple[nn.Module, list[LayerChoice]]:
-    """A copy of `model` for inference, its layers in CSR form where that is clearly faster at this batch size.
+    """Copy a network for inference, with layers in CSR form where that is clearly faster at this batch size.
 
-    Linear layers and 1×1 convolutions (one group, no padding) are candidates. Each is timed dense and as CSR, in
-    rotation, on the inputs that reach it when the network sees `example_input`, with the threads that torch has now.
-    Should the whole be no faster in the end, all stay dense. The copy is in evaluation mode and frozen; on other
-    devices than the CPU it is dense. Raises InputError where the network can't take the example.
+    Candidates are linear layers and 1×1 convolutions (one group, no padding). Each is timed dense and in CSR form,
+    interleaved, on the inputs that reach it in a call of the network, with torch's current number of threads. If the
+    whole network is then no faster, all layers stay dense.
+
+    Args:
+        model: The network; it stays as it is.
+        example_input: Inputs (batch, ...); the choices hold for this batch size.
+        rotations: Interleaved timings per layer.
+
+    Returns:
+        The copy, in evaluation mode and frozen, all dense unless on the CPU; and the choice for each candidate.
+
+    Raises:
+        InputError: The network can't take the example, or `rotations` is below 1.
     """
     count_in("rotations", rotations, 1, MAX_ROUNDS)
     dense = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
-        read = {child for module in dense.modules() if isinstance(module, READERS) for child in module.children()}
+        owners = [module for module in dense.modules() if isinstance(module, FUSED_MODULES)]
+        fused = {child for owner in owners for child in owner.children()}
         trials = {
-            name: _Trial(module, rotations, module in read)
+            name: _Trial(module, rotations, module in fused)
             for name, module in dense.named_modules()
             if _is_candidate(module)
         }
@@ -71,18 +87,26 @@ def sparsify(
         winners = [trials[choice.name] for choice in choices if choice.sparse]
         if not winners:
             return dense, choices
-        sparse = with_layers(dense, {trial.layer: trial.csr for trial in winners if trial.csr})
+        sparse = replace_modules(dense, {trial.layer: trial.csr for trial in winners if trial.csr})
         try:
-            obstacle = "" if _faster(sparse, dense, example_input, rotations) else "the whole was no faster"
+            obstacle = "" if _is_faster(sparse, dense, example_input, rotations) else "the whole network was no faster"
         except AttributeError as error:
-            obstacle = f"the network reads what a CSR layer lacks ({error})"
+            obstacle = f"the network reads an attribute that CSR layers lack ({error})"
     if not obstacle:
         return sparse, choices
     return dense, [replace(choice, sparse=False, reason=obstacle) if choice.sparse else choice for choice in choices]
 
 
-def with_layers(model: nn.Module, versions: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """A copy of `model` in which some of its modules, under every name that they have, are replaced."""
+def replace_modules(model: nn.Module, versions: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Copy a network with some of its modules replaced.
+
+    Args:
+        model: The network; it stays as it is.
+        versions: Replacements by original module. Each is used, not copied, under every name of the original.
+
+    Returns:
+        The copy; if `model` itself is replaced, its replacement.
+    """
     result = copy.deepcopy(model)
     for name, module in model.named_modules(remove_duplicate=False):
         if module in versions:
@@ -94,7 +118,7 @@ def with_layers(model: nn.Module, versions: Mapping[nn.Module, nn.Module]) -> nn
 
 
 def _run_trials(dense: nn.Module, example_input: Tensor, trials: Sequence[_Trial]) -> None:
-    """Time the layers, each when its inputs arrive: so no more than one layer's inputs are kept."""
+    """Time each layer when its inputs arrive, so that only one layer's inputs are held at a time."""
     hooks = [trial.layer.register_forward_pre_hook(trial, with_kwargs=True) for trial in trials]
     try:
         dense(example_input)
@@ -109,7 +133,7 @@ def _run_trials(dense: nn.Module, example_input: Tensor, trials: Sequence[_Trial
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    """Of exactly these types: a subclass may do something else with its weight."""
+    """Return whether CSR can run a module; exact types only, since a subclass may use its weight differently."""
     if type(module) is nn.Linear:
         return True
     return (
@@ -123,29 +147,29 @@ def _is_candidate(module: nn.Module) -> bool:
 
 def _csr_version(layer: nn.Module) -> CsrMatrix:
     if isinstance(layer, nn.Linear):
-        return SparseLinear.of(layer)
+        return SparseLinear.from_dense(layer)
     assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return SparsePointwise.of(layer)
+    return SparsePointwise.from_dense(layer)
 
 
 class _Trial:
     """A hook that times a layer's two versions on each input that arrives."""
 
-    def __init__(self, layer: nn.Module, rotations: int, read: bool) -> None:
+    def __init__(self, layer: nn.Module, rotations: int, is_fused: bool) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
         self.layer, self.rotations = layer, rotations
         self.density = float(weight.count_nonzero()) / max(weight.numel(), 1)
         self.csr: CsrMatrix | None = None
         self.dense_seconds = self.csr_seconds = 0.0
-        self.reason = "never called by itself"
+        self.reason = "the network never calls it"
         if weight.device.type != "cpu":
-            self.reason = f"on {weight.device.type}; CSR is for the CPU"
+            self.reason = f"on {weight.device.type}; CSR layers need the CPU"
         elif layer._forward_hooks or layer._forward_pre_hooks:
-            self.reason = "has hooks, which would be lost"
-        elif read:
-            self.reason = "its owner reads its weight"
-        elif self.density > WORTH_TRYING:
+            self.reason = "has hooks, which CSR would lose"
+        elif is_fused:
+            self.reason = "a fused kernel reads its weight"
+        elif self.density > MAX_DENSITY:
             self.reason = "too dense to try"
         else:
             self.csr = _csr_version(layer).eval()
@@ -158,7 +182,7 @@ class _Trial:
         try:
             csr(inputs)
         except RuntimeError as error:  # a dtype or a build of torch without these kernels
-            self.csr, self.reason = None, f"torch has no CSR for it here ({str(error).splitlines()[0]})"
+            self.csr, self.reason = None, f"torch can't run it in CSR form ({str(error).splitlines()[0]})"
             return
         versions = {"dense": layer.forward, "csr": csr.forward}
         turns = {name: Turn.of(functools.partial(version, inputs)) for name, version in versions.items()}
@@ -167,16 +191,16 @@ class _Trial:
         self.csr_seconds += dense.seconds * sparse.ratio
 
     def choice(self, name: str) -> LayerChoice:
-        """What the times say."""
+        """Return the choice that the times give."""
         if self.csr is None or not self.dense_seconds:
             return LayerChoice(name, self.density, None, None, False, self.reason)
-        wins = self.csr_seconds <= CLEAR_MARGIN * self.dense_seconds
+        wins = self.csr_seconds <= MAX_TIME_RATIO * self.dense_seconds
         reason = "CSR is faster" if wins else "CSR is not clearly faster"
         return LayerChoice(name, self.density, self.dense_seconds, self.csr_seconds, wins, reason)
 
 
-def _faster(sparse: nn.Module, dense: nn.Module, example_input: Tensor, rotations: int) -> bool:
-    """Whether the whole network gains."""
+def _is_faster(sparse: nn.Module, dense: nn.Module, example_input: Tensor, rotations: int) -> bool:
+    """Return whether the whole network is faster."""
     versions = {"dense": dense, "csr": sparse}
     turns = {name: Turn.of(functools.partial(network, example_input)) for name, network in versions.items()}
     return interleave(turns, rotations)[1].ratio < 1

@@ -1,4 +1,4 @@
-"""`hyperflux export` as a person meets it."""
+"""`hyperflux export` from the command line."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import pytest
 from finished_runs import finished_run
 from safetensors.torch import load_file
 
+from hyperflux.deploy.export_options import EXTENSIONS
 from hyperflux.deploy.sparse_file import read_sparse
-from hyperflux.deploy.targets import EXTENSIONS
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,14 @@ def test_sizes_weights_and_the_difference_are_printed(here):
     dense, size = ((here / "runs/one" / name).stat().st_size for name in ("dense.safetensors", FILE))
     lines = done.stdout.splitlines()
     assert lines[0] == f"dense file          {dense:,} bytes"
-    assert lines[1] == f"this file           {size:,} bytes, {size / dense:.4f} of it"
-    assert lines[2].startswith("weights             508 before, 508 after, ")
-    assert lines[3].startswith("largest difference  0 in outputs up to 0.")
-    assert lines[4] == "compared            with the run's network, in fresh inputs, 1, 3, 64 at once"
-    assert lines[5:] == ["", f"sparse-safetensors in runs/one/{FILE}"]
+    assert lines[1] == f"this file           {size:,} bytes, {size / dense:.4f} of the dense file"
     own, back = load_file(here / "runs/one/model.safetensors"), read_sparse(here / "runs/one" / FILE)
+    nonzero = sum(int(tensor.count_nonzero()) for tensor in own.values())
+    assert lines[2] == f"weights             508 before, 508 after, {nonzero} non-zero"
+    assert lines[3].startswith("largest difference  0 (largest output 0.")
+    assert lines[4] == "compared            with the run's network, on random inputs of batch size 1, 3, 64"
+    assert lines[5:] == ["", f"wrote sparse-safetensors to runs/one/{FILE}"]
+    assert own.keys() == back.keys()
     assert all(own[name].equal(back[name]) for name in own)
 
 
@@ -73,10 +75,10 @@ def test_by_default_the_network_is_compacted_and_the_lines_say_what_changed(here
     lines = done.stdout.splitlines()
     units = load_file(here / "runs/one/model-compact.safetensors")["fc1.bias"].numel()
     assert units < 24
-    assert f"fc2.weight: 4×24 is now 4×{units}" in lines
+    assert f"fc2.weight: 4×24 to 4×{units}" in lines
     assert not any(line.startswith("fc1.bias") for line in lines)
-    assert lines[-2].startswith("these weights fit the compacted network only; --format torch-export runs")
-    assert lines[-1] == "safetensors in runs/one/model-compact.safetensors"
+    assert lines[-2].startswith("these weights fit only the compacted network; --format torch-export runs")
+    assert lines[-1] == "wrote safetensors to runs/one/model-compact.safetensors"
 
 
 def refused(here, *arguments):
@@ -96,11 +98,14 @@ def refused(here, *arguments):
         (["nowhere"], "nowhere is not the folder of a finished run"),
         (["runs"], "runs is not the folder of a finished run"),
         (["runs/one", "--format", "pickle"], "Invalid value for '--format': 'pickle' is not one of 'safetensors', "),
-        (["runs/one", "--out", "runs/one/model.safetensors"], "runs/one/model.safetensors: exists; name a new file"),
-        (["runs/one", "--out", "runs"], "runs: exists; name a new file with --out"),
-        (["runs/one", "--out", "no/such.safetensors"], "no/such.safetensors: there is no folder no; make it or name"),
-        (["runs/one", "--out", "net.onnx"], "net.onnx: ends like onnx, and the format is safetensors; give --format"),
-        (["runs/one", "--out", "x" * 300], "can't be written (File name too long); name another file with --out"),
+        (["runs/one", "--out", "runs/one/model.safetensors"], "runs/one/model.safetensors: already exists; give --out"),
+        (["runs/one", "--out", "runs"], "runs: already exists; give --out a new name"),
+        (["runs/one", "--out", "no/such.safetensors"], "no/such.safetensors: the folder no does not exist; create it"),
+        (
+            ["runs/one", "--out", "net.onnx"],
+            "net.onnx: has the extension of onnx, but the format is safetensors; change --format",
+        ),
+        (["runs/one", "--out", "x" * 300], "can't be written (File name too long); give --out another name"),
         (["runs/one", "--out", "/proc/net.safetensors", "--no-compact"], "cannot be written (No such file"),
     ],
 )
@@ -114,7 +119,10 @@ def test_wrong_use_gets_one_line(here, arguments, message):
         (lambda run: (run / "report.json").unlink(), "runs/one is not the folder of a finished run"),
         (lambda run: (run / "dense.safetensors").unlink(), "weights file runs/one/dense.safetensors: no such file"),
         (lambda run: (run / "model.safetensors").write_bytes(b"torn"), "model.safetensors: not a readable safetensors"),
-        (lambda run: (run / FILE).mkdir(), f"runs/one/{FILE}: cannot be written (Is a directory); name another file"),
+        (
+            lambda run: (run / FILE).mkdir(),
+            f"runs/one/{FILE}: cannot be written (Is a directory); give --out another name",
+        ),
     ],
 )
 def test_a_run_or_place_that_will_not_do_gets_one_line(here, spoil, message):
@@ -126,4 +134,4 @@ def test_help_says_what_to_do_with_compacted_weights(here):
     done = run(here, "--help")
     assert done.returncode == 0
     assert all(f"  {name} " in done.stdout for name in EXTENSIONS)
-    assert "take torch-export or onnx to run it without any class" in " ".join(done.stdout.split())
+    assert "use torch-export or onnx to run without the class" in " ".join(done.stdout.split())

@@ -15,8 +15,8 @@ from torch import nn
 
 from hyperflux import InputError
 from hyperflux.backends.torch.models import build_model
-from hyperflux.deploy.compact import Cut, compact, compaction
-from hyperflux.deploy.compact.layers import channels
+from hyperflux.deploy.compact import RemovedChannels, compact, compaction
+from hyperflux.deploy.compact.removed import channel_counts
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -64,9 +64,12 @@ def test_every_removed_channel_is_listed_and_a_second_time_there_is_none(family,
     left = dict(done.module.named_modules())
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
-            cut, (inputs_before, outputs_before) = done.removed.get(name, Cut((), ())), channels(module)
+            cut, (inputs_before, outputs_before) = (
+                done.removed.get(name, RemovedChannels()),
+                channel_counts(module),
+            )
             if name in left:
-                now = channels(left[name])
+                now = channel_counts(left[name])
                 assert now == (inputs_before - len(set(cut.inputs)), outputs_before - len(set(cut.outputs)))
             else:
                 assert len(set(cut.inputs)) == inputs_before
@@ -130,7 +133,7 @@ def test_a_unit_without_inputs_is_folded_into_the_next_bias():
     model = perceptron(4, 3, 2)
     model[0].weight.data[1], model[0].bias.data[1] = 0.0, 2.0
     done = compaction(model, torch.randn(1, 4, dtype=torch.float64))
-    assert done.removed == {"0": Cut((), (1,)), "2": Cut((1,), ())}
+    assert done.removed == {"0": RemovedChannels((), (1,)), "2": RemovedChannels((1,), ())}
     expected = model[2].bias + 2.0 * model[2].weight[:, 1]
     torch.testing.assert_close(done.module.get_submodule("2").bias, expected, rtol=1e-15, atol=0)
 
@@ -160,7 +163,7 @@ def test_a_dead_branch_goes_whole():
     done = compaction(model, inputs)
     same(model(inputs), done.module(inputs))
     assert {name for name, module in done.module.named_modules() if isinstance(module, nn.Conv2d)} == {"1"}
-    assert done.removed["0.branch.0"] == Cut((0, 1, 2), (0, 1, 2, 3))
+    assert done.removed["0.branch.0"] == RemovedChannels((0, 1, 2), (0, 1, 2, 3))
 
 
 def test_features_that_nobody_reads_are_reported_and_dropped_on_request():
@@ -199,7 +202,7 @@ class Overwriting(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "message"),
     [
-        (Branching(), torch.randn(1, 3), "torch.fx can't trace this Branching .* may not branch"),
+        (Branching(), torch.randn(1, 3), "torch.fx can't trace this Branching .* must not branch"),
         (Overwriting(), torch.randn(1, 3), "changes a tensor in place that add reads again"),
         (nn.Linear(3, 3), torch.randn(1, 4), "can't take the example input"),
     ],
@@ -227,7 +230,7 @@ def test_what_is_left_alone_is_said():
     assert done.left_alone == {"inner": "its weights are used more than once"}
     same(model.eval()(inputs), done.module(inputs))
     unknown = compaction(nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4)), torch.randn(1, 2, 3, 3))
-    assert unknown.left_alone == {"1": "GroupNorm is not known to compaction"}
+    assert unknown.left_alone == {"1": "compaction does not support GroupNorm"}
 
 
 def test_a_layer_with_hooks_is_left_alone():

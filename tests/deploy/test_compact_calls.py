@@ -6,7 +6,7 @@ from prunable_networks import Transformer
 from same_function import same
 from torch import nn
 
-from hyperflux.deploy.compact import Cut, compaction
+from hyperflux.deploy.compact import RemovedChannels, compaction
 
 
 def test_a_head_that_nobody_reads_goes_whole():
@@ -37,12 +37,12 @@ def test_torchs_own_transformer_loses_dead_heads_and_units(batch_first, norm_fir
     done = compaction(model, inputs)
     same(model(inputs), done.module(inputs))
     assert done.removed == {
-        "layers.0.self_attn.in_proj": Cut((), (2, 3, 10, 11, 18, 19)),
-        "layers.0.self_attn.out_proj": Cut((2, 3), ()),
-        "layers.1.self_attn.in_proj": Cut((), (0, 1, 8, 9, 16, 17)),
-        "layers.1.self_attn.out_proj": Cut((0, 1), ()),
-        "layers.1.linear1": Cut((), tuple(range(3, 9))),
-        "layers.1.linear2": Cut(tuple(range(3, 9)), ()),
+        "layers.0.self_attn.in_proj": RemovedChannels((), (2, 3, 10, 11, 18, 19)),
+        "layers.0.self_attn.out_proj": RemovedChannels((2, 3), ()),
+        "layers.1.self_attn.in_proj": RemovedChannels((), (0, 1, 8, 9, 16, 17)),
+        "layers.1.self_attn.out_proj": RemovedChannels((0, 1), ()),
+        "layers.1.linear1": RemovedChannels((), tuple(range(3, 9))),
+        "layers.1.linear2": RemovedChannels(tuple(range(3, 9)), ()),
     }
 
 
@@ -116,9 +116,12 @@ def test_channels_go_through_calls_that_move_them(name):
     model = Calls(forward, **{part: nn.Linear(*size, bias=False) for part, size in sizes.items()}).double().eval()
     for part, places in zeros.items():
         getattr(model, part).weight.data[places] = 0.0
-    done = compaction(model, drawn(2, *shape))
+    inputs = drawn(2, *shape)
+    done = compaction(model, inputs)
+    assert done.weights_after < done.weights_before
     assert done.removed
     assert done.left_alone == {}
+    same(model(inputs), done.module(inputs))
 
 
 def test_a_channel_that_varies_at_the_border_is_no_constant_of_every_size():
@@ -155,4 +158,4 @@ def test_attention_with_a_mask_is_left_alone():
     model.attention.out_proj.weight.data[:, 2:4] = 0.0
     done = compaction(model, inputs)
     same(model(inputs), done.module(inputs))
-    assert done.left_alone["attention"] == "MultiheadAttention is not known to compaction"
+    assert done.left_alone["attention"] == "compaction does not support MultiheadAttention"

@@ -39,12 +39,12 @@ def test_a_sparse_linear_layer_is_the_dense_one(inputs, outputs, shape, density,
     generator = torch.Generator().manual_seed(seed)
     layer = thin(nn.Linear(inputs, outputs, bias, dtype=dtype), density, seed)
     x = torch.randn(*shape, inputs, dtype=dtype, generator=generator)
-    result = SparseLinear.of(layer)(x)
+    result = SparseLinear.from_dense(layer)(x)
     assert_same(result, layer(x))
     assert result.is_contiguous()
     if x.dim() > 1:
         crossed = x.transpose(-1, -2).contiguous().transpose(-1, -2)
-        assert_same(SparseLinear.of(layer)(crossed), layer(x))
+        assert_same(SparseLinear.from_dense(layer)(crossed), layer(x))
 
 
 @given(
@@ -66,11 +66,11 @@ def test_a_sparse_pointwise_convolution_is_the_dense_one(
     kind = CONVOLUTIONS[len(sides)]
     layer = thin(kind(inputs, outputs, 1, stride, bias=bias, dtype=dtype), density, seed)
     x = torch.randn(*([] if batch is None else [batch]), inputs, *sides, dtype=dtype, generator=generator)
-    result = SparsePointwise.of(layer)(x)
+    result = SparsePointwise.from_dense(layer)(x)
     assert_same(result, layer(x))
     assert result.is_contiguous()
     if x.dim() == 4 and batch:
-        assert_same(SparsePointwise.of(layer)(x.to(memory_format=torch.channels_last)), layer(x))
+        assert_same(SparsePointwise.from_dense(layer)(x.to(memory_format=torch.channels_last)), layer(x))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def layer():
 
 
 def test_only_nonzero_values_are_kept_in_ordinary_buffers(layer):
-    state = SparseLinear.of(layer).state_dict()
+    state = SparseLinear.from_dense(layer).state_dict()
     assert list(state) == ["crow_indices", "col_indices", "values", "bias"]
     assert len(state["values"]) == len(state["col_indices"]) == int(layer.weight.count_nonzero())
     assert state["values"].dtype == torch.float32
@@ -89,7 +89,7 @@ def test_only_nonzero_values_are_kept_in_ordinary_buffers(layer):
 
 
 def test_its_memory_is_its_own(layer):
-    sparse, x = SparseLinear.of(layer), torch.randn(3, 6)
+    sparse, x = SparseLinear.from_dense(layer), torch.randn(3, 6)
     expected = layer(x).detach()
     with torch.no_grad():
         layer.weight.zero_()
@@ -112,7 +112,7 @@ def copied(sparse, how):
 
 @pytest.mark.parametrize("how", ["pickle", "deepcopy", "torch.save"])
 def test_a_copy_computes_the_same_from_memory_of_its_own(layer, how):
-    sparse, x = SparseLinear.of(layer), torch.randn(3, 6)
+    sparse, x = SparseLinear.from_dense(layer), torch.randn(3, 6)
     other = copied(sparse, how)
     sparse.values.zero_()
     assert_same(other(x), layer(x))
@@ -121,27 +121,27 @@ def test_a_copy_computes_the_same_from_memory_of_its_own(layer, how):
 
 
 def test_a_conversion_of_the_dtype_holds_for_the_computation(layer):
-    sparse, x = SparseLinear.of(layer).double(), torch.randn(3, 6, dtype=torch.float64)
+    sparse, x = SparseLinear.from_dense(layer).double(), torch.randn(3, 6, dtype=torch.float64)
     assert sparse.values.dtype == torch.float64
     assert_same(sparse(x), layer.double()(x))
 
 
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_loaded_state_is_what_computes(layer, assign):
-    other = SparseLinear.of(layer)
+    other = SparseLinear.from_dense(layer)
     other.values.zero_()
-    other.load_state_dict(SparseLinear.of(layer).state_dict(), assign=assign)
+    other.load_state_dict(SparseLinear.from_dense(layer).state_dict(), assign=assign)
     x = torch.randn(3, 6)
     assert_same(other(x), layer(x))
 
 
 def test_a_state_with_an_index_outside_the_matrix_is_refused(layer):
-    sparse = SparseLinear.of(layer)
+    sparse = SparseLinear.from_dense(layer)
     damaged = {**sparse.state_dict(), "col_indices": sparse.col_indices + 6}
     with pytest.raises(RuntimeError, match="col_indices"):
-        SparseLinear.of(layer).load_state_dict(damaged)
+        SparseLinear.from_dense(layer).load_state_dict(damaged)
 
 
-def test_print_tells_the_sizes(layer):
+def test_print_shows_the_sizes(layer):
     kept = int(layer.weight.count_nonzero())
-    assert str(SparseLinear.of(layer)) == f"SparseLinear(inputs=6, outputs=4, nonzero={kept}, bias=True)"
+    assert str(SparseLinear.from_dense(layer)) == f"SparseLinear(inputs=6, outputs=4, nonzero={kept}, bias=True)"

@@ -16,13 +16,13 @@ from torch import nn
 
 from hyperflux import InputError, RunError
 from hyperflux.deploy import export as exporting
-from hyperflux.deploy import targets
+from hyperflux.deploy import export_options
 from hyperflux.deploy.export import CHECKED_BATCHES, export
 from hyperflux.deploy.formats import FORMATS
 from hyperflux.deploy.networks import load_networks
 from hyperflux.deploy.sparse_file import read_sparse
 
-NAMES = [pytest.param(name, marks=onnx_extra.needed if name == "onnx" else ()) for name in targets.EXTENSIONS]
+NAMES = [pytest.param(name, marks=onnx_extra.needed if name == "onnx" else ()) for name in export_options.EXTENSIONS]
 RUNNABLE = [pytest.param(name, marks=onnx_extra.needed if name == "onnx" else ()) for name in onnx_extra.READERS]
 ELSEWHERE = """
 import sys
@@ -36,7 +36,7 @@ with torch.no_grad():
 save_file(outputs, results)
 assert not any(name.startswith("hyperflux") for name in sys.modules), "the project was imported"
 """
-"""A schedule that a person who gets the file would write."""
+"""A script that a person who gets the file would write."""
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def finished(tmp_path_factory):
 def run_elsewhere(path, name, batches, folder):
     """Outputs by name of the file for `batches`, from a process that knows nothing of the project."""
     save_file(batches, folder / "batches.safetensors")
-    schedule = ELSEWHERE.format(reader=onnx_extra.READERS[name])
-    arguments = [sys.executable, "-c", schedule, path, folder / "batches.safetensors", folder / "results.safetensors"]
+    script = ELSEWHERE.format(reader=onnx_extra.READERS[name])
+    arguments = [sys.executable, "-c", script, path, folder / "batches.safetensors", folder / "results.safetensors"]
     done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return load_file(folder / "results.safetensors")
@@ -73,13 +73,13 @@ def check_elsewhere(done, run, folder, rounding):
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_process_without_hyperflux_computes_the_same(finished, tmp_path, name):
-    done = export(finished, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(finished, name, compacted=False, out=tmp_path / f"net{export_options.EXTENSIONS[name]}")
     check_elsewhere(done, finished, tmp_path, ROUNDING_FLOAT32)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_compacted_network_too(finished, tmp_path, name):
-    done = export(finished, name, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(finished, name, out=tmp_path / f"net{export_options.EXTENSIONS[name]}")
     assert done.weights_after < done.weights_before
     check_elsewhere(done, finished, tmp_path, ROUNDING_FLOAT32)
 
@@ -87,22 +87,22 @@ def test_a_compacted_network_too(finished, tmp_path, name):
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_float64_stays_float64(tmp_path, name):
     run = finished_run(tmp_path / "run", dtype="float64")
-    done = export(run, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(run, name, compacted=False, out=tmp_path / f"net{export_options.EXTENSIONS[name]}")
     check_elsewhere(done, run, tmp_path, ROUNDING)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_convolutional_network_with_batch_norm(tmp_path, name):
     run = finished_run(tmp_path / "run", "resnet20", (1, 8, 8), 10, density=0.1, data="digits")
-    done = export(run, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(run, name, compacted=False, out=tmp_path / f"net{export_options.EXTENSIONS[name]}")
     check_elsewhere(done, run, tmp_path, ROUNDING_FLOAT32)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_figures_are_those_of_the_file(finished, tmp_path, name):
-    done = export(finished, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    done = export(finished, name, compacted=False, out=tmp_path / f"net{export_options.EXTENSIONS[name]}")
     model = load_networks(finished).pruned
-    assert done.bytes == (tmp_path / f"net{targets.EXTENSIONS[name]}").stat().st_size
+    assert done.bytes == (tmp_path / f"net{export_options.EXTENSIONS[name]}").stat().st_size
     assert done.dense_bytes == (finished / "dense.safetensors").stat().st_size
     assert done.ratio == done.bytes / done.dense_bytes
     assert (done.weights_before, done.weights_after) == (16 * 24 + 24 + 24 * 4 + 4,) * 2
@@ -151,7 +151,7 @@ def test_lenet_at_98_percent_takes_a_twentieth(tmp_path):
     assert done.largest_difference == 0
 
 
-def test_default_files_stand_beside_the_runs_own_and_are_written_again(tmp_path):
+def test_default_files_go_into_the_runs_folder_and_are_replaced(tmp_path):
     run = finished_run(tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     names = ("safetensors", "sparse-safetensors", "torch-export", "torchscript")
@@ -173,9 +173,9 @@ def wrong(content, model):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (wrong, "the torchscript file computes something else: 0.01 off in outputs up to"),
-        (lambda content, model: lambda inputs: model(inputs) * torch.nan, "computes something else: nan off"),
-        (lambda content, model: lambda inputs: model(inputs)[:, :1], "computes something else"),
+        (wrong, "the torchscript file computes different outputs: off by 0.01 .largest output"),
+        (lambda content, model: lambda inputs: model(inputs) * torch.nan, "computes different outputs: off by nan"),
+        (lambda content, model: lambda inputs: model(inputs)[:, :1], "computes different outputs"),
         (
             lambda content, model: lambda inputs: model(inputs[:, :3]),
             "does not run on every batch size: RuntimeError: ",
@@ -201,8 +201,8 @@ def test_a_network_that_does_not_go_into_a_format_gets_one_line(finished, tmp_pa
     networks = load_networks(finished)
     undecided = exporting.RunNetworks(networks.config, networks.dense, Undecided(), networks.shape)
     monkeypatch.setattr(exporting, "load_networks", lambda folder: undecided)
-    with pytest.raises(RunError, match=f"^mlp:16-24-4 does not go into {name}: ") as caught:
-        export(finished, name, compacted=False, out=tmp_path / f"net{targets.EXTENSIONS[name]}")
+    with pytest.raises(RunError, match=f"^mlp:16-24-4 can't be exported to {name}: ") as caught:
+        export(finished, name, compacted=False, out=tmp_path / f"net{export_options.EXTENSIONS[name]}")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -211,13 +211,13 @@ def test_a_network_that_can_not_be_compacted_is_offered_whole(finished, tmp_path
     networks = load_networks(finished)
     undecided = exporting.RunNetworks(networks.config, networks.dense, Undecided(), networks.shape)
     monkeypatch.setattr(exporting, "load_networks", lambda folder: undecided)
-    with pytest.raises(InputError, match=r"^compact: torch.fx can't trace .*; --no-compact exports the network whole$"):
+    with pytest.raises(InputError, match=r"^compact: torch.fx can't trace .*; --no-compact exports the whole network$"):
         export(finished, "safetensors", out=tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_onnx_without_its_packages_names_what_installs_them(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(targets, "ONNX_PACKAGES", ("json", "no_such_package", "nor_this"))
+    monkeypatch.setattr(export_options, "ONNX_PACKAGES", ("json", "no_such_package", "nor_this"))
     with pytest.raises(
         InputError, match=r"no_such_package, nor_this are not installed; pip install 'hyperflux\[onnx\]'"
     ):

@@ -114,5 +114,5 @@ def test_a_known_network():
 
 
 def test_an_example_without_samples_is_refused():
-    with pytest.raises(InputError, match="example_input: a batch without samples"):
+    with pytest.raises(InputError, match="example_input: the batch is empty"):
         count_cost(nn.Linear(3, 4), torch.ones(0, 3))

@@ -6,11 +6,13 @@ import commands
 import onnx_extra
 import pytest
 import torch
+from click.testing import CliRunner
 from hyperflux_cli import bench
 from sparse_networks import assert_same, mlp, thinned
 
 from hyperflux import InputError, RunConfig, RunError
-from hyperflux.deploy.agreement import ROUNDING, require_same_outputs
+from hyperflux.deploy import latency
+from hyperflux.deploy.equivalence import ROUNDING, require_matching_outputs
 from hyperflux.deploy.flops import Cost
 from hyperflux.deploy.latency import BatchTimes, Latency, measure_run, time_batch
 from hyperflux.deploy.onnx_file import onnx_content, onnx_function
@@ -34,7 +36,7 @@ def networks():
     return mlp(20, 30, 5).eval(), thinned(mlp(20, 30, 5), 0.2).eval(), thinned(mlp(20, 30, 5), 0.2).eval()
 
 
-def test_all_variants_of_a_batch_are_timed_beside_the_dense_network(networks):
+def test_all_variants_of_a_batch_are_timed_against_the_dense_network(networks):
     dense, masked, compacted = networks
     other = torch.fx.symbolic_trace(compacted)
     times = time_batch(dense, masked, compacted, {"other": other}, torch.randn(3, 20), rotations=2)
@@ -56,12 +58,12 @@ def test_a_variant_with_other_outputs_is_refused(networks):
 @pytest.mark.parametrize(("dtype", "rounding"), [(dtype, ROUNDING[dtype]) for dtype in (torch.float32, torch.float64)])
 def test_agreement_is_equality_to_rounding_of_the_largest_output(dtype, rounding):
     reference = torch.tensor([[-50.0, 1.0]], dtype=dtype)
-    require_same_outputs("it", reference, reference)
-    require_same_outputs("it", 0 * reference, 0 * reference)
-    require_same_outputs("it", reference + 49 * rounding, reference)
+    require_matching_outputs("it", reference, reference)
+    require_matching_outputs("it", 0 * reference, 0 * reference)
+    require_matching_outputs("it", reference + 49 * rounding, reference)
     for wrong in (reference + 51 * rounding, reference * torch.nan, reference[0], reference.half()):
         with pytest.raises(RunError, match="it: "):
-            require_same_outputs("it", wrong, reference)
+            require_matching_outputs("it", wrong, reference)
 
 
 @onnx_extra.needed
@@ -79,7 +81,7 @@ def test_onnx_runtime_computes_the_same_at_any_batch_size(networks):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (([], 1, 1), "batch sizes: none; give one or more"),
+        (([], 1, 1), "batch sizes: the list is empty"),
         (([1, 0], 1, 1), "batch size: 0 is too few"),
         (([1], 0, 1), "rotations: 0 is too few"),
         (([1], 1, 0), "threads: 0 is too few"),
@@ -116,13 +118,16 @@ def test_the_command_reports_times_costs_and_files(finished):
     assert found["file_bytes"]["dense safetensors"] == (finished / "dense.safetensors").stat().st_size
 
 
-def test_the_tables_say_what_was_found(capsys):
+def test_the_tables_say_what_was_found(tmp_path, monkeypatch):
     layer = LayerChoice("fc1", 0.02, 2e-6, 1e-6, True, "CSR is faster")
     dense = LayerChoice("fc2", 0.9, None, None, False, "too dense to try")
     batch = BatchTimes(16, [Timing("dense", 1234.5e-6, 1.0, 1.0, 1.0)], [layer, dense])
     costs, files = {"masked": Cost(1000, 20, 2000, 40)}, {"sparse safetensors": 12_345}
-    bench._show_latency(Latency(1, 30, [batch], costs, files, ["ONNX Runtime: not here"]))
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    measured = Latency(1, 30, [batch], costs, files, ["ONNX Runtime: not here"])
+    monkeypatch.setattr(latency, "measure_run", lambda *arguments: measured)
+    done = CliRunner().invoke(bench.latency, [str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    lines = [line.split() for line in done.output.splitlines()]
     assert lines[1] == ["16", "dense", "1,234.5", "1.000", "1.000", "1.000"]
     assert " ".join(lines[2]) == "in CSR form at batch 16: fc1 (0.50 of its dense time)"
     assert ["masked", "1,000", "20", "2,000", "40"] in lines

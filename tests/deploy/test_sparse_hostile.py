@@ -68,7 +68,7 @@ def test_bytes_left_out_or_put_in_are_found_or_harmless(place, left_out, put_in)
 
 @given(st.binary(max_size=200))
 def test_noise_is_refused(content):
-    assert "is no readable .safetensors file" in refusal(content)
+    assert "is not a readable .safetensors file" in refusal(content)
 
 
 def test_every_cut_is_refused():
@@ -92,9 +92,9 @@ def test_the_crafted_file_that_the_following_spoil_is_good():
 @pytest.mark.parametrize(
     ("table", "stored", "message"),
     [
-        (entry([2, 2]), parts(), "has places that do not rise below 4"),
-        (entry([2, 3]), parts(INDICES.flip(0)), "has places that do not rise below 6"),
-        (entry([2, 3]), parts(torch.tensor([5, 5], dtype=torch.uint8)), "has places that do not rise"),
+        (entry([2, 2]), parts(), "has indices that do not rise, or reach beyond its 4 elements"),
+        (entry([2, 3]), parts(INDICES.flip(0)), "has indices that do not rise, or reach beyond its 6 elements"),
+        (entry([2, 3]), parts(torch.tensor([5, 5], dtype=torch.uint8)), "has indices that do not rise"),
         (entry([1]), parts(), "has parts of shape [2] and [2]"),
         (entry([0]), parts(), "has parts of shape [2] and [2]"),
         (entry([2, 3]), parts(INDICES[:1]), "has parts of shape [1] and [2]"),
@@ -103,10 +103,10 @@ def test_the_crafted_file_that_the_following_spoil_is_good():
         (entry([2, 3]), parts(INDICES.to(torch.uint16)), "has parts of dtype uint16 and float32"),
         (entry([257]), parts(), "has parts of dtype uint8 and float32"),
         (entry([2, 3], "float64"), parts(), "has parts of dtype uint8 and float32"),
-        (entry([2, 3], "float31"), parts(), "has no shape and known dtype"),
-        (entry([2, 3], ["float32"]), parts(), "has no shape and known dtype"),
-        ({"w": {"shape": [2, 3]}}, parts(), "has no shape and known dtype"),
-        ({"w": [2, 3]}, parts(), "has no shape and known dtype"),
+        (entry([2, 3], "float31"), parts(), "has no shape or no known dtype"),
+        (entry([2, 3], ["float32"]), parts(), "has no shape or no known dtype"),
+        ({"w": {"shape": [2, 3]}}, parts(), "has no shape or no known dtype"),
+        ({"w": [2, 3]}, parts(), "has no shape or no known dtype"),
         (entry([-2, -3]), parts(), "has the impossible shape [-2, -3]"),
         (entry([2.0, 3]), parts(), "has the impossible shape [2.0, 3]"),
         (entry([True, 6]), parts(), "has the impossible shape [True, 6]"),
@@ -115,14 +115,14 @@ def test_the_crafted_file_that_the_following_spoil_is_good():
         (entry([1] * 65), parts(), "has the impossible shape [1, 1, "),
         (entry([1 << 63]), parts(), "has the impossible shape"),
         (entry([1 << 40, 1 << 40, 0]), parts(), "has the impossible shape"),
-        (entry([2, 3]), {"w.indices": INDICES}, "should be stored as its two parts and is not"),
-        (entry([2, 3]), {"w.values": VALUES}, "should be stored as its two parts and is not"),
-        (entry([2, 3]), {**parts(), "w": torch.ones(2, 3)}, "should be stored as its two parts and is not"),
-        ("[]", parts(), "its table of shapes is none"),
-        ("{", parts(), "its table of shapes is damaged"),
-        ("[" * 100_000, parts(), "its table of shapes is damaged"),
-        ("", parts(), "its table of shapes is damaged"),
-        ('{"\\u001b[31m\\n": 3}', parts(), "tensor '\\x1b[31m\\n' has no shape"),
+        (entry([2, 3]), {"w.indices": INDICES}, "is not stored as indices and values"),
+        (entry([2, 3]), {"w.values": VALUES}, "is not stored as indices and values"),
+        (entry([2, 3]), {**parts(), "w": torch.ones(2, 3)}, "is not stored as indices and values"),
+        ("[]", parts(), "its table of shapes is not a JSON object"),
+        ("{", parts(), "its table of shapes is not JSON"),
+        ("[" * 100_000, parts(), "its table of shapes is not JSON"),
+        ("", parts(), "its table of shapes is not JSON"),
+        ('{"\\u001b[31m\\n": 3}', parts(), "tensor '\\x1b[31m\\n' has no shape or"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(table, stored, message):
@@ -132,48 +132,50 @@ def test_a_table_that_does_not_fit_is_refused(table, stored, message):
 
 def test_bytes_that_are_no_bool_are_refused():
     odd = torch.tensor([1, 2], dtype=torch.uint8).view(torch.bool)
-    assert "holds bytes that are no bool" in refusal(crafted({}, {"w": odd}))
-    assert "holds bytes that are no bool" in refusal(crafted(entry([2, 3], "bool"), parts(values=odd)))
+    assert "has booleans other than 0 and 1" in refusal(crafted({}, {"w": odd}))
+    assert "has booleans other than 0 and 1" in refusal(crafted(entry([2, 3], "bool"), parts(values=odd)))
 
 
 @pytest.mark.parametrize("shape", [[1 << 48], [1 << 24, 1 << 24], [1 << 16] * 3], ids=str)
 def test_a_claim_of_a_petabyte_takes_no_memory(shape):
     content = crafted(entry(shape), parts(INDICES.to(torch.uint64)))
-    assert "asks for 1,125,899,906,842,624 bytes of memory, more than the" in refusal(content)
-    assert "more than this machine gives" in refusal(content, max_bytes=1 << 62)
+    assert "asks for 1,125,899,906,842,624 bytes of memory, more than max_bytes" in refusal(content)
+    assert "more than this machine has" in refusal(content, max_bytes=1 << 62)
 
 
 def test_the_limit_holds_for_all_tensors_together_and_to_the_byte():
     both = {name.replace("w", other): part.clone() for other in "uv" for name, part in parts().items()}
     content = crafted({"u": entry([6])["w"], "v": entry([6])["w"]}, both)
-    assert "asks for 48 bytes of memory, more than the 47 of max_bytes" in refusal(content, max_bytes=47)
+    assert "asks for 48 bytes of memory, more than max_bytes (47)" in refusal(content, max_bytes=47)
     assert sparse_tensors(content, "file", max_bytes=48).keys() == {"u", "v"}
 
 
 def test_a_dense_claim_beyond_the_file_is_refused():
     header = b'{"w":{"dtype":"F32","shape":[1125899906842624],"data_offsets":[0,4503599627370496]}}'
-    assert "is no readable .safetensors file" in refusal(len(header).to_bytes(8, "little") + header + bytes(8))
-    assert "is no readable .safetensors file" in refusal((1 << 50).to_bytes(8, "little") + bytes(100))
+    assert "is not a readable .safetensors file" in refusal(len(header).to_bytes(8, "little") + header + bytes(8))
+    assert "is not a readable .safetensors file" in refusal((1 << 50).to_bytes(8, "little") + bytes(100))
 
 
 def test_a_dtype_that_torch_does_not_read_is_refused():
     header = b'{"w":{"dtype":"F8_E8M0","shape":[8],"data_offsets":[0,8]}}'
-    assert "is no readable .safetensors file" in refusal(len(header).to_bytes(8, "little") + header + bytes(8))
+    assert "is not a readable .safetensors file" in refusal(len(header).to_bytes(8, "little") + header + bytes(8))
 
 
 def test_other_versions_and_ordinary_files_are_refused_by_name():
-    assert "is of version '2' of sparse-safetensors, and this hyperflux reads version 1; install a newer" in refusal(
+    assert "has version '2' of sparse-safetensors; this hyperflux reads version 1; install a newer" in refusal(
         crafted(entry([2, 3]), parts(), **{"sparse-safetensors": "2"})
     )
-    ordinary = "is an ordinary .safetensors file, not a sparse one; read it as such"
+    ordinary = "is an ordinary .safetensors file, not a sparse one; read it with a safetensors library"
     assert ordinary in refusal(save(NETWORK))
     assert ordinary in refusal(save(NETWORK, {"format": "pt"}))
 
 
 def test_a_sum_that_is_wrong_or_missing_is_refused():
-    assert "is damaged: its content does not have the sum" in refusal(crafted(entry([2, 3]), parts(), sha256="0" * 64))
-    assert "does not have the sum" in refusal(save(parts(), {"sparse-safetensors": "1", "sparse": "{}"}))
-    assert "does not have the sum" in refusal(save(parts(), {"sparse-safetensors": "1"}))
+    assert "is damaged: its content does not match its checksum" in refusal(
+        crafted(entry([2, 3]), parts(), sha256="0" * 64)
+    )
+    assert "does not match its checksum" in refusal(save(parts(), {"sparse-safetensors": "1", "sparse": "{}"}))
+    assert "does not match its checksum" in refusal(save(parts(), {"sparse-safetensors": "1"}))
 
 
 SIZES = st.integers(0, 9) | st.sampled_from([-1, 300, 1 << 32, 1 << 62, 1 << 63, 1 << 70, 0.5, None, True, "3"])
@@ -211,5 +213,5 @@ def test_a_path_that_is_no_file_is_refused(tmp_path):
 def test_a_file_larger_than_the_limit_is_not_read(tmp_path):
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 1 << 37)
-    with pytest.raises(InputError, match="huge: has 137,438,953,472 bytes, more than the 68,719,476,736 of max_bytes"):
+    with pytest.raises(InputError, match=r"huge: has 137,438,953,472 bytes, more than max_bytes \(68,719,476,736\)"):
         read_sparse(tmp_path / "huge")

@@ -9,7 +9,7 @@ from torch import nn
 
 from hyperflux import InputError
 from hyperflux.deploy.csr import CsrMatrix, SparseLinear
-from hyperflux.deploy.sparse import CLEAR_MARGIN, sparsify, with_layers
+from hyperflux.deploy.sparse import MAX_TIME_RATIO, replace_modules, sparsify
 
 
 class Residual(nn.Module):
@@ -34,10 +34,10 @@ def assert_consistent(sparse, choices):
     for choice in choices:
         assert isinstance(sparse.get_submodule(choice.name), CsrMatrix) == choice.sparse
         if choice.sparse:
-            assert choice.csr_seconds <= CLEAR_MARGIN * choice.dense_seconds
+            assert choice.csr_seconds <= MAX_TIME_RATIO * choice.dense_seconds
             assert choice.reason == "CSR is faster"
-        elif choice.csr_seconds is not None and choice.csr_seconds <= CLEAR_MARGIN * choice.dense_seconds:
-            assert choice.reason == "the whole was no faster"
+        elif choice.csr_seconds is not None and choice.csr_seconds <= MAX_TIME_RATIO * choice.dense_seconds:
+            assert choice.reason == "the whole network was no faster"
 
 
 @settings(max_examples=15)
@@ -94,14 +94,14 @@ def test_layers_are_replaced_by_name_wherever_they_stand():
     model, x = thinned(mlp(20, 20, 20), 0.2), torch.randn(3, 20)
     for network in (model, torch.fx.symbolic_trace(model), nn.Sequential(*model, model[0])):
         layers = {network.get_submodule(name) for name in ("0", "2")}
-        replaced = with_layers(network, {layer: SparseLinear.of(layer) for layer in layers})
+        replaced = replace_modules(network, {layer: SparseLinear.from_dense(layer) for layer in layers})
         names = [name for name, module in network.named_modules(remove_duplicate=False) if module in layers]
         assert all(isinstance(replaced.get_submodule(name), SparseLinear) for name in names)
         assert len({replaced.get_submodule(name) for name in names}) == 2 <= len(names)
         assert all(isinstance(network.get_submodule(name), nn.Linear) for name in names)
         assert_same(replaced(x), network(x))
     only = nn.Linear(20, 20)
-    assert isinstance(with_layers(only, {only: SparseLinear.of(only)}), SparseLinear)
+    assert isinstance(replace_modules(only, {only: SparseLinear.from_dense(only)}), SparseLinear)
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ class Own(nn.Linear):
     ("layer", "reason"),
     [
         (nn.Linear(8, 8), "too dense to try"),
-        (thinned(nn.Linear(8, 8, dtype=torch.bfloat16)), "torch has no CSR for it here"),
+        (thinned(nn.Linear(8, 8, dtype=torch.bfloat16)), "torch can't run it in CSR form"),
         (Own(8, 8), None),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_layer_with_hooks_stays_and_so_do_its_hooks():
     layer.register_forward_hook(lambda module, inputs, outputs: 2 * outputs)
     x = torch.randn(2, 8)
     sparse, (choice,) = sparsify(nn.Sequential(layer), x, rotations=1)
-    assert choice.reason == "has hooks, which would be lost"
+    assert choice.reason == "has hooks, which CSR would lose"
     assert torch.equal(sparse(x), layer(x))
 
 
@@ -159,7 +159,7 @@ def test_a_fused_encoder_that_reads_its_layers_weights_still_works():
     sparse, choices = sparsify(encoder, x, rotations=1)
     assert_same(sparse(x), encoder(x))
     assert {choice.name: choice.reason for choice in choices} == dict.fromkeys(
-        ["linear1", "linear2"], "its owner reads its weight"
+        ["linear1", "linear2"], "a fused kernel reads its weight"
     )
 
 
@@ -186,7 +186,7 @@ def test_a_network_that_reads_the_weight_of_a_layer_stays_dense():
 def test_on_cuda_everything_stays_dense():
     model, x = thinned(mlp(20, 20, 20)).cuda(), torch.randn(2, 20, device="cuda")
     sparse, choices = sparsify(model, x)
-    assert [choice.reason for choice in choices] == ["on cuda; CSR is for the CPU"] * 2
+    assert [choice.reason for choice in choices] == ["on cuda; CSR layers need the CPU"] * 2
     assert torch.equal(sparse(x), model(x))
 
 

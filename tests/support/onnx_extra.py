@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from hyperflux.deploy.targets import ONNX_PACKAGES
+from hyperflux.deploy.export_options import ONNX_PACKAGES
 
 needed = pytest.mark.skipif(
     not all(map(find_spec, ONNX_PACKAGES)), reason="needs the extra: pip install 'hyperflux[onnx]'"

@@ -1,11 +1,15 @@
-"""Compaction: a pruned network as a smaller dense one that computes the same function.
+"""Compaction: rewrite a pruned network as a smaller dense one that computes the same function.
 
-`tracing` makes a graph of the module and `runs` runs it; a `Slot` is one of its tensors. `registry` hands out a rule to
-every call (`ops`, `movement`, `layers`, `norms`, `attention`), `settling` finds by them what stays, and `cutting` cuts
-the rest.
+The passes, in order:
+
+1. `tracing` turns the module into a torch.fx graph, `unpacking` opens torch's packed transformer modules.
+2. `trace` runs the graph on inputs of two sizes (`execution`) and keeps an `AbstractTensor` per tensor.
+3. `registry` picks a rule (`Op`) for every call: `ops`, `data_movement`, `layers`, `batch_norm`, `attention`.
+4. `analysis` propagates constants forward and liveness backward until nothing changes.
+5. `driver` rewrites the graph, repeats until nothing is removed, and checks the outputs.
 """
 
-from hyperflux.deploy.compact.cutting import Compaction as Compaction
-from hyperflux.deploy.compact.cutting import Cut as Cut
-from hyperflux.deploy.compact.cutting import compact as compact
-from hyperflux.deploy.compact.cutting import compaction as compaction
+from hyperflux.deploy.compact.driver import Compaction as Compaction
+from hyperflux.deploy.compact.driver import compact as compact
+from hyperflux.deploy.compact.driver import compaction as compaction
+from hyperflux.deploy.compact.removed import RemovedChannels as RemovedChannels

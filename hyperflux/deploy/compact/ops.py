@@ -1,6 +1,6 @@
-"""What compaction must know of a call: which results are constants, which slices go only together, what to rewrite.
+"""The rules of operations: how constants and live slices pass through a call, and how to rewrite it.
 
-Every rule is a subclass of `Op`. A call that nothing is known of is an `Opaque`: it keeps whatever it touches.
+Every rule is a subclass of `Op`. A call without a rule of its own is `Opaque`: it keeps whatever it touches.
 """
 
 from __future__ import annotations
@@ -10,63 +10,69 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from hyperflux.deploy.compact.runs import Trace, slots_in
-from hyperflux.deploy.compact.slots import Slot
-from hyperflux.deploy.compact.tracing import called, works_in_place
+from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
+from hyperflux.deploy.compact.trace import Trace, abstract_tensors
+from hyperflux.deploy.compact.tracing import call_name, is_in_place
 
 
 class Op:
-    """A call in the graph. `evaluate` runs once in the graph's order, `spread` backwards until nothing grows."""
+    """The rule of one call in the graph.
 
-    why = ""
-    """Why something that could be cut is left alone; empty where nothing is."""
+    Attributes:
+        reason: Why a call that might be shrunk is left alone; empty otherwise.
+        inputs: The abstract tensors that the call reads, each once.
+        outputs: The abstract tensors that it gives.
+    """
+
+    reason = ""
 
     def __init__(self, trace: Trace, node: fx.Node) -> None:
         self.trace, self.node = trace, node
-        self.inputs = trace.inputs(node)
-        self.outputs = slots_in(trace.slots.get(node))
+        self.inputs = trace.operands(node)
+        self.outputs = abstract_tensors(trace.tensors.get(node))
 
     @property
     def needed(self) -> bool:
-        """Whether anybody reads a result."""
-        return any(slot.needed for slot in self.outputs)
+        """Whether any call reads a result."""
+        return any(tensor.needed for tensor in self.outputs)
 
-    def evaluate(self) -> None:
-        """Set the constants among the results from those among the inputs."""
+    def propagate_constants(self) -> None:
+        """Set the constants of the results from those of the inputs. Called once, in the order of the graph."""
 
-    def spread(self) -> None:
-        """Keep what has to be kept together, inputs and results; only ever more. Called where `needed`."""
+    def propagate_liveness(self) -> None:
+        """Mark live what must stay together, inputs and results. Called, where `needed`, until nothing changes."""
+
+    def can_rewrite(self) -> bool:
+        """Return whether `rewrite` can make the call fit its live parts; if not, the call is treated as opaque."""
+        return True
 
     def rewrite(self) -> None:
-        """Make the call fit the smaller tensors. Called once, where `needed`, when everything that stays is known."""
-
-    def fits(self) -> bool:
-        """Whether `rewrite` will be able to; where not, the call is treated as opaque."""
-        return True
+        """Make the call fit the live parts. Called once, where `needed`, after the analysis."""
 
 
 class Source(Op):
-    """An input of the network or a parameter that the graph reads: a parameter is a constant, and can be cut."""
+    """An input of the network, or a parameter or buffer that the graph reads: a constant that can be cut."""
 
-    def evaluate(self) -> None:
-        """A parameter is known, an input is not."""
-        for slot in self.outputs:
-            slot.raw = self.node.op == "placeholder"
+    def propagate_constants(self) -> None:
+        """A parameter is a constant, an input is not."""
+        for tensor in self.outputs:
+            tensor.is_input = self.node.op == "placeholder"
             if self.node.op == "get_attr":
                 value = self._parameter().detach().double()
-                slot.learn(value, torch.ones_like(value, dtype=torch.bool))
+                tensor.set_constants(value, torch.ones_like(value, dtype=torch.bool))
 
-    def spread(self) -> None:
+    def propagate_liveness(self) -> None:
         """Inputs of the network stay whole; so does a parameter that several calls read."""
         if self.node.op == "placeholder" or self._is_shared():
-            for slot in self.outputs:
-                slot.require_all()
+            for tensor in self.outputs:
+                tensor.mark_all_live()
 
     def rewrite(self) -> None:
         """Cut the parameter."""
-        if self.node.op == "get_attr" and self.outputs[0].is_cut():
+        if self.node.op == "get_attr" and self.outputs[0].shrinks():
             owner, _, name = str(self.node.target).rpartition(".")
-            module, smaller = self.trace.module.get_submodule(owner), self.outputs[0].cut(self._parameter().detach())
+            module = self.trace.module.get_submodule(owner)
+            smaller = self.outputs[0].select_live(self._parameter().detach())
             if isinstance(getattr(module, name), torch.nn.Parameter):
                 setattr(module, name, torch.nn.Parameter(smaller))
             else:
@@ -85,99 +91,92 @@ class Source(Op):
 
 
 class Opaque(Op):
-    """Keeps everything that it reads and gives."""
+    """A call that keeps everything it reads and gives."""
 
-    def __init__(self, trace: Trace, node: fx.Node, why: str = "") -> None:
+    def __init__(self, trace: Trace, node: fx.Node, reason: str = "") -> None:
         super().__init__(trace, node)
-        self.why = why
+        self.reason = reason
 
-    def spread(self) -> None:
-        """All of it."""
-        for slot in (*self.inputs, *self.outputs):
-            slot.require_all()
+    def propagate_liveness(self) -> None:
+        """Inputs and results stay whole."""
+        for tensor in (*self.inputs, *self.outputs):
+            tensor.mark_all_live()
 
 
 class Elementwise(Op):
-    """Activations, sums, products, casts: every result depends on one element of each operand, shapes broadcast."""
+    """Activations, sums, products, casts: each result depends on one element per operand; shapes broadcast."""
 
-    def evaluate(self) -> None:
-        """Known where all operands are, and where a product has a factor 0."""
+    def propagate_constants(self) -> None:
+        """A result is constant where all operands are, and where a product has a factor 0."""
         (out,) = self.outputs
         known = torch.ones(out.shape, dtype=torch.bool)
-        for slot in self.inputs:
-            known &= slot.known.expand(out.shape)
-        value = self.trace.run(self.node)
+        for operand in self.inputs:
+            known &= operand.known.expand(out.shape)
+        value = self.trace.evaluate(self.node)
         if self._is_product() and len(self.inputs) > 1:
-            for slot in self.inputs:
-                zero = (slot.value == 0).expand(out.shape)
+            for operand in self.inputs:
+                zero = (operand.constants == 0).expand(out.shape)
                 value, known = value.masked_fill(zero, 0.0), known | zero
-        out.learn(value, known)
-        out.raw = len(self.inputs) == 1 and self.inputs[0].raw
+        out.set_constants(value, known)
+        out.is_input = len(self.inputs) == 1 and self.inputs[0].is_input
 
-    def spread(self) -> None:
-        """Slices of an operand and of the result go together, but for an operand that becomes a constant."""
+    def propagate_liveness(self) -> None:
+        """Slices of operands and result stay together, except for an operand that is folded into a buffer."""
         (out,) = self.outputs
-        folded = self._constant_operand()
-        for slot in self.inputs:
-            if slot is folded:
+        folded = self._foldable_operand()
+        for operand in self.inputs:
+            if operand is folded:
                 continue
-            slot.require([mask if self._aligned(slot, d) else _one() for d, mask in self._pairs(slot)])
-            for dim in range(len(slot.shape)):
-                if self._aligned(slot, dim):
-                    out.require_along(dim + len(out.shape) - len(slot.shape), slot.kept[dim])
+            offset = len(out.shape) - len(operand.shape)
+            aligned = [size == out.shape[offset + dim] for dim, size in enumerate(operand.shape)]
+            operand.mark_live([mask if aligned[d] else _one() for d, mask in enumerate(out.live[offset:])])
+            for dim, mask in enumerate(operand.live):
+                if aligned[dim]:
+                    out.mark_live_along(offset + dim, mask)
 
     def rewrite(self) -> None:
-        """Put a buffer in the place of an operand that is the same for every input."""
-        slot = self._constant_operand()
-        if slot is None:
+        """Replace an operand that is the same for every input by a buffer."""
+        folded = self._foldable_operand()
+        if folded is None:
             return
         (out,) = self.outputs
-        value = _narrowed(slot.value)
+        value = _collapse_uniform(folded.constants)
         for dim, size in enumerate(value.shape):
             if size > 1:
-                value = value.index_select(dim, out.places(dim + len(out.shape) - value.ndim))
+                value = value.index_select(dim, out.live_indices(dim + len(out.shape) - value.ndim))
         name = f"{self.node.name}_constant"
-        self.trace.module.register_buffer(name, value.to(slot.dtype))
-        source = self._source(slot)
+        self.trace.module.register_buffer(name, value.to(folded.dtype))
+        source = self._source_of(folded)
         with self.trace.graph.inserting_before(self.node):
             self.node.replace_input_with(source, self.trace.graph.get_attr(name))
 
-    def _pairs(self, slot: Slot) -> list[tuple[int, Tensor]]:
-        """(dimension of the operand, mask of the result there)."""
-        (out,) = self.outputs
-        return list(enumerate(out.kept[len(out.shape) - len(slot.shape) :]))
-
-    def _aligned(self, slot: Slot, dim: int) -> bool:
-        (out,) = self.outputs
-        return slot.shape[dim] == out.shape[dim + len(out.shape) - len(slot.shape)]
-
-    def _source(self, slot: Slot) -> fx.Node:
-        return next(node for node in self.node.all_input_nodes if slot in slots_in(self.trace.slots.get(node)))
+    def _source_of(self, operand: AbstractTensor) -> fx.Node:
+        return next(n for n in self.node.all_input_nodes if operand in abstract_tensors(self.trace.tensors.get(n)))
 
     def _is_product(self) -> bool:
-        return called(self.node).strip("_") in ("mul", "imul", "multiply")
+        return call_name(self.node).strip("_") in ("mul", "imul", "multiply")
 
-    def _constant_operand(self) -> Slot | None:
-        """The computed operand that is known whole and varies along one dimension at most, if the other is not."""
+    def _foldable_operand(self) -> AbstractTensor | None:
+        """Return the one computed operand of two that is all constants and varies along one dimension at most."""
         (out,) = self.outputs
         if len(self.inputs) != 2:
             return None
-        known = [bool(slot.known.all()) for slot in self.inputs]
+        known = [bool(operand.known.all()) for operand in self.inputs]
         if sum(known) != 1:
             return None
         constant, other = self.inputs if known[0] else reversed(self.inputs)
-        source = self._source(constant)
-        changed = source is self.node.args[0] and works_in_place(self.trace.module, self.node)
-        if source.op == "get_attr" or other.shapes != out.shapes or changed:
+        source = self._source_of(constant)
+        overwritten = source is self.node.args[0] and is_in_place(self.trace.module, self.node)
+        if source.op == "get_attr" or other.shapes != out.shapes or overwritten:
             return None
-        narrow = _narrowed(constant.value)
-        return constant if sum(size > 1 for size in narrow.shape) <= 1 else None
+        collapsed = _collapse_uniform(constant.constants)
+        return constant if sum(size > 1 for size in collapsed.shape) <= 1 else None
 
 
-class Fibers(Op):
-    """Pools, means, softmax, layer norm: each result depends on a whole fiber along `dims` of the one operand.
+class Reduction(Op):
+    """Pooling, mean, softmax, layer norm: each result depends on all elements of its operand along `dims`.
 
-    A pool has the same dimensions in its result, a reduction without `keepdim` has lost them.
+    Pooling and normalization keep these dimensions in the result; a reduction without `keepdim` drops them.
     """
 
     def __init__(self, trace: Trace, node: fx.Node, dims: Sequence[int]) -> None:
@@ -185,44 +184,46 @@ class Fibers(Op):
         self.operand = self.inputs[0]
         self.dims = sorted(dim % len(self.operand.shape) for dim in dims)
 
-    def evaluate(self) -> None:
-        """Known where the whole fiber is."""
+    def propagate_constants(self) -> None:
+        """A result is constant where the operand is all along `dims`."""
         (out,) = self.outputs
-        value = self.trace.run(self.node)
+        value = self.trace.evaluate(self.node)
         known = self.operand.known.all() if not self.dims else self.operand.known
         for dim in self.dims:
             known = known.all(dim, keepdim=True)
         if len(out.shape) < len(self.operand.shape):
             known = known.squeeze(self.dims)
-        out.learn(value, known.expand(out.shape))
+        out.set_constants(value, known.expand(out.shape))
 
-    def spread(self) -> None:
-        """Slices across the other dimensions go together, in the operand and the result."""
+    def propagate_liveness(self) -> None:
+        """`dims` stay whole; slices along the other dimensions stay together in operand and result."""
         (out,) = self.outputs
-        places = self._places()
-        every = [torch.ones_like(mask) for mask in self.operand.kept]
-        self.operand.require([every[d] if d in self.dims else out.kept[places[d]] for d in range(len(every))])
-        for dim, mask in enumerate(out.kept):
-            source = next((d for d, place in places.items() if place == dim), None)
-            out.require_along(dim, torch.ones_like(mask) if source in self.dims else self.operand.kept[source])  # type: ignore[index]
+        positions = self._output_dims()
+        whole = [torch.ones_like(mask) for mask in self.operand.live]
+        self.operand.mark_live(
+            [whole[d] if d in self.dims else out.live[positions[d]] for d in range(len(self.operand.shape))]
+        )
+        for dim, mask in enumerate(out.live):
+            source = next((d for d, position in positions.items() if position == dim), None)
+            out.mark_live_along(dim, torch.ones_like(mask) if source in self.dims else self.operand.live[source])  # type: ignore[index]
         for other in self.inputs[1:]:
-            other.require_all()
+            other.mark_all_live()
 
-    def _places(self) -> dict[int, int]:
-        """Where a dimension of the operand is in the result."""
+    def _output_dims(self) -> dict[int, int]:
+        """Map each dimension of the operand that the result still has to its position there."""
         (out,) = self.outputs
         dims = range(len(self.operand.shape))
         if len(out.shape) == len(self.operand.shape):
             return {dim: dim for dim in dims}
-        return {dim: place for place, dim in enumerate(dim for dim in dims if dim not in self.dims)}
+        return {dim: position for position, dim in enumerate(dim for dim in dims if dim not in self.dims)}
 
 
 def _one() -> Tensor:
     return torch.ones(1, dtype=torch.bool)
 
 
-def _narrowed(value: Tensor) -> Tensor:
-    """A tensor with one slice along every dimension in which all are equal."""
+def _collapse_uniform(value: Tensor) -> Tensor:
+    """Return a tensor with one slice along every dimension whose slices are all equal."""
     for dim, size in enumerate(value.shape):
         first = value.narrow(dim, 0, 1)
         if size > 1 and torch.equal(value, first.expand_as(value)):

@@ -1,4 +1,4 @@
-"""Tensors as plain unsigned integers of the same width, so that comparing and copying go by bits."""
+"""View tensors as unsigned integers of the same width, to compare and copy them bit by bit."""
 
 from __future__ import annotations
 
@@ -17,35 +17,43 @@ STORABLE = (
     *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64"),
     *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"),
 )
-"""Names of the dtypes that .safetensors files hold."""
+"""Names of the dtypes that .safetensors files can hold."""
 _CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The torch integers, by their bytes, through which bits reach NumPy, which lacks bfloat16 and float8."""
+"""Torch integers by width in bytes. Bits reach NumPy through them, since it lacks bfloat16 and float8."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """`float32` for `torch.float32`."""
+    """Return a dtype's name without its module: `float32` for `torch.float32`."""
     return str(dtype).removeprefix("torch.")
 
 
-def plain(name: str, tensor: Tensor) -> Tensor:
-    """A copy on the CPU, contiguous, with storage of its own.
+def storable_copy(name: str, tensor: Tensor) -> Tensor:
+    """Return a contiguous copy on the CPU with its own storage.
 
-    Raises InputError for what no .safetensors file holds: other dtypes, sparse and quantized layouts, no data at all.
+    Args:
+        name: The tensor's name, for the message.
+        tensor: Any tensor.
+
+    Returns:
+        The copy, detached.
+
+    Raises:
+        InputError: A .safetensors file can't hold the dtype or layout, or the tensor has no data (device meta).
     """
     kind = dtype_name(tensor.dtype)
     if kind not in STORABLE or tensor.layout is not torch.strided or tensor.is_meta:
-        what = "without data" if tensor.is_meta else f"of dtype {kind} and layout {tensor.layout}"
-        raise InputError(f"tensor {name!a}: {what} can't be stored; convert it to a dense tensor of a common dtype")
+        what = "it has no data" if tensor.is_meta else f"it has dtype {kind} and layout {tensor.layout}"
+        raise InputError(f"tensor {name!a} can't be stored: {what}; convert it to a dense tensor of a common dtype")
     return tensor.detach().resolve_conj().resolve_neg().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def bits_of(tensor: Tensor) -> Bits:
-    """The bits of a contiguous tensor on the CPU, row by row: (numel,) unsigned integers, a view."""
+    """View the bits of a contiguous CPU tensor, in row-major order, as unsigned integers (numel,)."""
     carried = tensor.reshape(-1).view(_CARRIERS[tensor.itemsize]).numpy()
     return carried.view(f"u{tensor.itemsize}")
 
 
 def from_bits(bits: Bits, dtype: torch.dtype) -> Tensor:
-    """The tensor (numel,) of these bits, a view; the opposite of `bits_of`."""
+    """View bits as a tensor (numel,) of a dtype of the same width; the inverse of `bits_of`."""
     carried = torch.from_numpy(bits.view(np.uint8 if bits.itemsize == 1 else f"i{bits.itemsize}"))
     return carried.view(dtype)

@@ -1,4 +1,4 @@
-"""The formats of `hyperflux export` by name, and where their files go. Loads no torch."""
+"""What `hyperflux export` offers: formats, their file extensions and packages, and output paths. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,25 @@ EXTENSIONS = {
     "torchscript": ".pt",
     "onnx": ".onnx",
 }
+"""File extensions by format."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What the extra `hyperflux[onnx]` installs."""
 
 
-def target_file(folder: Path, name: str, compact: bool, out: Path | None) -> Path:
-    """The file that an export of the run in `folder` goes to: `out`, or one beside the run's own that it may replace.
+def output_path(folder: Path, name: str, compact: bool, out: Path | None) -> Path:
+    """Return the file that an export writes.
 
-    Raises InputError for a format that is not known, an `out` that exists, or an ending of another format.
+    Args:
+        folder: The run's folder.
+        name: The format.
+        compact: Whether the network is compacted.
+        out: A new file, or None for the default in the run's folder, which may be replaced.
+
+    Returns:
+        `out`, or `model-compact` or `model-whole` with the format's extension.
+
+    Raises:
+        InputError: The format is unknown, `out` exists, has no folder, or has the extension of another format.
     """
     if name not in EXTENSIONS:
         raise unknown_name("format", name, EXTENSIONS)
@@ -30,14 +41,16 @@ def target_file(folder: Path, name: str, compact: bool, out: Path | None) -> Pat
         return folder / f"model-{'compact' if compact else 'whole'}{EXTENSIONS[name]}"
     try:
         if out.exists() or out.is_symlink():
-            raise InputError(f"{out}: exists; name a new file with --out or remove this one")
+            raise InputError(f"{out}: already exists; give --out a new name or remove this file")
         if not out.parent.is_dir():
-            raise InputError(f"{out}: there is no folder {out.parent}; make it or name another file with --out")
+            raise InputError(f"{out}: the folder {out.parent} does not exist; create it or give --out another name")
     except OSError as error:
-        raise InputError(f"{out}: can't be written ({error.strerror}); name another file with --out") from error
-    meant = [other for other, extension in EXTENSIONS.items() if out.name.endswith(extension)]
-    if meant and name not in meant:
-        raise InputError(f"{out}: ends like {meant[-1]}, and the format is {name}; give --format or another name")
+        raise InputError(f"{out}: can't be written ({error.strerror}); give --out another name") from error
+    matching = [other for other, extension in EXTENSIONS.items() if out.name.endswith(extension)]
+    if matching and name not in matching:
+        raise InputError(
+            f"{out}: has the extension of {matching[-1]}, but the format is {name}; change --format or the name"
+        )
     return out
 
 

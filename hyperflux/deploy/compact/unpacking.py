@@ -1,6 +1,7 @@
-"""torch's packed transformer modules, written as ordinary layers, so that their heads and units can be seen and cut.
+"""Unpack torch's transformer modules into ordinary layers, so that their heads and units can be cut.
 
-Each stands for one of torch's in evaluation mode, as it is called without masks; other calls raise NotPlainError.
+Each class here replaces one of torch's in evaluation mode, called without masks. Tracing any other call raises
+UnsupportedCallError.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class NotPlainError(Exception):
-    """A call of a transformer module with a mask, with weights wanted, or across two sequences."""
+class UnsupportedCallError(Exception):
+    """A transformer module has options or a call that these classes lack: masks, returned weights, two sequences."""
 
 
 class SelfAttention(nn.Module):
-    """`nn.MultiheadAttention` of a sequence with itself: `in_proj` gives q, k and v of all heads, side by side."""
+    """`nn.MultiheadAttention` of a sequence with itself.
+
+    `in_proj` gives q, k and v of all heads, concatenated.
+    """
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
         super().__init__()
         if packed.in_proj_weight is None or packed.bias_k is not None or packed.add_zero_attn:
-            raise NotPlainError
-        self.in_proj, self.out_proj = (
-            _linear(packed.in_proj_weight, packed.in_proj_bias),
-            _linear(packed.out_proj.weight, packed.out_proj.bias),
-        )
+            raise UnsupportedCallError
+        self.in_proj = _linear(packed.in_proj_weight, packed.in_proj_bias)
+        self.out_proj = _linear(packed.out_proj.weight, packed.out_proj.bias)
         self.heads, self.width, self.batch_first = packed.num_heads, packed.head_dim, packed.batch_first
 
     def forward(
@@ -38,11 +40,11 @@ class SelfAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        """(batch, tokens, features), or tokens first, and no weights."""
+        """Return (batch, tokens, features), or tokens first, and None for the attention weights."""
         if query is not key or key is not value or need_weights or is_causal:
-            raise NotPlainError
+            raise UnsupportedCallError
         if key_padding_mask is not None or attn_mask is not None:
-            raise NotPlainError
+            raise UnsupportedCallError
         x = query if self.batch_first else query.transpose(0, 1)
         batch, tokens, _ = x.shape
         packed = self.in_proj(x).reshape(batch, tokens, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
@@ -64,21 +66,21 @@ class EncoderLayer(nn.Module):
     def forward(
         self, src: Tensor, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False
     ) -> Tensor:
-        """Shapes as `nn.TransformerEncoderLayer`'s."""
+        """Return the encoded sequence; shapes as in `nn.TransformerEncoderLayer`."""
         if src_mask is not None or src_key_padding_mask is not None or is_causal:
-            raise NotPlainError
+            raise UnsupportedCallError
         if self.norm_first:
             src = src + self._attend(self.norm1(src))
-            return src + self._feed(self.norm2(src))
+            return src + self._feed_forward(self.norm2(src))
         src = self.norm1(src + self._attend(src))
-        normed: Tensor = self.norm2(src + self._feed(src))
+        normed: Tensor = self.norm2(src + self._feed_forward(src))
         return normed
 
     def _attend(self, x: Tensor) -> Tensor:
         attended: Tensor = self.self_attn(x, x, x, need_weights=False)[0]
         return attended
 
-    def _feed(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor) -> Tensor:
         fed: Tensor = self.linear2(self.activation(self.linear1(x)))
         return fed
 
@@ -91,46 +93,53 @@ class Encoder(nn.Module):
         self.layers, self.norm = packed.layers, packed.norm
 
     def forward(self, src: Tensor, mask: Any = None, src_key_padding_mask: Any = None, is_causal: Any = None) -> Tensor:
-        """Shapes as `nn.TransformerEncoder`'s."""
+        """Return the encoded sequence; shapes as in `nn.TransformerEncoder`."""
         if mask is not None or src_key_padding_mask is not None or is_causal:
-            raise NotPlainError
+            raise UnsupportedCallError
         for layer in self.layers:
             src = layer(src)
         return src if self.norm is None else self.norm(src)
 
 
-PLAIN: dict[type[nn.Module], Any] = {
+UNPACKED: dict[type[nn.Module], Any] = {
     nn.MultiheadAttention: SelfAttention,
     nn.TransformerEncoderLayer: EncoderLayer,
     nn.TransformerEncoder: Encoder,
 }
-
-
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def plainly(module: nn.Module, done: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
-    """The module, itself changed, with ordinary layers in the place of torch's packed ones; `done` has those seen.
+def unpack_transformers(module: nn.Module, done: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+    """Replace torch's packed transformer modules, anywhere in a module, by the classes above.
 
-    Raises NotPlainError where one has hooks or a form that `SelfAttention` does not know.
+    Args:
+        module: The module; it is changed in place.
+        done: The replacements made so far, by original, so that a shared module is replaced once.
+
+    Returns:
+        The module, or its replacement.
+
+    Raises:
+        UnsupportedCallError: A packed module has hooks or options that `SelfAttention` lacks.
     """
     done = {} if done is None else done
     if module in done:
         return done[module]
-    kind = PLAIN.get(type(module))
-    if kind is not None and (module._forward_hooks or module._forward_pre_hooks):
-        raise NotPlainError
-    plain = done[module] = module if kind is None else kind(module)
-    if kind is None and type(module).__module__.startswith("torch.nn") and not isinstance(module, CONTAINERS):
-        return plain  # one call to the tracer, whatever it has inside
-    for name, child in plain._modules.items():
+    unpacked_type = UNPACKED.get(type(module))
+    if unpacked_type is not None and (module._forward_hooks or module._forward_pre_hooks):
+        raise UnsupportedCallError
+    result = done[module] = module if unpacked_type is None else unpacked_type(module)
+    is_leaf = type(module).__module__.startswith("torch.nn") and not isinstance(module, CONTAINERS)
+    if unpacked_type is None and is_leaf:  # the tracer sees one call, whatever is inside
+        return result
+    for name, child in result._modules.items():
         if child is not None:
-            setattr(plain, name, plainly(child, done))
-    return plain
+            setattr(result, name, unpack_transformers(child, done))
+    return result
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer of these parameters."""
+    """Return a linear layer with these parameters, not copies."""
     layer = nn.Linear(1, 1, bias=bias is not None, device="meta")
     layer.out_features, layer.in_features = weight.shape
     layer.register_parameter("weight", weight)  # type: ignore[arg-type]
