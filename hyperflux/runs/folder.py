@@ -81,7 +81,7 @@ class RunFolder:
     def add_epoch(self, row: EpochRow) -> None:
         """Append a line to metrics.jsonl. Raises WriteError where the disk refuses."""
         try:
-            with self._metrics.open("a", encoding="utf-8") as file:
+            with self._metrics.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(_line(row))
         except OSError as error:
             raise WriteError(f"{self._metrics}: cannot be written ({error.strerror})") from error
