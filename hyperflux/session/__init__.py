@@ -1,1 +1,1 @@
-"""One network under pruning, on any backend: the session, its warnings, non-finite values, the process group."""
+"""One pruning session, the same on every backend, and what it shares: warnings, non-finite checks, processes."""
