@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(short_help="Measure what pruning costs and gains.")
 def bench() -> None:
     """Measure what pruning costs and gains on this machine."""
 

@@ -26,7 +26,7 @@ def listed(kind: Callable[[str], T]) -> Callable[[click.Context, click.Parameter
     return parse
 
 
-@click.command()
+@click.command(short_help="Compare methods at several sparsities.")
 @click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe's settings; see `hyperflux recipes`.")
 @click.option(
     "--methods",

@@ -96,7 +96,7 @@ def _figures(row: EpochRow) -> str:
     if row.stage == "dense":
         return f"accuracy {row.accuracy:.4f}"
     return (
-        f"density {row.density:.4f} (wanted {row.wanted:.4f})  pressure {row.pressure:.3g}  accuracy {row.accuracy:.4f}"
+        f"density {row.density:.4f} (target {row.wanted:.4f})  pressure {row.pressure:.3g}  accuracy {row.accuracy:.4f}"
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hyperflux.deploy.export import Export
 
 
-@click.command()
+@click.command(short_help="Write a finished run as one file to deploy.")
 @click.argument("run", type=PlainPath())
 @click.option(
     "--format",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hyperflux.report.law import Study
 
 
-@click.command()
+@click.command(short_help="Measure density against pressure.")
 @click.option("--recipe", metavar="NAME|FILE", help="Start from a recipe's settings; see `hyperflux recipes`.")
 @click.option("--lowest", default=-7.0, show_default=True, help="The first pressure, as an exponent of two.")
 @click.option("--highest", default=5.0, show_default=True, help="The last pressure, as an exponent of two.")

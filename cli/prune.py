@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hyperflux.runs.epochs import Observer
 
 
-@click.command()
+@click.command(short_help="Train a network and prune it.")
 @click.option("--recipe", metavar="NAME|FILE", help="Take settings from a recipe; see `hyperflux recipes`.")
 @settings_options()
 @click.option("--out", type=PlainPath(), help="New folder for the run  [default: a new one in runs/]")

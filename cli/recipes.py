@@ -7,7 +7,7 @@ import click
 from hyperflux import recipes as library
 
 
-@click.command()
+@click.command(short_help="List recipes, or show one.")
 @click.argument("name", required=False)
 def recipes(name: str | None) -> None:
     """List the recipes of `hyperflux prune --recipe`, or show the TOML text of the one called NAME.

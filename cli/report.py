@@ -9,7 +9,7 @@ import click
 from .options import PlainPath
 
 
-@click.command()
+@click.command(short_help="Write a page about finished runs.")
 @click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=PlainPath())
 @click.option("--out", type=PlainPath(), help="Folder of report.html and report.md  [default: the run's]")
 def report(runs: tuple[Path, ...], out: Path | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import hyperflux
+from hyperflux._version import __version__
 from hyperflux.deploy.compact import compact
 from hyperflux.deploy.compact.driver import count_weights
 from hyperflux.deploy.equivalence import outputs_match
@@ -135,7 +135,7 @@ def _changed_shapes(before: nn.Module, after: nn.Module) -> Shapes:
 def _serialize(name: str, model: nn.Module, networks: RunNetworks, changed: Shapes) -> bytes:
     """Return the bytes of the file, with its provenance in the metadata."""
     notes = {
-        "producer": f"hyperflux {hyperflux.__version__}",
+        "producer": f"hyperflux {__version__}",
         "model": networks.config.model,
         "input_shape": json.dumps(networks.shape),
         "changed": json.dumps(changed),

@@ -15,13 +15,13 @@ def test_a_terminal_sees_epoch_stage_density_pressure_and_accuracy():
     with progress(20, console, quiet=False) as observe:
         observe(ROW)
     shown = console.file.getvalue()
-    for figure in ("pruning", "7/20", "density 0.2500 (wanted 0.2000)", "pressure 1.5", "accuracy 0.9700"):
+    for figure in ("pruning", "7/20", "density 0.2500 (target 0.2000)", "pressure 1.5", "accuracy 0.9700"):
         assert figure in shown
 
 
 def test_a_pipe_gets_a_plain_line_an_epoch_and_nothing_when_quiet(capsys):
     for quiet, expected in (
-        (False, "epoch  7/20  pruning   density 0.2500 (wanted 0.2000)  pressure 1.5  accuracy 0.9700\n"),
+        (False, "epoch  7/20  pruning   density 0.2500 (target 0.2000)  pressure 1.5  accuracy 0.9700\n"),
         (True, ""),
     ):
         with progress(20, Console(file=io.StringIO()), quiet) as observe:
