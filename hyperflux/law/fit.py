@@ -258,7 +258,7 @@ def _least_squares(x: Array, y: Array, degree: Degree, inliers: NDArray[np.bool_
     x, y = x[inliers], y[inliers]
     _require_spread(np.exp(y))
     terms = _terms(x, degree)
-    estimate, _, rank, _ = np.linalg.lstsq(terms, y)
+    estimate, _, rank, _ = np.linalg.lstsq(terms, y, rcond=None)
     if rank <= degree:
         raise InputError("pressure: the values lie too close together to tell a law; sweep a wider range of pressures")
     unexplained, freedom = float(((y - terms @ estimate) ** 2).sum()), len(y) - degree - 1
