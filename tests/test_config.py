@@ -24,7 +24,7 @@ def test_the_digits_recipe_is_the_default():
 def test_recipes_name_every_setting_but_those_of_the_machine(name):
     """A recipe that leaves a setting out would change with its default; what is off unless asked for may be."""
     machine = {"data_dir", "checkpoint", "device", "workers", "compile", "amp", "channels_last", "method", "controller",
-               "telemetry"}  # fmt: skip
+               "course", "telemetry"}  # fmt: skip
     off = {"include", "exclude", "train_samples", "augment", "on_nonfinite"}
     loaded = recipes.load(name)
     everything = RunConfig.from_dict(loaded).to_dict()

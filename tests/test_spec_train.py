@@ -92,7 +92,7 @@ def equal_bits(one, other):
 def test_the_loop_is_the_numpy_machine_to_the_bit(kind):
     """E1 to E6, E8 to E10, E12 to E14: scheduler and gate give the same w, t and moments after every step."""
     schedule, training = SCHEDULES[kind], NumpyTraining()
-    gate = NumpyGate(training.start(schedule.initial_presence))
+    gate = NumpyGate(training.start(schedule.initial_presence), {"all": TOTAL})
     scheduler = PruningScheduler(schedule, gate)
     states = specified(schedule)[1:]
     assert len(states) == PRUNING_STEPS + REGROWTH_STEPS

@@ -38,9 +38,9 @@ class DefaultCourse:
     lowest_at: float = 0.7
     undershoot: float = 0.4
     freeze_at: float = 0.3
-    gain: float = 300.0
-    max_rate: float = 0.05
-    first_pressure: float = 0.1
+    gain: float = ShiftController.gain
+    max_rate: float = ShiftController.max_rate
+    first_pressure: float = ShiftController.first_pressure
 
     def __post_init__(self) -> None:
         number_in("course.lowest_at", self.lowest_at, 0, 1, "(]")

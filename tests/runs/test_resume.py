@@ -268,7 +268,7 @@ def test_a_config_that_was_changed_is_refused_with_what_it_was(tmp_path):
 
 def test_another_version_of_a_library_is_told(tmp_path, monkeypatch):
     folder, said = cut(tmp_path / "run"), []
-    monkeypatch.setattr("hyperflux.__version__", "9.9")
+    monkeypatch.setattr("hyperflux.runs.checkpoints.provenance.__version__", "9.9")
     resume(folder, announce=said.append)
     assert said == [f"hyperflux is 9.9, the run started with {VERSION}: results may differ in the last bits"]
 

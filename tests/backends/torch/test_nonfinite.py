@@ -243,7 +243,7 @@ def test_a_buffer_that_is_meant_to_be_infinite_is_left_alone():
     _, check = checked(model, max_pending=1)
     sound_gradients(model)
     assert check.allows(torch.tensor(1.0), 1)
-    check.require_finite(optimizer, None, 1)
+    check.require_finite(optimizer, {}, 1)
     model[1].running_mean[0] = math.inf
     with pytest.raises(NotFiniteError, match=r"the buffer 1\.running_mean became inf"):
-        check.require_finite(optimizer, None, 1)
+        check.require_finite(optimizer, {}, 1)
