@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 WORD = 64
 """Weights per comparison: the bits of one integer."""
-WAITING_BYTES = 1 << 20
+WAITING_BYTES = 1 << 18
 """Packed masks wait until together they have this size; larger masks are compared at every step."""
 
 
@@ -82,9 +82,12 @@ class HostCounters:
             return
         masks = np.stack([self._last, *self._waiting])
         self._last, self._waiting = self._waiting[-1], []
-        flipped = (masks[1:] ^ masks[:-1]).view(np.uint64)  # (steps, words)
+        flipped = (masks[1:] ^ masks[:-1]).view(np.uint64)  # (steps, words): few words differ, and few bytes of these
         words = np.flatnonzero(flipped)
-        bits = np.flatnonzero(np.unpackbits(flipped.ravel()[words].view(np.uint8)))
-        weights = (words % flipped.shape[1])[bits // WORD] * WORD + bits % WORD
+        octets = flipped.ravel()[words].view(np.uint8)
+        places = np.flatnonzero(octets != 0)
+        bits = np.flatnonzero(np.unpackbits(octets[places]))
+        firsts = words[places // 8] % flipped.shape[1] * WORD + places % 8 * 8  # the first weight of each octet
+        weights = firsts[bits // 8] + bits % 8
         np.add.at(self._flips, weights, np.int32(1))  # a Python 1 takes twenty times as long
         self._changed_in[weights] = self._interval

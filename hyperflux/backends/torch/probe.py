@@ -56,16 +56,15 @@ class TorchProbe:
         self._gate = gate
         self._place()
 
-    @torch.no_grad()
     def count(self, interval: int) -> None:
         """Count the weights whose mask changed since the last call."""
-        states = self._gate.states
-        if [state.presence.device for state in states.values()] != self._devices:
+        presence = [state.presence for state in self._gate.states.values()]
+        if [t.device for t in presence] != self._devices:
             self._follow_moves()
         if self._host_parts:
-            self._host.count([states[name].presence.numpy() for name in self._host_parts], interval)
+            self._host.count([t.numpy() for t in presence if t.is_cpu], interval)
         for name, counters in self._elsewhere.items():
-            counters.count(states[name], interval)
+            counters.count(self._gate.states[name], interval)
 
     @torch.no_grad()
     def layers(self, flux: bool) -> list[LayerArrays]:
