@@ -29,10 +29,10 @@ def timing_options(command: F) -> F:
     """Decorate a command with the options of every timing."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the table as JSON and nothing else."),
-        click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu; auto takes the first."),
+        click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu; auto takes the first one available."),
         click.option("--rotations", default=30, show_default=True, help="Turns of each variant; medians are shown."),
-        click.option("--batch-size", default=128, show_default=True, help="Samples a step."),
-        click.option("--model", default="resnet20", show_default=True, help="Any model of `hyperflux prune`."),
+        click.option("--batch-size", default=128, show_default=True, help="Samples per step."),
+        click.option("--model", default="resnet20", show_default=True, help="Any --model of `hyperflux prune`."),
     ):
         command = option(command)
     return command
@@ -41,12 +41,15 @@ def timing_options(command: F) -> F:
 @bench.command()
 @timing_options
 def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool) -> None:
-    """Measure a training step: dense, with the gate, and with the gate and the default course.
+    """Measure a training step: dense, pruned, and pruned with all defaults of `Pruner`.
 
-    The variants take turns of ten steps; each ratio is to the dense step of the same rotation. First the way in which
-    the update is computed on this device is held against the plain way; where the two differ nothing is reported.
-    Memory is what network, optimizer and pruning hold between steps, and its rise within one. The update alone follows:
-    the bytes that it moves beside those that any must, and the time of a copy of so many bytes as a share of its own.
+    The variants take turns of ten steps, and each ratio is to the dense step of the same round: with the gate alone,
+    with the default course, and with light telemetry too. Memory is what network, optimizer and pruning hold between
+    steps, and how far it rises within one.
+
+    The pruning update alone follows: the bytes that it moves, the bytes that any update must move, and how long a copy
+    of as many bytes takes. Before anything is timed, the kernel of this device is compared with the plain one; if they
+    differ, nothing is reported.
     """
     from hyperflux.backends.torch.bench.steps import measure_steps
 
@@ -75,8 +78,8 @@ def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool
 def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json: bool) -> None:
     """Time a training step of the default course with telemetry off, light and full.
 
-    Each variant takes one interval of light telemetry of a course of ten epochs, then it is the next one's turn. The
-    size of telemetry.npz is that of the timed intervals, scaled to the whole course.
+    The variants take turns of one interval of light telemetry, in a course of ten epochs of CIFAR-10. The file size is
+    that of the timed intervals, scaled to the whole course.
     """
     from hyperflux.backends.torch.bench.steps import time_telemetry
 
@@ -93,15 +96,15 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
 
 @bench.command()
 @click.argument("run", type=PlainPath())
-@click.option("--batch-sizes", default="1,16,256", show_default=True, callback=listed(int), help="Samples a call.")
+@click.option("--batch-sizes", default="1,16,256", show_default=True, callback=listed(int), help="Samples per call.")
 @click.option("--rotations", default=30, show_default=True, help="Turns of each variant; medians are shown.")
-@click.option("--threads", default=1, show_default=True, help="Of torch, of ONNX Runtime; idle cores needed.")
+@click.option("--threads", default=1, show_default=True, help="Threads of torch and of ONNX Runtime; needs as many idle cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON and nothing else.")
 def latency(run: Path, batch_sizes: list[int], rotations: int, threads: int, as_json: bool) -> None:
-    """Time inference of a finished run's network on the CPU: dense, pruned, compacted, with CSR, in ONNX Runtime.
+    """Time inference of a finished RUN on the CPU: dense, pruned, compacted, with CSR, in ONNX Runtime.
 
-    The variants take turns; each ratio is to the dense network in the same rotation. Before anything is timed, outputs
-    of all variants are compared with the pruned network's. Parameters, FLOPs of a sample and file sizes follow.
+    The variants take turns, and each ratio is to the dense network in the same round. Before anything is timed, the
+    outputs of all variants are compared with the pruned network's. Parameters, FLOPs per sample and file sizes follow.
     """
     from hyperflux.deploy.latency import measure_run
 

@@ -89,14 +89,14 @@ def build_model(name: str, shape: tuple[int, ...], classes: int, seed: int) -> n
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"model {name}: can't take images of shape {shape} ({reason})") from error
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        raise InputError(f"model {name}: does not give {classes} logits a sample; it is no plain classifier")
+        raise InputError(f"model {name}: does not return {classes} logits per sample; it is not a plain classifier")
     return model.train()
 
 
 def count_numbers(name: str, shape: tuple[int, ...], classes: int) -> int | None:
     """Elements of all parameters and buffers of a network, without the memory for them.
 
-    None where that can't be told, as the network would need its values to be built, or can't be built at all. Raises
+    Returns None if the size is unknown: the network needs real values to be built, or can't be built at all. Raises
     InputError as `build_model` for a multilayer perceptron.
     """
     if is_mlp(name):
