@@ -98,7 +98,7 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
 @click.argument("run", type=PlainPath())
 @click.option("--batch-sizes", default="1,16,256", show_default=True, callback=listed(int), help="Samples per call.")
 @click.option("--rotations", default=30, show_default=True, help="Turns of each variant; medians are shown.")
-@click.option("--threads", default=1, show_default=True, help="Threads of torch and of ONNX Runtime; needs as many idle cores.")
+@click.option("--threads", default=1, show_default=True, help="Of torch and of ONNX Runtime; needs idle cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON and nothing else.")
 def latency(run: Path, batch_sizes: list[int], rotations: int, threads: int, as_json: bool) -> None:
     """Time inference of a finished RUN on the CPU: dense, pruned, compacted, with CSR, in ONNX Runtime.
