@@ -29,7 +29,7 @@ def timing_options(command: F) -> F:
     """Decorate a command with the options of every timing."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the table as JSON and nothing else."),
-        click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu; auto takes the first one available."),
+        click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu; auto takes the first."),
         click.option("--rotations", default=30, show_default=True, help="Turns of each variant; medians are shown."),
         click.option("--batch-size", default=128, show_default=True, help="Samples per step."),
         click.option("--model", default="resnet20", show_default=True, help="Any --model of `hyperflux prune`."),
