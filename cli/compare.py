@@ -33,10 +33,12 @@ def listed(kind: Callable[[str], T]) -> Callable[[click.Context, click.Parameter
     default="hyperflux,magnitude",
     show_default=True,
     callback=listed(str),
-    help="Of hyperflux, published (Hyperflux with the paper's controller) and magnitude.",
+    help="Methods to compare: hyperflux, published (`prune --controller published`), magnitude.",
 )
-@click.option("--sparsities", default="0.9,0.95,0.98", show_default=True, callback=listed(float), help="Fractions.")
-@click.option("--seeds", default="0,1,2", show_default=True, callback=listed(int), help="Each with its dense network.")
+@click.option(
+    "--sparsities", default="0.9,0.95,0.98", show_default=True, callback=listed(float), help="Fractions to prune."
+)
+@click.option("--seeds", default="0,1,2", show_default=True, callback=listed(int), help="One dense network for each.")
 @settings_options(without=("sparsity", "seed", "method", "controller"))
 @click.option("--out", type=PlainPath(), help="Folder of all runs  [default: under runs/]")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON and nothing else.")

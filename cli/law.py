@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--lowest", default=-7.0, show_default=True, help="The first pressure, as an exponent of two.")
 @click.option("--highest", default=5.0, show_default=True, help="The last pressure, as an exponent of two.")
 @click.option("--step", default=1.0, show_default=True, help="Octaves from one pressure to the next.")
-@click.option("--epochs", default=200, show_default=True, help="Most epochs of one pressure.")
+@click.option("--epochs", default=200, show_default=True, help="Longest training at one pressure, in epochs.")
 @click.option("--independent", is_flag=True, help="Start each pressure from the dense network.")
 @click.option(
     "--methods",
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     default="0.9,0.95,0.98",
     show_default=True,
     callback=listed(float),
-    help="Fractions to give a pressure for.",
+    help="Also give the pressures for these sparsities, fractions.",
 )
 @click.option("--from", "source", type=PlainPath(), help="Fit this CSV file instead of a sweep.")
-@click.option("--x", default="pressure", show_default=True, help="Its column of pressures.")
-@click.option("--y", default="density", show_default=True, help="Its column of densities, fractions.")
-@settings_options(without=("sparsity", "method", "controller", "pruning.epochs", "regrowth.epochs"))
+@click.option("--x", default="pressure", show_default=True, help="Name of the CSV column of pressures.")
+@click.option("--y", default="density", show_default=True, help="Name of the CSV column of densities, fractions.")
+@settings_options(without=("sparsity", "method", "controller", "pruning.epochs", "regrowth.epochs", "telemetry"))
 @click.option("--out", type=PlainPath(), help="New folder  [default: under runs/; none with --from]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON and nothing else.")
 def law(

@@ -100,7 +100,9 @@ class RegrowthSettings:
     `presence_reset` and `presence_decay` apply to the published controller only.
     """
 
-    epochs: int = setting(40, "epochs after that, in which lost accuracy is recovered", "--regrowth-epochs")
+    epochs: int = setting(
+        40, "epochs after pruning, without pressure: weights may return, then the mask freezes", "--regrowth-epochs"
+    )
     learning_rate: float = setting(1e-3, "weights' learning rate in the first epoch")
     final_learning_rate: float = setting(1e-6, "weights' learning rate at the end, reached on a cosine")
     label_smoothing: float = setting(0.1, "label smoothing of the loss, from 0 to below 1 (E7)")

@@ -15,7 +15,8 @@ Paper: Barbulescu, Alexoaie, Busoniu, "Hyperflux: Pruning Reveals Importance", a
 The file reads from top to bottom: E1 to E7, `step`, which calls E1 to E6 once, capacity (E12), and `train`, which runs
 a whole course. Schedules and controllers (E8 to E10, E13, E14) see numbers only and live in `hyperflux.schedules`.
 
-Every function is pure: arrays in, new arrays out, nothing changed in place. Arrays are float64 (float32 is kept) of any
+Every function is pure, but that `initial_presence` draws from its generator: arrays in, new arrays out, nothing
+changed in place. Arrays are float64 (float32 is kept) of any
 one shape; "(N,)" says that all arrays of a call have the same shape. Only `pressure_gradient` and `step` need N itself,
 because a call may hold one layer of a larger network.
 """
@@ -243,7 +244,10 @@ class Observation:
 
 
 class Schedule(Protocol[S]):
-    """When to prune how far; `S` is its state, plain numbers. `hyperflux.schedules` has three."""
+    """When to prune how far: the part of `hyperflux.schedules.base.PruningSchedule` that the algorithm uses.
+
+    `S` is the state of the schedule, plain numbers.
+    """
 
     @property
     def pruning_steps(self) -> int:
@@ -292,9 +296,9 @@ def train(
 
     """
     total, end = state.presence.size, schedule.pruning_steps + schedule.regrowth_steps
-    course = schedule.initial_state()
+    schedule_state = schedule.initial_state()
     for n in range(1, end + 1):
-        settings = schedule.settings(course)
+        settings = schedule.settings(schedule_state)
         state = step(  # E1 to E6
             state,
             loss_gradient=partial(loss_gradient, n),
@@ -303,7 +307,7 @@ def train(
             presence_learning_rate=settings.presence_lr,
             total=total,
         )
-        while (control := schedule.next_control_step(course)) <= n:
+        while (control := schedule.next_control_step(schedule_state)) <= n:
             presence, shift = state.presence, 0.0
             if (count := schedule.target_count(control)) is not None:  # E8, E14
                 if schedule.by_magnitude:
@@ -311,5 +315,5 @@ def train(
                 presence, shift = meet_capacity(presence, count)  # E12
             state = State(state.weights, presence, state.moments)
             observation = Observation(shift, partial(density, presence), partial(typical_flux, state.moments))
-            course = schedule.advance(course, observation)  # E9 or E13
+            schedule_state = schedule.advance(schedule_state, observation)  # E9 or E13
         yield state
