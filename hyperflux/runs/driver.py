@@ -153,6 +153,7 @@ def resume(
                 _restore(training, schedule, saved, provenance)
             if changed != config:
                 training.record.set_config(changed)
+        del saved  # as large as the network and its optimizer
         return _carry_out(training, schedule, checkpoints, provenance, every, stop)
 
 
@@ -191,7 +192,10 @@ def _prepared(config: RunConfig, processes: ProcessGroup) -> tuple[Backend, Prun
 def _claimed(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a new run's folder. Raises InputError, without a lock file, if the folder is in use."""
     if os.path.isdir(folder) and not os.path.exists(folder / LOCK):  # os.path: no error for an impossible name
-        require_unused(folder)
+        try:
+            require_unused(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read ({error.strerror}); name another folder with --out") from error
     with locked(folder, announce):
         yield
 

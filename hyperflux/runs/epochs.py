@@ -159,6 +159,7 @@ class Training:
                 if epoch.last:
                     self.end_stage()
             self._session.finish()  # reaches the final count even if a GradScaler skipped steps
+            self._session.gate.confirm_masks()
         except BaseException:
             with suppress(WriteError):  # the failure itself matters more than its telemetry
                 self._add_telemetry()

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from hyperflux.errors import InputError
+from hyperflux.io.ranges import as_number
+from hyperflux.io.safe_read import shown
 
 PRESSURE_EXPONENT = 1.5
 """γ = b^1.5 (E9)."""
@@ -44,8 +46,9 @@ class PublishedController:
     step: float = 0.3
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.step) and self.step > 0):
-            raise InputError(f"controller step: {self.step} is not a positive number")
+        if (number := as_number(self.step)) is None or not 0 < number < math.inf:
+            raise InputError(f"controller step: {shown(self.step)} is not a positive number")
+        object.__setattr__(self, "step", number)  # a plain float, also of NumPy's numbers
 
     def update(
         self, state: PublishedControllerState, target_density: float, density: float

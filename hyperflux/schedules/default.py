@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hyperflux.io.ranges import number_in
@@ -43,11 +43,11 @@ class DefaultCourse:
     first_pressure: float = ShiftController.first_pressure
 
     def __post_init__(self) -> None:
-        number_in("course.lowest_at", self.lowest_at, 0, 1, "(]")
-        number_in("course.undershoot", self.undershoot, 0, 1, "(]")
-        number_in("course.freeze_at", self.freeze_at, 0, 1, "[]")
-        for name in ("gain", "max_rate", "first_pressure"):
-            number_in(f"course.{name}", getattr(self, name), 0, ends="()")
+        ranges = {"lowest_at": (0, 1, "(]"), "undershoot": (0, 1, "(]"), "freeze_at": (0, 1, "[]")}
+        for setting in fields(self):
+            low, high, ends = ranges.get(setting.name, (0, math.inf, "()"))
+            number = number_in(f"course.{setting.name}", getattr(self, setting.name), low, high, ends)
+            object.__setattr__(self, setting.name, number)  # a plain float, also of NumPy's numbers
 
 
 @dataclass(frozen=True)

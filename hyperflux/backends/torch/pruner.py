@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.distributed import process_group_of
@@ -16,7 +17,8 @@ from hyperflux.backends.torch.gate_state import gate_state, restore_gate
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.selection import Patterns, Selection, select, unwrap
 from hyperflux.errors import InputError
-from hyperflux.io.ranges import number_in, whole_number
+from hyperflux.io.ranges import as_number, number_in, whole_number
+from hyperflux.io.safe_read import shown
 from hyperflux.schedules.base import LayerCount, PruningSchedule, Stage
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse
@@ -105,12 +107,14 @@ class Pruner:
         regrowth_steps = whole_number("regrowth_steps", regrowth_steps, 0)
         seed = whole_number("seed", seed, 0)
         presence_lr = number_in("presence_lr", presence_lr, 0, ends="()")
+        if (sparsity := as_number(target_sparsity)) is None:
+            raise InputError(f"target_sparsity: {shown(target_sparsity)} is not a fraction between 0 and 1")
         level(telemetry)
         root = unwrap(model)
         selection = _selected(root, optimizer, include, exclude)
         schedule = pruning_schedule(
             selection.total,
-            target_sparsity,
+            sparsity,
             pruning_steps,
             regrowth_steps,
             controller=controller,
@@ -118,7 +122,7 @@ class Pruner:
             network=type(root).__name__,
         )
         self._start(model, optimizer, selection, schedule, seed, telemetry, process_group, Warnings(_log.warning))
-        self.target_sparsity, self.presence_lr = target_sparsity, presence_lr
+        self.target_sparsity, self.presence_lr = sparsity, presence_lr
 
     @classmethod
     def with_schedule(
@@ -155,8 +159,8 @@ class Pruner:
         warnings = Warnings(_log.warning) if warnings is None else warnings
         pruner._start(model, optimizer, selection, schedule, seed, telemetry, process_group, warnings)
         last_step = schedule.pruning_steps + schedule.regrowth_steps
-        pruner.target_sparsity = 1 - schedule.target_density(last_step)
-        pruner.presence_lr = schedule.settings(schedule.initial_state()).presence_lr or 0.0
+        pruner.target_sparsity = float(1 - schedule.target_density(last_step))
+        pruner.presence_lr = float(schedule.settings(schedule.initial_state()).presence_lr or 0.0)
         return pruner
 
     def _start(
@@ -270,7 +274,6 @@ class Pruner:
         Raises:
             InputError: Weights were changed outside the optimizer since the last step.
             NotFiniteError: A t or w is not finite.
-            RunError: Replicas hold different masks.
         """
         if self._released:
             return
@@ -322,10 +325,12 @@ class Pruner:
             InputError: The state has another format, other settings or other parameters; then nothing has changed.
         """
         self._require_loadable(saved)
+        recorder = self.session.recorder
+        telemetry = {} if recorder is None else _map(_on_host, saved["telemetry"])
         restore_gate(self.gate, saved["gate"])
         self.session.restore(saved["schedule"])
-        if self.session.recorder is not None:
-            self.session.recorder.restore(_map(Tensor.numpy, saved["telemetry"]))
+        if recorder is not None:
+            recorder.restore(telemetry)
 
     def _require_loadable(self, saved: Mapping[str, Any]) -> None:
         if (found := saved.get("format")) != STATE_FORMAT:
@@ -361,6 +366,11 @@ def _selected(
     if any(owner() is not None for module in root.modules() if (owner := _pruned_modules.get(module)) is not None):
         raise InputError(f"model {type(root).__name__}: already under a Pruner; call its finalize() first")
     return select(root, optimizer, include, exclude)
+
+
+def _on_host(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array
 
 
 def _map(change: Callable[[A], B], values: Mapping[str, A]) -> dict[str, B]:

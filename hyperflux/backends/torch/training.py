@@ -191,6 +191,8 @@ def train_epoch(
             try:
                 precision.step(optimizer)
             except NotFiniteError as error:  # found by the pruning session inside the step
+                if finite_check is not None:
+                    finite_check.check()  # an earlier step that was not checked yet may be the cause
                 raise error.in_step(progress.batches + 1) from error
             progress.add(batch_loss, mine.samples)
         else:

@@ -247,3 +247,15 @@ def test_a_buffer_that_is_meant_to_be_infinite_is_left_alone():
     model[1].running_mean[0] = math.inf
     with pytest.raises(NotFiniteError, match=r"the buffer 1\.running_mean became inf"):
         check.require_finite(optimizer, {}, 1)
+
+
+@pytest.mark.parametrize("max_pending", [1, 20])
+def test_a_bad_batch_is_blamed_also_where_the_session_finds_its_trace_first(max_pending):
+    """As on a GPU, whose steps are checked later: t is NaN at the next control step, the loss was NaN before."""
+    model, optimizer, _ = pruned(pruning_steps=2000)
+    _, check = checked(model, max_pending=max_pending)
+    data = list(batches(40))
+    data[21][0].fill_(float("nan"))
+    with pytest.raises(NotFiniteError, match="the loss became nan in step 22 of the epoch") as raised:
+        train_epoch(model, data, optimizer, cross_entropy, Precision("off", CPU), finite_check=check)
+    assert (raised.value.step, raised.value.fault.skippable) == (22, True)

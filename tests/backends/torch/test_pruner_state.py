@@ -3,6 +3,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from networks import batches, build
@@ -11,6 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hyperflux import InputError, Pruner
+from hyperflux.schedules.controllers import PublishedController
+from hyperflux.schedules.default import DefaultCourse
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -123,3 +126,41 @@ def test_a_write_through_data_is_found_by_the_next_check_of_contents():
     model[1].weight.data.add_(1.0)
     with pytest.raises(InputError, match="resync"):
         train(model, optimizer, 1)
+
+
+def test_finalize_asks_no_other_rank():
+    """Rank 0 alone may finalize and save; comparing masks with this group would fail."""
+    *_, pruner = pruned(process_group=object(), controller="published", presence_lr=0.05)
+    pruner.finalize()
+    assert pruner.surviving == pruner.total
+
+
+def test_numpy_numbers_are_saved_as_plain_ones(tmp_path):
+    """`torch.load(weights_only=True)` reads the state, and a Pruner of the same settings takes it."""
+    course = DefaultCourse(max_rate=np.float32(0.05), gain=np.float64(300))
+    how = {"target_sparsity": np.float64(0.8), "controller": course, "presence_lr": np.float32(0.05)}
+    model, optimizer, pruner = pruned(**how)
+    train(model, optimizer, 10)
+    torch.save(pruner.state_dict(), tmp_path / "state.pt")
+    again = pruned(**how)[2]
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert same(again.presence(), pruner.presence())
+    assert {type(value) for value in vars(course).values()} == {float}
+    assert type(PublishedController(np.float64(0.3)).step) is float
+
+
+def test_a_state_whose_telemetry_cannot_be_read_changes_nothing():
+    model, optimizer, pruner = pruned()
+    train(model, optimizer, 10)
+    saved = pruner.state_dict()
+    saved["telemetry"] = {name: tensor.to("meta") for name, tensor in saved["telemetry"].items()}
+    _, _, fresh = pruned()
+    with pytest.raises((NotImplementedError, TypeError)):
+        fresh.load_state_dict(saved)
+    assert fresh.step_count == 0
+
+
+@pytest.mark.parametrize("value", ["0.8", None, True, torch.ones(2)])
+def test_a_target_that_is_no_number_is_refused(value):
+    with pytest.raises(InputError, match=r"target_sparsity: .* is not a fraction between 0 and 1"):
+        pruned(target_sparsity=value)
