@@ -41,7 +41,7 @@ def test_prune_prints_epochs_and_an_outcome_that_agrees_with_its_report(here):
     report = json.loads((here / "out" / "report.json").read_text())
     lines = done.stdout.splitlines()
     assert sum(line.startswith("epoch") for line in lines) == 15
-    assert "wanted" in lines[5]
+    assert "target" in lines[5]
     assert "pressure" in lines[5]
     assert f"{report['surviving_weights']:,} of 480 (density " in done.stdout
     assert f"pruned accuracy  {report['final_accuracy']:.4f}" in done.stdout
@@ -134,7 +134,7 @@ def test_from_scratch_says_that_there_was_no_dense_network(here):
 def test_recipes_lists_each_with_what_it_is_for_and_shows_one(here):
     listed = run(here, "recipes").stdout.splitlines()
     assert [line.split()[0] for line in listed] == recipes.names()
-    assert any(line.startswith("lenet300-mnist ") and "the published epochs" in line for line in listed)
+    assert any(line.startswith("lenet300-mnist ") and "the paper's epochs" in line for line in listed)
     shown = run(here, "recipes", "lenet300-mnist").stdout
     assert shown == recipes.text("lenet300-mnist")
 
