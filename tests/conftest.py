@@ -1,3 +1,4 @@
+import importlib.util
 import os
 from pathlib import Path
 
@@ -7,6 +8,18 @@ from hypothesis import settings
 
 # The networks of the tests are small: more threads only wait for each other, and tests that run side by side suffer.
 torch.set_num_threads(1)
+
+# These fork, kill, limit memory or make pipes, which Windows can't. The package itself must run there.
+if importlib.util.find_spec("resource") is None:
+    collect_ignore = [
+        "cli/test_front_door.py",
+        "io/test_mutated_files.py",
+        "io/test_safe_read.py",
+        "runs/test_checkpoints.py",
+        "runs/test_interruptions.py",
+        "runs/test_lock.py",
+        "runs/test_torchrun.py",
+    ]
 
 # No deadline: these machines are noisy. Derandomised, so that a failure on one machine is a failure on every one.
 settings.register_profile("hyperflux", deadline=None, derandomize=True)
