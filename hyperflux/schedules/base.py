@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_type_hints
 
 from hyperflux.errors import InputError
+from hyperflux.io.saved_state import count, finite
 from hyperflux.spec import Observation as Observation
 from hyperflux.spec import StepSettings as StepSettings
 
@@ -104,13 +105,27 @@ def restored(kind: type[S], saved: Mapping[str, Any]) -> S:
     """A state of plain numbers from its dictionary.
 
     Raises:
-        InputError: The fields are not those of `kind`, or a value is not a number.
+        InputError: The fields are not those of `kind`, or a value is not a finite number of the field's type.
     """
+    types = get_type_hints(kind)
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(saved, Mapping) or saved.keys() != names:
         raise InputError(
             f"schedule state: {saved} does not have the fields {', '.join(sorted(names))} of {kind.__name__}"
         )
-    if odd := [name for name, value in saved.items() if type(value) not in (int, float, type(None))]:
-        raise InputError(f"schedule state: {odd[0]} is {saved[odd[0]]!r}, not a number")
+    for name, value in saved.items():
+        _require_number(f"schedule state, {name}", value, types[name])
     return kind(**saved)
+
+
+def _require_number(what: str, value: Any, annotation: Any) -> None:
+    """Raise InputError unless a value is a count, a finite number or None, as a field's annotation allows."""
+    allowed = set(get_args(annotation) or (annotation,))
+    if is_dataclass(value) or (value is None and type(None) in allowed):
+        return
+    if type(value) not in (int, float):
+        raise InputError(f"{what}: {value!r} is not a number")
+    if float in allowed:
+        finite(what, value)
+    else:
+        count(what, value)

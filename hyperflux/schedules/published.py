@@ -126,9 +126,7 @@ class PublishedSchedule:
 
     def restore(self, saved: Mapping[str, Any]) -> PublishedScheduleState:
         """A state from its dictionary. Raises InputError if another schedule saved it."""
-        if not isinstance(saved.get("controller"), Mapping):
-            raise InputError(f"schedule state: {dict(saved)} is not a state of the published course")
-        plain = {**saved, "controller": None}
-        return replace(
-            restored(PublishedScheduleState, plain), controller=restored(PublishedControllerState, saved["controller"])
-        )
+        if not isinstance(saved, Mapping) or not isinstance(saved.get("controller"), Mapping):
+            raise InputError(f"schedule state: {saved} is not a state of the published course")
+        controller = restored(PublishedControllerState, saved["controller"])
+        return restored(PublishedScheduleState, {**saved, "controller": controller})

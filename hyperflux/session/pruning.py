@@ -79,11 +79,6 @@ class PruningSession(Generic[S]):
         """Whether everything is checked after the step just taken."""
         return self.gate.steps % self._check_interval == 0
 
-    @property
-    def next_check_is_due(self) -> bool:
-        """Whether everything is checked after the next step."""
-        return (self.gate.steps + 1) % self._check_interval == 0
-
     def after_step(self) -> None:
         """Check values, take a control step if one is due, record, warn.
 

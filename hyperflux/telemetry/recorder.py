@@ -9,13 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperflux.errors import InputError
+from hyperflux.io.saved_state import entries
 from hyperflux.schedules.base import Gate, PruningSchedule
 from hyperflux.seeding import generator
-from hyperflux.telemetry.columns import SCHEMA, Tables
+from hyperflux.telemetry.columns import SCHEMA, Table, Tables
 from hyperflux.telemetry.levels import Level
 from hyperflux.telemetry.statistics import LayerArrays, Summary
 
 State = dict[str, NDArray[Any]]
+GROWING = ("ends", "rows network", "rows layers", "rows sample")
+"""Arrays of the state whose length grows over a run."""
 
 
 class Probe(Protocol):
@@ -115,12 +119,32 @@ class Recorder:
         clock = {"ends": self._ends, "step": self._step, "applied": self._applied, "moved": self._moved}
         return {**{name: np.array(value) for name, value in clock.items()}, **rows, **self._probe.state()}
 
+    def require_state(self, state: State) -> None:
+        """Raise InputError if `restore` could not restore a state as it was saved."""
+        own = self.state()
+        entries("telemetry state", state, own)
+        for name, array in state.items():
+            shape = (len(array),) if name in GROWING and array.ndim == 1 else own[name].shape
+            if array.dtype.kind != own[name].dtype.kind or array.shape != shape:
+                raise InputError(
+                    f"telemetry state: {name} is {array.dtype} of shape {array.shape}, but {own[name].dtype} of shape "
+                    f"{own[name].shape} here"
+                )
+        ends, step = state["ends"].tolist(), int(state["step"])
+        if ends[:1] != [0] or sorted(set(ends)) != ends or step < ends[-1]:
+            raise InputError(f"telemetry state: intervals end at {ends[:3]}... {ends[-1:]} by step {step}")
+        for name in self._rows:
+            try:
+                _table(name, state).tolist()
+            except ValueError as error:
+                raise InputError(f"telemetry state: the rows of {name} can't be read ({error})") from error
+
     def restore(self, state: State) -> None:
-        """Continue from a saved state; restore the gate first."""
+        """Continue from a saved state, which `require_state` accepts; restore the gate first."""
         self._ends, self._step = state["ends"].tolist(), int(state["step"])
         pressure, rate = state["applied"].tolist()
         self._applied, self._moved, self._next = (pressure, rate), bool(state["moved"]), _step_settings(self._gate)
-        tables = {name: np.frombuffer(state[f"rows {name}"].tobytes(), SCHEMA[name]) for name in self._rows}
+        tables = {name: _table(name, state) for name in self._rows}
         self._rows = {name: table.tolist() for name, table in tables.items()}
         self._probe.restore(state)
         for name in self._events:
@@ -165,6 +189,11 @@ class Recorder:
 
     def _add(self, table: str, values: Mapping[str, Any]) -> None:
         self._rows[table].append(tuple(values[name] for name in SCHEMA[table].names or ()))
+
+
+def _table(name: str, state: State) -> Table:
+    """The rows of a table, saved as bytes."""
+    return np.frombuffer(state[f"rows {name}"].tobytes(), SCHEMA[name])
 
 
 def _step_settings(gate: Gate) -> tuple[float, float]:

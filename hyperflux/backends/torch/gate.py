@@ -15,16 +15,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.torch.capacity import meet_capacity
+from hyperflux.backends.torch.contents_check import ContentsCheck
 from hyperflux.backends.torch.distributed import require_same_masks
 from hyperflux.backends.torch.finite import first_fault
+from hyperflux.backends.torch.gated_parameter import GatedParameter
 from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate
 from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_state_dtype, require_hooks
@@ -40,46 +42,24 @@ NEAR = 0.5
 """The k-th largest t is searched first within this share of t's travel between control steps, around 0."""
 
 
-@dataclass
-class _Entry:
-    """A prunable parameter, with the version and address of its storage after the last step."""
-
-    name: str
-    parameter: nn.Parameter
-    state: WeightState
-    version: int = -1
-    pointer: int = -1
-
-    def remember(self) -> None:
-        self.version, self.pointer = self.parameter._version, self.parameter.data_ptr()
-
-    def was_touched(self) -> bool:
-        """Whether something wrote to the parameter or replaced its storage. Writes through `.data` go unnoticed."""
-        return self.version != self.parameter._version or self.pointer != self.parameter.data_ptr()
-
-    def holds_effective(self) -> bool:
-        """Whether the parameter still equals θ = w·m bit for bit; NaN equals NaN."""
-        expected = torch.empty_like(self.parameter)
-        self.state.write_effective(expected)
-        return bool(((expected == self.parameter) | (expected.isnan() & self.parameter.isnan())).all())
-
-
 class TorchGate:
     """Parameters under the gate while an optimizer trains them: a `hyperflux.session.pruning.SessionGate`.
 
     w and t have the widest dtype of all parameters, at least float32. In a step, a parameter without a gradient keeps
     its w and t; capacity shifts its t with all others. Every step raises InputError if a parameter was changed outside
-    the optimizer; writes through `.data` are found only with `check_contents`.
+    the optimizer. A gate can be copied and pickled together with its parameters and its optimizer.
 
     Attributes:
+        optimizer: The optimizer in whose steps the gate acts.
         pressure: γ of the next step.
         presence_lr: η_t of the next step; None freezes t and its moments.
         steps: Optimizer steps taken; skipped steps do not count.
         total: N, the number of weights of all parameters.
         states: The state of every parameter by name; the tensors are those in use, not copies.
+        before_step: Called before every step, before anything changes.
         after_step: Called after every step. It may call `meet_capacity`, but must not read the parameters, because θ is
             written afterwards.
-        check_contents: Whether the next step compares the contents of every parameter with θ.
+        trained_by: Type of another optimizer that has trained the parameters, for messages; None if there is none.
         last_capacity: Step of the last `meet_capacity`.
     """
 
@@ -104,30 +84,93 @@ class TorchGate:
             InputError: The optimizer runs no step hooks, or needs a closure.
         """
         require_hooks(optimizer)
+        self.optimizer = optimizer
         self.pressure = 0.0
         self.presence_lr: float | None = 0.0
-        self.check_contents = False
-        self.after_step: Callable[[], None] = lambda: None
+        self.before_step: Callable[[], None] = _nothing
+        self.after_step: Callable[[], None] = _nothing
+        self.trained_by: str | None = None
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
         dtype = functools.reduce(torch.promote_types, (p.dtype for p in parameters.values()), torch.float32)
         self._entries = {
-            name: _Entry(name, parameter, WeightState.of(parameter, dtype, seed, name, initial))
+            name: GatedParameter(name, parameter, WeightState.of(parameter, dtype, seed, name, initial))
             for name, parameter in parameters.items()
         }
         self.states = {name: entry.state for name, entry in self._entries.items()}
         self._kernels = Kernels()
-        self._active: list[tuple[_Entry, Tensor, Tensor]] = []
-        self._unwritten: list[_Entry] = []
+        self._contents = ContentsCheck(self._kernels)
+        self._active: list[tuple[GatedParameter, Tensor, Tensor]] = []
+        self._unwritten: list[GatedParameter] = []
         self._stepping = self._nested = False
         self.last_capacity = 0
         self._group = group
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-            *keep_state_dtype(optimizer, self._wider_latents),
-        ]
+        self._hooks: list[RemovableHandle] = []
+        self._attach()
         self.write_effective()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the gate acts in the steps of its optimizer; not after `remove`."""
+        return bool(self._hooks)
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether a step of its optimizer is under way."""
+        return self._stepping
+
+    def follow(self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Act in the steps of another optimizer from now on.
+
+        Values that are not θ become the latent weights, as in `resync`; all others keep their precision.
+
+        Args:
+            optimizer: The optimizer.
+            parameters: The parameters by the same names, of the same shapes; they may be other objects.
+
+        Raises:
+            InputError: The optimizer runs no step hooks, or needs a closure.
+        """
+        require_hooks(optimizer)
+        self.remove()
+        self.optimizer, self.trained_by = optimizer, None
+        self._contents = ContentsCheck(self._kernels)
+        for name, entry in self._entries.items():
+            entry.parameter = parameters[name]
+            self._follow_move(entry)
+            if not entry.holds_effective():
+                entry.take_values()
+        self._attach()
+        self.write_effective()
+
+    def _attach(self) -> None:
+        """Register the hooks."""
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+            *keep_state_dtype(self.optimizer, self._wider_latents),
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The gate without hooks, which belong to this optimizer only, and without kernels.
+
+        Raises InputError for a gate of several ranks, because process groups can't be copied.
+        """
+        if self._group is not None:
+            raise InputError(
+                "pruner: under several processes it can't be copied or pickled; save its state_dict() instead"
+            )
+        self._restore()
+        return {**vars(self), "_hooks": self.is_attached, "_kernels": None, "_contents": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Register hooks on the copied optimizer, if the original had them."""
+        vars(self).update(state)
+        self._kernels = Kernels()
+        self._contents = ContentsCheck(self._kernels)
+        was_attached, self._hooks = state["_hooks"], []
+        if was_attached:
+            self._attach()
 
     def held_tensors(self) -> list[Tensor]:
         """All tensors held in addition to the parameters, to measure memory."""
@@ -200,6 +243,7 @@ class TorchGate:
     def verify(self) -> None:
         """Raise InputError if a parameter was changed since the last step; waits for the device."""
         self._restore()
+        self._read_contents()
         for entry in self._entries.values():
             self._require_untouched(entry)
 
@@ -209,12 +253,10 @@ class TorchGate:
         A pruned weight whose parameter is 0 keeps its latent value, because a sparse checkpoint does not contain it.
         """
         self._restore()
-        with torch.no_grad():
-            for entry in self._entries.values():
-                self._follow_move(entry)
-                values = entry.parameter.to(entry.state.latent.dtype)
-                unknown = (values == 0) & (entry.state.presence < 0)
-                entry.state.latent.copy_(torch.where(unknown, entry.state.latent, values))
+        for entry in self._entries.values():
+            self._follow_move(entry)
+            entry.take_values()
+        self.trained_by = None
         self.write_effective()
 
     def remove(self) -> None:
@@ -239,6 +281,7 @@ class TorchGate:
         found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         if found_inf is not None and found_inf.item():
             return  # gradients overflowed: the fused optimizer skips this step
+        self.before_step()
         self._stepping = True
         with torch.no_grad():
             self._begin(scale)
@@ -247,10 +290,13 @@ class TorchGate:
         """Move t, mask the gradients and point the parameters at w."""
         entries = [entry for entry in self._entries.values() if entry.parameter.grad is not None]
         for entry in self._entries.values():
-            if self.check_contents or entry.was_touched():
+            if entry.was_touched():
                 self._require_untouched(entry)
         for entry in entries:
             self._follow_move(entry)
+        self._contents.compare(self._entries.values())
+        if self._contents.is_due():
+            self._read_contents()
         updates = [_update_of(entry, scale) for entry in entries]
         self._kernels.take_step(updates, self.pressure / self.total, self.presence_lr)
         for entry, update in zip(entries, updates, strict=True):
@@ -293,30 +339,50 @@ class TorchGate:
         pairs = [(entry.parameter, entry.state.latent) for entry in self._entries.values()]
         return [(parameter, latent) for parameter, latent in pairs if parameter.dtype != latent.dtype]
 
-    def _follow_move(self, entry: _Entry) -> None:
+    def _follow_move(self, entry: GatedParameter) -> None:
         """If the parameter has moved to another device or layout, move its state too and release the kernels."""
         if entry.state.follow(entry.parameter):
             self._kernels.forget()
 
-    def _write(self, entries: Iterable[_Entry]) -> None:
+    def _write(self, entries: Iterable[GatedParameter]) -> None:
         """Write θ = w·m into the parameters of `entries`, which include all unwritten ones."""
         for entry in entries:
             self._kernels.write_effective(entry.state, entry.parameter.data)
             entry.remember()
         self._unwritten = []
 
-    @torch.no_grad()
-    def _require_untouched(self, entry: _Entry) -> None:
+    def _read_contents(self) -> None:
+        """Raise InputError if a parameter differed from θ before a recent step."""
+        if (name := self._contents.changed()) is None:
+            return
+        self._require_untouched(self._entries[name])
+        raise InputError(
+            f"{name}: its weights were written through .data in the last {self._contents.max_pending} steps, and the "
+            "values are lost; call resync() on the pruner right after such a write"
+        )
+
+    def _require_untouched(self, entry: GatedParameter) -> None:
         self._follow_move(entry)
-        if not entry.holds_effective():
+        if entry.holds_effective():
+            entry.remember()
+        elif self.trained_by is not None:
+            raise InputError(
+                f"{entry.name}: was trained by {self.trained_by}, which the Pruner does not follow; it has pruned in "
+                f"{self.steps} steps. Call follow(optimizer) on the pruner and take the missing steps with it, or "
+                "release() to abandon pruning"
+            )
+        else:
             raise InputError(
                 f"{entry.name}: its weights were changed outside the optimizer's step (a checkpoint loaded, values "
-                "assigned); call resync() on the pruner to continue from the new ones"
+                "assigned); call resync() on the pruner to continue from the new ones, with the mask as it is"
             )
-        entry.remember()
 
 
-def _update_of(entry: _Entry, scale: Tensor | None) -> ParameterUpdate:
+def _nothing() -> None:
+    """What happens around a step by default."""
+
+
+def _update_of(entry: GatedParameter, scale: Tensor | None) -> ParameterUpdate:
     """The update of an entry; its gradient is copied if dtype or memory layout differ from those of w."""
     gradient = entry.parameter.grad
     assert gradient is not None

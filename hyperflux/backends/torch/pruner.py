@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.distributed import process_group_of
 from hyperflux.backends.torch.gate import TorchGate
-from hyperflux.backends.torch.gate_state import gate_state, restore_gate
+from hyperflux.backends.torch.masks import apply_masks
+from hyperflux.backends.torch.placement import Placement, require_followable
 from hyperflux.backends.torch.probe import TorchProbe
+from hyperflux.backends.torch.pruner_state import pruner_state, restore_pruner
 from hyperflux.backends.torch.selection import Patterns, Selection, select, unwrap
+from hyperflux.backends.torch.training_watch import TrainingWatch, require_free
 from hyperflux.errors import InputError
 from hyperflux.io.ranges import as_number, number_in, whole_number
 from hyperflux.io.safe_read import shown
@@ -28,14 +29,7 @@ from hyperflux.session.warnings import Warnings
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.levels import level
 
-STATE_FORMAT = 4
-"""Version of `Pruner.state_dict`."""
-
-A = TypeVar("A")
-B = TypeVar("B")
-
 _log = logging.getLogger("hyperflux")
-_pruned_modules: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Pruner]] = weakref.WeakKeyDictionary()
 
 
 class Pruner:
@@ -55,7 +49,11 @@ class Pruner:
     weight, and 7 more with telemetry. The logger "hyperflux" warns once per layer that has no weight left, and once if
     the target is out of reach.
 
+    Copying or pickling a Pruner takes its model and its optimizer along: copy all three in one call,
+    `copy.deepcopy((model, optimizer, pruner))`.
+
     Attributes:
+        model: The model, without wrappers.
         selection: The prunable parameters, and why each other parameter was left out; print it.
         gate: The presence parameters and latent weights.
         session: Schedule, controller, telemetry and warnings.
@@ -121,7 +119,8 @@ class Pruner:
             presence_lr=presence_lr,
             network=type(root).__name__,
         )
-        self._start(model, optimizer, selection, schedule, seed, telemetry, process_group, Warnings(_log.warning))
+        warnings = Warnings(_log.warning)
+        self._start(model, optimizer, selection, schedule, include, exclude, seed, telemetry, process_group, warnings)
         self.target_sparsity, self.presence_lr = sparsity, presence_lr
 
     @classmethod
@@ -157,7 +156,7 @@ class Pruner:
         pruner = cls.__new__(cls)
         selection = _selected(unwrap(model), optimizer, include, exclude)
         warnings = Warnings(_log.warning) if warnings is None else warnings
-        pruner._start(model, optimizer, selection, schedule, seed, telemetry, process_group, warnings)
+        pruner._start(model, optimizer, selection, schedule, include, exclude, seed, telemetry, process_group, warnings)
         last_step = schedule.pruning_steps + schedule.regrowth_steps
         pruner.target_sparsity = float(1 - schedule.target_density(last_step))
         pruner.presence_lr = float(schedule.settings(schedule.initial_state()).presence_lr or 0.0)
@@ -169,21 +168,24 @@ class Pruner:
         optimizer: torch.optim.Optimizer,
         selection: Selection,
         schedule: PruningSchedule[Any],
+        include: Patterns | None,
+        exclude: Patterns | None,
         seed: int,
         telemetry: str,
         process_group: Any,
         warnings: Warnings,
     ) -> None:
         watched = level(telemetry)
+        self.model = unwrap(model)
         group = process_group_of(model) if process_group is None else process_group
         self.selection = selection
         self.gate = gate = TorchGate(selection.prunable, optimizer, seed, schedule.initial_presence, group=group)
         self._probe = None if watched is None else TorchProbe(gate)
         self.session = PruningSession(schedule, gate, warnings, probe=self._probe, level=watched)
-        gate.after_step = self._after_step
+        gate.before_step, gate.after_step = self._before_step, self._after_step
         self._released = False
-        for module in unwrap(model).modules():
-            _pruned_modules[module] = weakref.ref(self)
+        self._placement = Placement(self.model, selection.prunable)
+        self._watch = TrainingWatch(self.model, gate, selection.prunable.values(), include, exclude, warnings)
 
     @property
     def pruning_steps(self) -> int:
@@ -265,6 +267,47 @@ class Pruner:
         """
         self.gate.resync()
 
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Act in the steps of another optimizer from now on; the count of steps goes on.
+
+        Call it when training continues with a new optimizer, before its first step. The Pruner also takes over
+        parameters that were replaced by others of the same name and shape, as `load_state_dict(assign=True)` does. If
+        weights have changed since the last step, they are taken as in `resync`.
+
+        Args:
+            optimizer: An optimizer that trains every prunable parameter of the model that is not frozen.
+
+        Raises:
+            InputError: The optimizer does not train one of them, or a parameter is gone, has another shape or cannot
+                be pruned; then nothing has changed. Or the Pruner is finished.
+        """
+        if self._released:
+            raise InputError("follow: this Pruner is finished; build a new one")
+        parameters = {name: self._placement.find(name) for name in self.selection.prunable}
+        require_followable(parameters, self.selection.prunable, optimizer)
+        require_free(self.model, set(parameters.values()) - set(self.selection.prunable.values()))
+        self.gate.follow(optimizer, parameters)
+        self.selection = Selection(parameters, self.selection.left_out)
+        self._watch.follow(parameters.values())
+
+    def apply_masks(self, model: nn.Module) -> None:
+        """Set the pruned weights of another model to 0, in place.
+
+        An average over training (EMA, SWA) holds traces of weights that were pruned on the way, so it is dense until
+        its masks are applied:
+
+            pruner.finalize()
+            pruner.apply_masks(ema)
+
+        Args:
+            model: A model with parameters of the same names and shapes; wrappers such as
+                `torch.optim.swa_utils.AveragedModel` and timm's `ModelEmaV3` are looked through.
+
+        Raises:
+            InputError: A prunable parameter is missing or has another shape; then nothing has changed.
+        """
+        apply_masks(self.masks(), model)
+
     def finalize(self) -> None:
         """Remove every hook and leave a plain module with exact zeros and its usual names; safe to call twice.
 
@@ -277,8 +320,7 @@ class Pruner:
         """
         if self._released:
             return
-        self.gate.verify()
-        self.session.require_finite(latent=True)
+        self._require_intact()
         if self.stage != "done":
             planned = self.pruning_steps + self.regrowth_steps
             _log.warning("finalize() after %d of %d steps: the weights left had little time", self.step_count, planned)
@@ -293,9 +335,8 @@ class Pruner:
         if self._released:
             return
         self.gate.remove()
+        self._watch.stop()
         self._released = True
-        for module in [module for module, owner in _pruned_modules.items() if owner() is self]:
-            del _pruned_modules[module]
 
     def state_dict(self) -> dict[str, Any]:
         """The state from which a Pruner built with the same arguments continues bit for bit.
@@ -307,16 +348,8 @@ class Pruner:
             InputError: Weights were changed outside the optimizer since the last step.
             NotFiniteError: A t or w is not finite.
         """
-        self.gate.verify()
-        self.session.require_finite(latent=True)
-        recorder = self.session.recorder
-        return {
-            "format": STATE_FORMAT,
-            "settings": self._settings(),
-            "schedule": self.session.state(),
-            "gate": gate_state(self.gate),
-            "telemetry": None if recorder is None else _map(torch.from_numpy, recorder.state()),
-        }
+        self._require_intact()
+        return pruner_state(self._settings(), self.gate, self.session)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, and write the effective weights into the model.
@@ -324,29 +357,7 @@ class Pruner:
         Raises:
             InputError: The state has another format, other settings or other parameters; then nothing has changed.
         """
-        self._require_loadable(saved)
-        recorder = self.session.recorder
-        telemetry = {} if recorder is None else _map(_on_host, saved["telemetry"])
-        restore_gate(self.gate, saved["gate"])
-        self.session.restore(saved["schedule"])
-        if recorder is not None:
-            recorder.restore(telemetry)
-
-    def _require_loadable(self, saved: Mapping[str, Any]) -> None:
-        if (found := saved.get("format")) != STATE_FORMAT:
-            raise InputError(
-                f"pruner state: format {found!r} was saved by another version of hyperflux; this one reads format "
-                f"{STATE_FORMAT}, so continue with that version"
-            )
-        for name, value in self._settings().items():
-            _require_equal(name, saved["settings"].get(name), value)
-        if self.session.recorder is not None and saved["telemetry"] is None:
-            raise InputError('pruner state: saved without telemetry; build this Pruner with telemetry="off"')
-        states, parameters = self.gate.states, saved["gate"]["parameters"]
-        _require_equal("parameters", sorted(parameters), sorted(states))
-        for name, state in states.items():
-            _require_equal(f"shape of {name}", parameters[name]["latent"].shape, state.latent.shape)
-        self.session.schedule.restore(saved["schedule"])
+        restore_pruner(saved, self._settings(), self.gate, self.session)
 
     def _settings(self) -> dict[str, object]:
         schedule = self.session.schedule
@@ -354,29 +365,24 @@ class Pruner:
         names = ("target_sparsity", "pruning_steps", "regrowth_steps", "presence_lr")
         return {"schedule": f"{type(schedule).__name__}, {course}", **{name: getattr(self, name) for name in names}}
 
+    def _require_intact(self) -> None:
+        """Raise InputError or NotFiniteError unless the model holds exactly what the gate says."""
+        self._placement.require_unchanged(self.selection.prunable)
+        self.gate.verify()
+        self.session.require_finite(latent=True)
+
+    def _before_step(self) -> None:
+        self._placement.require_unchanged(self.selection.prunable)
+        self._watch.before_own_step()
+
     def _after_step(self) -> None:
         self.session.after_step()
-        self.gate.check_contents = self.session.next_check_is_due
 
 
 def _selected(
     root: nn.Module, optimizer: torch.optim.Optimizer, include: Patterns | None, exclude: Patterns | None
 ) -> Selection:
-    """Select the parameters of a model. Raises InputError if it is already under a Pruner."""
-    if any(owner() is not None for module in root.modules() if (owner := _pruned_modules.get(module)) is not None):
-        raise InputError(f"model {type(root).__name__}: already under a Pruner; call its finalize() first")
-    return select(root, optimizer, include, exclude)
-
-
-def _on_host(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.cpu().numpy()
-    return array
-
-
-def _map(change: Callable[[A], B], values: Mapping[str, A]) -> dict[str, B]:
-    return {name: change(value) for name, value in values.items()}
-
-
-def _require_equal(what: str, saved: object, present: object) -> None:
-    if saved != present:
-        raise InputError(f"pruner state: {what} is {saved!r}, but {present!r} in this Pruner")
+    """Select the parameters of a model. Raises InputError if one is already under a Pruner."""
+    selection = select(root, optimizer, include, exclude)
+    require_free(root, selection.prunable.values())
+    return selection

@@ -131,7 +131,8 @@ def select(
         elif id(parameter) not in trained:
             left_out[name] = "not in the optimizer"
         else:
-            _require_plain(name, parameter, [module for _, module in owners])
+            require_plain(name, parameter)
+            _require_dense_gradient(name, [module for _, module in owners])
             prunable[name] = parameter
     _refuse_reparametrized(model, included, excluded)
     if not prunable:
@@ -196,7 +197,7 @@ def _by_default(model: nn.Module, parameters: dict[str, nn.Parameter]) -> set[st
     return {name for name, parameter in parameters.items() if id(parameter) in weights - embeddings}
 
 
-def _require_plain(name: str, parameter: nn.Parameter, owners: list[nn.Module]) -> None:
+def require_plain(name: str, parameter: nn.Parameter) -> None:
     """Raise InputError for a parameter that cannot have presence parameters."""
     if isinstance(parameter, UninitializedParameter):
         raise InputError(f"{name}: not initialised yet; pass one batch through the model first")
@@ -207,6 +208,9 @@ def _require_plain(name: str, parameter: nn.Parameter, owners: list[nn.Module]) 
         if kind == "DTensor":
             raise InputError(f"{name}: is sharded (fully_shard or tensor parallelism); {_WHOLE_WEIGHTS}")
         raise InputError(f"{name}: a {kind} (quantised or another type of tensor) cannot be pruned; exclude it")
+
+
+def _require_dense_gradient(name: str, owners: list[nn.Module]) -> None:
     if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse for module in owners):
         raise InputError(f"{name}: an embedding with sparse gradients cannot be pruned; build it with sparse=False")
 

@@ -6,6 +6,8 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
 from networks import batches, build
 from pruned import pruned, same, train
 from torch import nn
@@ -88,7 +90,7 @@ def test_a_state_of_another_pruner_is_refused():
     saved = pruned()[2].state_dict()
     with pytest.raises(InputError, match=r"target_sparsity is 0\.6, but 0\.5"):
         pruned(target_sparsity=0.5)[2].load_state_dict(saved)
-    with pytest.raises(InputError, match="parameters is"):
+    with pytest.raises(InputError, match=r"parameters: lacks 0\.weight, .* and has unexpected 1\.weight"):
         pruned("convolutional")[2].load_state_dict(saved)
     with pytest.raises(InputError, match="format 99 was saved by another version"):
         pruned()[2].load_state_dict({**saved, "format": 99})
@@ -120,12 +122,45 @@ def test_weights_loaded_from_outside_are_detected_and_resync_accepts_them():
     assert same(pruner2.latent(), latent)
 
 
-def test_a_write_through_data_is_found_by_the_next_check_of_contents():
-    model, optimizer, _ = pruned()
-    train(model, optimizer, 50)
-    model[1].weight.data.add_(1.0)
-    with pytest.raises(InputError, match="resync"):
-        train(model, optimizer, 1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("write", ["clamp", "decay", "one", "assign"])
+def test_a_write_through_data_is_found_at_the_next_step(dtype, write):
+    model, optimizer, _ = pruned(dtype=dtype)
+    train(model, optimizer, 42, dtype=dtype)
+    weight = model[1].weight
+    if write == "clamp":
+        weight.data.clamp_(-0.05, 0.05)
+    elif write == "decay":
+        weight.data.mul_(0.99)
+    elif write == "one":
+        weight.data[(weight != 0).nonzero()[-1].tolist()[0]] *= 2
+    else:
+        weight.data = weight.data * 2
+    with pytest.raises(InputError, match=r"1\.weight: its weights were changed outside .* resync"):
+        train(model, optimizer, 1, dtype=dtype)
+
+
+@pytest.mark.parametrize("write", [lambda w: w.data.clamp_(-0.05, 0.05), lambda w: w.data.copy_(w.clamp(-0.05, 0.05))])
+def test_clipped_weights_stay_clipped_with_resync_also_while_they_are_pruned(write):
+    model, optimizer, pruner = pruned()
+    for seed in range(80):
+        train(model, optimizer, 1, seed=seed)
+        for name in pruner.masks():
+            write(model.get_parameter(name))
+        pruner.resync()
+        assert max(float(w.abs().max()) for w in pruner.latent().values()) <= 0.05
+    pruner.finalize()
+    assert sum(int((model.get_parameter(name) != 0).sum()) for name in pruner.masks()) == pruner.surviving == 653
+
+
+def test_comparisons_that_wait_on_a_device_name_the_write_later():
+    """As on a GPU: the values are lost by then, and the message says so."""
+    model, optimizer, pruner = pruned()
+    pruner.gate._contents.is_due = lambda: pruner.gate._contents._steps >= 3
+    train(model, optimizer, 30)
+    model[1].weight.data.clamp_(-0.05, 0.05)
+    with pytest.raises(InputError, match=r"1\.weight: .*written through \.data in the last .* values are lost"):
+        train(model, optimizer, 4)
 
 
 def test_finalize_asks_no_other_rank():
@@ -149,15 +184,80 @@ def test_numpy_numbers_are_saved_as_plain_ones(tmp_path):
     assert type(PublishedController(np.float64(0.3)).step) is float
 
 
-def test_a_state_whose_telemetry_cannot_be_read_changes_nothing():
-    model, optimizer, pruner = pruned()
-    train(model, optimizer, 10)
-    saved = pruner.state_dict()
-    saved["telemetry"] = {name: tensor.to("meta") for name, tensor in saved["telemetry"].items()}
-    _, _, fresh = pruned()
-    with pytest.raises((NotImplementedError, TypeError)):
-        fresh.load_state_dict(saved)
-    assert fresh.step_count == 0
+def leaves(value, path=()):
+    """Paths of all entries of nested dictionaries, the dictionaries included."""
+    for key, part in value.items():
+        yield (*path, key)
+        if isinstance(part, dict):
+            yield from leaves(part, (*path, key))
+
+
+def saved_after(steps):
+    model, optimizer, pruner = pruned(telemetry="full")
+    train(model, optimizer, steps)
+    return pruner.state_dict()
+
+
+SAVED = saved_after(5)
+TENSORS = {
+    "longer": lambda tensor: torch.cat([tensor.flatten(), tensor.flatten()[:1]]),
+    "broadcastable": lambda tensor: tensor.flatten()[:1].reshape([1] * (tensor.ndim + 1)),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "on meta": lambda tensor: tensor.to("meta"),
+    "a list": lambda tensor: tensor.tolist(),
+}
+VALUES = {"text": "text", "nothing": None, "negative": -3, "infinite": float("inf"), "NaN": float("nan"), "a list": []}
+
+
+@given(st.data())
+@settings(max_examples=250)
+def test_a_damaged_state_is_refused_and_nothing_has_changed(data):
+    """Whatever entry is missing, renamed, or of another type, shape or sign."""
+    path = data.draw(st.sampled_from(list(leaves(SAVED))))
+    damaged = copy.deepcopy(SAVED)
+    holder = damaged
+    for key in path[:-1]:
+        holder = holder[key]
+    value = holder[path[-1]]
+    changes = TENSORS if isinstance(value, torch.Tensor) else VALUES
+    kind = data.draw(st.sampled_from(["missing", "renamed", *changes]))
+    event(kind)
+    if kind in ("missing", "renamed"):
+        del holder[path[-1]]
+        if kind == "renamed":
+            holder["other"] = value
+    elif isinstance(value, torch.Tensor):
+        holder[path[-1]] = changes[kind](value)
+    else:
+        assume(not (value is None and kind == "nothing"))
+        holder[path[-1]] = changes[kind]
+    model, optimizer, pruner = pruned(telemetry="full")
+    train(model, optimizer, 1)
+    before, weights = pruner.state_dict(), copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError):
+        pruner.load_state_dict(damaged)
+    assert equal(pruner.state_dict(), before)
+    assert same(model.state_dict(), weights)
+
+
+def equal(ours, theirs):
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(equal(ours[key], theirs[key]) for key in ours)
+    return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+@pytest.mark.parametrize("saved", [None, [], "state", 3, {}, {"format": 4}])
+def test_what_is_no_state_is_refused(saved):
+    with pytest.raises(InputError, match="pruner state"):
+        pruned()[2].load_state_dict(saved)
+
+
+@pytest.mark.parametrize("key", ["latent", "presence", "first", "second"])
+def test_a_state_that_is_not_finite_is_refused(key):
+    saved = copy.deepcopy(SAVED)
+    saved["gate"]["parameters"]["1.weight"][key][0, 0] = float("nan")
+    with pytest.raises(InputError, match=rf"{key} of 1\.weight: holds nan"):
+        pruned(telemetry="full")[2].load_state_dict(saved)
 
 
 @pytest.mark.parametrize("value", ["0.8", None, True, torch.ones(2)])

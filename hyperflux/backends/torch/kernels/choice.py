@@ -59,6 +59,10 @@ class Kernels:
         """Write θ = w·m into `out`, see `Kernel`."""
         self.of(state).write_effective(state, out)
 
+    def differs(self, state: WeightState, values: Tensor) -> Tensor:
+        """Whether `values` differ from θ = w·m, see `Kernel`."""
+        return self.of(state).differs(state, values)
+
 
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
     """The fused kernel if it is available and agrees with the plain one; otherwise the plain one, with a warning."""

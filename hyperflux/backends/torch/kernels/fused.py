@@ -11,13 +11,13 @@ Masks, θ = w·m and g·m equal those of the plain kernel bit for bit. Adam roun
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.kernels.blocks import Blocks, Piece, block_size, parts
-from hyperflux.backends.torch.kernels.plain import ParameterUpdate
+from hyperflux.backends.torch.kernels.plain import ParameterUpdate, Plain, any_differs
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
 
@@ -73,11 +73,27 @@ class Fused:
         elif out.dtype == state.latent.dtype:
             gate(state.latent, state.presence, out=out)
         else:
-            cut = (parts(tensor, len(self._slopes)) for tensor in (state.latent, state.presence, out))
-            for latent, presence, part in zip(*cut, strict=True):
-                effective = self._slopes[: latent.numel()]
-                gate(latent, presence, out=effective)
+            for effective, part in self._effective_parts(state, out):
                 part.copy_(effective)
+
+    def differs(self, state: WeightState, values: Tensor) -> Tensor:
+        """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
+        if not same_layout(values, state.latent):
+            return Plain().differs(state, values)
+        found = torch.zeros((), device=values.device, dtype=torch.bool)
+        for effective, part in self._effective_parts(state, values):
+            rounded = effective.to(part.dtype)
+            if not (part.is_cpu and torch.equal(rounded, part)):
+                found.logical_or_(any_differs(rounded, part))
+        return found
+
+    def _effective_parts(self, state: WeightState, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """θ in the block's buffer, and the same part of a tensor with the state's layout, block by block."""
+        cut = (parts(tensor, len(self._slopes)) for tensor in (state.latent, state.presence, like))
+        for latent, presence, part in zip(*cut, strict=True):
+            effective = self._slopes[: latent.numel()]
+            gate(latent, presence, out=effective)
+            yield effective, part
 
 
 def gate(values: Tensor, presence: Tensor, out: Tensor) -> None:

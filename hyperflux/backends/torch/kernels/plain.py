@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.weight_state import WeightState
@@ -49,6 +50,9 @@ class Kernel(Protocol):
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """Write θ = w·m into `out`, rounded to its dtype; a pruned weight becomes an exact +0 (see E2)."""
 
+    def differs(self, state: WeightState, values: Tensor) -> Tensor:
+        """Whether `values` differ from θ = w·m anywhere but at a NaN of w: bool, (), on their device."""
+
 
 class Plain:
     """Applies one tensor operation after the other to whole parameters, on any device and dtype."""
@@ -72,3 +76,14 @@ class Plain:
     def write_effective(self, state: WeightState, out: Tensor) -> None:
         """See `Kernel`."""
         state.write_effective(out)
+
+    def differs(self, state: WeightState, values: Tensor) -> Tensor:
+        """See `Kernel`."""
+        effective = torch.empty_like(values)
+        state.write_effective(effective)
+        return any_differs(effective, values)
+
+
+def any_differs(effective: Tensor, values: Tensor) -> Tensor:
+    """Whether two tensors differ anywhere but at a NaN of the first: bool, (), on their device."""
+    return ((effective != values) & (effective == effective)).any()

@@ -1,0 +1,78 @@
+"""The state of a Pruner as a dictionary of tensors and plain numbers, and back: all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.gate_state import WHAT, gate_state, require_gate_state, restore_gate
+from hyperflux.errors import InputError
+from hyperflux.io.saved_state import entries
+from hyperflux.session.pruning import PruningSession
+from hyperflux.telemetry.recorder import Recorder
+
+STATE_FORMAT = 4
+"""Version of `Pruner.state_dict`."""
+
+
+def pruner_state(settings: Mapping[str, object], gate: TorchGate, session: PruningSession[Any]) -> dict[str, Any]:
+    """The state from which a Pruner with the same settings continues bit for bit."""
+    telemetry = None
+    if session.recorder is not None:
+        telemetry = {name: torch.from_numpy(array) for name, array in session.recorder.state().items()}
+    return {
+        "format": STATE_FORMAT,
+        "settings": dict(settings),
+        "schedule": session.state(),
+        "gate": gate_state(gate),
+        "telemetry": telemetry,
+    }
+
+
+def restore_pruner(
+    saved: Mapping[str, Any], settings: Mapping[str, object], gate: TorchGate, session: PruningSession[Any]
+) -> None:
+    """Continue from a saved state. Raises InputError, before anything has changed, if it does not fit."""
+    recorder = session.recorder
+    _require_version(saved)
+    state = entries(WHAT, saved, ("format", "settings", "schedule", "gate", "telemetry"))
+    for name, value in settings.items():
+        if (found := entries(f"{WHAT}, settings", state["settings"], settings)[name]) != value:
+            raise InputError(f"{WHAT}: {name} is {found!r}, but {value!r} in this Pruner")
+    require_gate_state(state["gate"], gate)
+    session.schedule.restore(state["schedule"])
+    telemetry = _telemetry(state["telemetry"], recorder)
+    restore_gate(gate, state["gate"])
+    session.restore(state["schedule"])
+    if recorder is not None:
+        recorder.restore(telemetry)
+
+
+def _require_version(saved: Any) -> None:
+    if not isinstance(saved, Mapping):
+        raise InputError(f"{WHAT}: a {type(saved).__name__} is not what state_dict() returned")
+    if (found := saved.get("format")) != STATE_FORMAT:
+        raise InputError(
+            f"{WHAT}: format {found!r} was saved by another version of hyperflux; this one reads format "
+            f"{STATE_FORMAT}, so continue with that version"
+        )
+
+
+def _telemetry(saved: Any, recorder: Recorder | None) -> dict[str, NDArray[Any]]:
+    """Telemetry's state as arrays that `recorder` can restore; empty if it is off here."""
+    if recorder is None:
+        return {}
+    if saved is None:
+        raise InputError(f'{WHAT}: saved without telemetry; build this Pruner with telemetry="off"')
+    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise InputError(f"{WHAT}, telemetry: is not a dictionary of tensors")
+    if meta := [name for name, tensor in saved.items() if tensor.is_meta]:
+        raise InputError(f"{WHAT}, telemetry: {meta[0]} holds no values (it is on the meta device)")
+    arrays = {name: tensor.cpu().numpy() for name, tensor in saved.items()}
+    recorder.require_state(arrays)
+    return arrays
