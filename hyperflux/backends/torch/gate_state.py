@@ -40,7 +40,8 @@ def require_gate_state(saved: Any, gate: TorchGate) -> None:
     for name, state in gate.states.items():
         values = entries(f"{WHAT} of {name}", parameters[name], (*state.tensors(), "steps", "pressure_mean"))
         count(f"{WHAT}, steps of {name}", values["steps"])
-        finite(f"{WHAT}, pressure_mean of {name}", values["pressure_mean"])
+        if finite(f"{WHAT}, pressure_mean of {name}", values["pressure_mean"]) < 0:
+            raise InputError(f"{WHAT}, pressure_mean of {name}: {values['pressure_mean']} is below 0")
         for key, own_tensor in state.tensors().items():
             _require_alike(f"{WHAT}, {key} of {name}", values[key], own_tensor)
 

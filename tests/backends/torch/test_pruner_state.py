@@ -210,7 +210,7 @@ VALUES = {"text": "text", "nothing": None, "negative": -3, "infinite": float("in
 
 
 @given(st.data())
-@settings(max_examples=250)
+@settings(max_examples=200)
 def test_a_damaged_state_is_refused_and_nothing_has_changed(data):
     """Whatever entry is missing, renamed, or of another type, shape or sign."""
     path = data.draw(st.sampled_from(list(leaves(SAVED))))
@@ -229,7 +229,7 @@ def test_a_damaged_state_is_refused_and_nothing_has_changed(data):
     elif isinstance(value, torch.Tensor):
         holder[path[-1]] = changes[kind](value)
     else:
-        assume(not (value is None and kind == "nothing"))
+        assume((path[-1], kind) not in (("log_pressure", "nothing"), ("log_pressure", "negative")))  # both are valid
         holder[path[-1]] = changes[kind]
     model, optimizer, pruner = pruned(telemetry="full")
     train(model, optimizer, 1)
