@@ -284,7 +284,11 @@ class TorchGate:
         self.before_step()
         self._stepping = True
         with torch.no_grad():
-            self._begin(scale)
+            try:
+                self._begin(scale)
+            except BaseException:
+                self._restore()
+                raise
 
     def _begin(self, scale: Tensor | None) -> None:
         """Move t, mask the gradients and point the parameters at w."""

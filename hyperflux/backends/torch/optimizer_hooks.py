@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
+from types import FrameType
 from typing import Any
 
 import torch
@@ -29,10 +30,16 @@ def require_hooks(optimizer: torch.optim.Optimizer) -> None:
 def calls_itself(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the current step was called by another step of the same optimizer; call it from a step hook.
 
-    This happens if a subclass calls its base class's step: both run the hooks. The call stack is inspected because it
-    holds no trace of earlier steps that raised an error.
+    This happens if a subclass calls its base class's step: both run the hooks.
     """
-    step = sys._getframe(2)
+    return is_called_by_step_of(optimizer, sys._getframe(2))
+
+
+def is_called_by_step_of(optimizer: torch.optim.Optimizer, step: FrameType) -> bool:
+    """Whether a step of an optimizer called the function of a frame, which runs the hooks of some optimizer's step.
+
+    The call stack is inspected because it holds no trace of earlier steps that raised an error.
+    """
     outer = step.f_back
     while outer is not None:
         if outer.f_code is step.f_code and outer.f_locals.get("args", ())[:1] == (optimizer,):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterable
 from itertools import chain
+from types import FrameType
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.optimizer_hooks import is_called_by_step_of
 from hyperflux.backends.torch.selection import Patterns, select
 from hyperflux.errors import InputError
 from hyperflux.session.warnings import Warnings
@@ -50,6 +53,7 @@ class TrainingWatch:
         """
         self._model, self._gate, self._warnings = model, gate, warnings
         self._include, self._exclude = include, exclude
+        self._reported: set[str] = set()
         self._start(parameters)
 
     def _start(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -78,26 +82,36 @@ class TrainingWatch:
         if self._is_new(self._gate.optimizer):
             self._warn_of_joined(self._gate.optimizer)
 
-    def is_bypassed_by(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether another optimizer is about to train weights under the Pruner, and did not do so before."""
+    def is_bypassed_by(self, optimizer: torch.optim.Optimizer, step: FrameType) -> bool:
+        """Whether another optimizer is about to train weights under the Pruner, and did not do so before.
+
+        Args:
+            optimizer: The optimizer whose step begins.
+            step: The frame of that step, from which the steps around it are seen.
+        """
         gate = self._gate
-        if optimizer is gate.optimizer or gate.is_stepping or not gate.is_attached:
+        if optimizer is gate.optimizer or not gate.is_attached:
             return False
-        if gate.trained_by == type(optimizer).__name__ or _wraps(optimizer, gate.optimizer):
+        if gate.is_stepping and is_called_by_step_of(gate.optimizer, step):
+            return False
+        if (gate.trained_by and type(optimizer).__name__ in self._reported) or _wraps(optimizer, gate.optimizer):
             return False
         trained = {id(parameter) for parameter in _parameters(optimizer) if parameter.grad is not None}
         return any(id(parameter) in trained for parameter in self._parameters)
 
-    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Warn of what another optimizer trains without the Pruner."""
+    def before_step(self, optimizer: torch.optim.Optimizer, step: FrameType) -> None:
+        """Warn of what another optimizer trains without the Pruner. Arguments as in `is_bypassed_by`."""
         gate = self._gate
-        if self.is_bypassed_by(optimizer):
+        if self.is_bypassed_by(optimizer, step):
+            if gate.trained_by is None:
+                self._reported = set()
             gate.trained_by = type(optimizer).__name__
+            self._reported.add(gate.trained_by)
             self._warnings.warn_once(
-                f"optimizer {id(optimizer)}",
-                f"optimizer: {gate.trained_by} trains weights under a Pruner that acts in the steps of another "
-                f"{type(gate.optimizer).__name__} only, so its steps prune nothing; call follow(optimizer) on the "
-                "pruner before its first step",
+                f"optimizer {gate.trained_by} {gate.steps}",
+                f"optimizer: {gate.trained_by} trains weights under a Pruner, which acts in the steps of its own "
+                f"{type(gate.optimizer).__name__} only, so nothing is pruned now; call follow(optimizer) on the pruner "
+                "before the first step of a new optimizer",
             )
         if optimizer is not gate.optimizer and self._is_new(optimizer):
             self._warn_of_joined(optimizer)
@@ -160,10 +174,11 @@ def _install_hook() -> None:
 
 
 def _before_any_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if any(watch.is_bypassed_by(optimizer) for watch in _watches):
+    step = sys._getframe(1)
+    if any(watch.is_bypassed_by(optimizer, step) for watch in _watches):
         gc.collect()  # do not warn for a Pruner that nothing but its own optimizer refers to
     for watch in list(_watches):
-        watch.before_step(optimizer)
+        watch.before_step(optimizer, step)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> chain[nn.Parameter]:
