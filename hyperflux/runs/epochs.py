@@ -189,11 +189,15 @@ class Training:
         """Continue from saved progress and arrays; metrics.jsonl is cut back to the rows of `progress`."""
         if progress.schedule is not None:
             self.start_pruning(schedule)
-        self.backend.restore(subtree(arrays, "backend"))
+        saved, telemetry = subtree(arrays, "backend"), subtree(arrays, "telemetry")
+        _require_alike(saved, self.backend.state())
+        if self._session is not None and self._session.recorder is not None:
+            self._session.recorder.require_state(telemetry)
+        self.backend.restore(saved)
         if self._session is not None:
             self._session.restore(progress.schedule or {})
             if self._session.recorder is not None:
-                self._session.recorder.restore(subtree(arrays, "telemetry"))
+                self._session.recorder.restore(telemetry)
         self.rows, self._epoch_settings = list(progress.rows), list(progress.epoch_settings)
         self.dense_accuracy = progress.dense_accuracy
         self.warnings.lines.update(progress.warnings)
@@ -298,3 +302,16 @@ class Training:
         self.record.add_epoch(row)
         self.rows.append(row)
         self.observe(row)
+
+
+def _require_alike(saved: Mapping[str, NDArray[Any]], own: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless saved arrays of network and gate have the names, shapes and dtypes of the backend's own.
+
+    The optimizer's arrays and those of the epoch in progress depend on the steps taken.
+    """
+    for name, array in own.items():
+        if name.startswith(("model/", "gate/", "own/biases")):
+            found = saved.get(name)
+            if found is None or found.shape != array.shape or found.dtype != array.dtype:
+                has = "is missing" if found is None else f"is {found.dtype} of shape {found.shape}"
+                raise ValueError(f"{name} {has}, not {array.dtype} of shape {array.shape}")

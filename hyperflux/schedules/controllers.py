@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hyperflux.errors import InputError
+from hyperflux.errors import InputError, RunError
 from hyperflux.io.ranges import as_number
 from hyperflux.io.safe_read import shown
 
@@ -94,7 +94,14 @@ class ShiftController:
     first_pressure: float = 0.1
 
     def initial_log_pressure(self, total: int, flux: float) -> float:
-        """Ln γ at the first control step, from N and the typical size of κ g w (see E13)."""
+        """Ln γ at the first control step, from N and the typical size of κ g w (see E13).
+
+        Raises RunError if the size is not finite: its squares overflow in Adam's second moment.
+        """
+        if not math.isfinite(flux):
+            raise RunError(
+                "flux: products of weights and gradients overflow; lower the learning rate or scale the loss down"
+            )
         return math.log(total * max(self.first_pressure * flux, MIN_FLUX))
 
     def update(self, log_pressure: float, shift: float, max_travel: float, steps: int) -> float:

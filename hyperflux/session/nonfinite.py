@@ -7,12 +7,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperflux.errors import RunError
+from hyperflux.errors import InputError, RunError
 
 ON_NONFINITE = ("stop", "skip")
 """What to do with a non-finite step: stop the run, or skip the step."""
 MAX_IN_A_ROW = 100
 """The run stops after this many skipped steps in a row: single batches are then not the cause."""
+
+
+HEADROOM = 1e-3
+"""Weights may be this share of the square root of their dtype's largest number, which leaves room for gradients."""
+
+
+def require_in_range(name: str, largest: float, dtype_max: float) -> None:
+    """Raise InputError for weights whose flux would overflow: Adam squares the product of weight and gradient.
+
+    Args:
+        name: The layer's weights.
+        largest: Largest magnitude of a weight; NaN if one is NaN.
+        dtype_max: Largest finite number of the dtype of w and t.
+    """
+    limit = math.sqrt(dtype_max) * HEADROOM
+    if not math.isfinite(largest):
+        raise InputError(f"{name}: holds a weight of {largest}; load weights that are finite")
+    if largest > limit:
+        raise InputError(
+            f"{name}: holds a weight of {largest:.3g}; beyond {limit:.2g} products of weights and gradients overflow, "
+            "so scale the layer down, exclude it or use a wider dtype"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import shutil
 import tomllib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
@@ -300,3 +301,51 @@ def test_facts_of_another_layout_are_refused_in_one_line(tmp_path):
         checkpoints.write(replace(saved, facts=facts, arrays=arrays))
         with pytest.raises(InputError, match="its checkpoint does not fit this version of hyperflux"):
             resume(folder)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@given(data=st.data())
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_arrays_of_another_name_or_shape_are_refused_in_one_line(interrupted, tmp_path_factory, backend, data):
+    """With a true checksum: nothing is broadcast, nothing is half restored, and the run stays resumable."""
+    folder = tmp_path_factory.mktemp("damaged") / "run"
+    shutil.copytree(interrupted(backend), folder)
+    checkpoints = CheckpointFolder(folder / "checkpoint")
+    good = checkpoints.last(print)
+    name = data.draw(st.sampled_from([n for n in sorted(good.arrays) if n.startswith(RESTORED)]))
+    change = data.draw(st.sampled_from(["missing", "longer", "broadcastable", "complex"]))
+    arrays, array = dict(good.arrays), good.arrays[name]
+    if change == "missing":
+        del arrays[name]
+    elif change == "longer":
+        arrays[name] = np.concatenate([array.ravel(), array.ravel()[:1]]) if array.size else np.zeros(1, array.dtype)
+    else:
+        arrays[name] = array.ravel()[:1].reshape([1] * (array.ndim + 1)) if array.size else np.zeros((1, 1))
+        arrays[name] = arrays[name].astype(np.complex64) if change == "complex" else arrays[name]
+    checkpoints.write(replace(good, arrays=arrays))
+    with pytest.raises(InputError) as refused:
+        resume(folder)
+    assert "\n" not in str(refused.value)
+    checkpoints.write(good)
+    resume(folder)
+    assert (folder / "model.safetensors").exists()
+
+
+RESTORED = ("backend/model", "backend/gate", "backend/own/biases", "telemetry")
+"""What the network and its gate are restored from."""
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run of each backend that was broken off in the middle of pruning."""
+    known = {}
+
+    def of(backend):
+        if backend not in known:
+            known[backend] = tmp_path_factory.mktemp("broken") / "run"
+            every = CheckpointInterval.parse("7")
+            with pytest.raises(PowerCut):
+                execute(quick(backend=backend), known[backend], every=every, stop=Breaker(30, clean=False))
+        return known[backend]
+
+    return of

@@ -28,7 +28,7 @@ from hyperflux.io.weights_file import max_bytes, read_weights
 from hyperflux.models import layer_sizes
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
-from hyperflux.session.nonfinite import NonFiniteGuard, NotFiniteError
+from hyperflux.session.nonfinite import NonFiniteGuard, NotFiniteError, require_in_range
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
 from hyperflux.spec import Array, Mask
@@ -152,6 +152,8 @@ class NumpyBackend:
         tensors = read_weights(path, max_bytes(self._gate.state.weights.size + self._biases.size))
         try:
             self.load_tensors(tensors)
+            for name, weights in zip(self._gate.sizes, self._gate.split(self._gate.state.weights), strict=True):
+                require_in_range(name, float(np.abs(weights).max()), float(np.finfo(weights.dtype).max))
         except InputError as error:
             raise InputError(f"weights file {path}: {error}") from error
 

@@ -18,7 +18,7 @@ from hyperflux.backends.base import Evaluation, Tensors
 from hyperflux.backends.torch import state, weights_file
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
-from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck
+from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck, require_weights_in_range
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
@@ -208,6 +208,7 @@ class TorchBackend:
         """Replace all parameters and buffers by those of a weights file."""
         try:
             weights_file.load_from(self._model, path, self._config.model)
+            require_weights_in_range(self._selected)
         except InputError as error:
             prefix = "" if str(error).startswith("weights file ") else f"weights file {path}: "
             raise InputError(f"{prefix}{error}") from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-from hyperflux.session.nonfinite import Fault, NonFiniteGuard, NotFiniteError
+from hyperflux.session.nonfinite import Fault, NonFiniteGuard, NotFiniteError, require_in_range
 
 MAX_PENDING = 20
 """Steps whose norms stay on a GPU until they are checked together; on a CPU every step is checked at once."""
@@ -134,3 +134,12 @@ def first_fault(tensors: Mapping[str, Tensor]) -> Fault | None:
             if len(spoiled):
                 return Fault(what, abs(float(spoiled[0])), skippable=False)
     return None
+
+
+@torch.no_grad()
+def require_weights_in_range(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raise InputError for a parameter with a weight that is not finite, or too large to be pruned."""
+    for name, parameter in parameters.items():
+        if parameter.numel():
+            dtype = torch.promote_types(parameter.dtype, torch.float32)
+            require_in_range(name, float(parameter.abs().max()), torch.finfo(dtype).max)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.distributed import process_group_of
+from hyperflux.backends.torch.finite import require_weights_in_range
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.masks import apply_masks
 from hyperflux.backends.torch.placement import Placement, require_followable
@@ -382,7 +383,8 @@ class Pruner:
 def _selected(
     root: nn.Module, optimizer: torch.optim.Optimizer, include: Patterns | None, exclude: Patterns | None
 ) -> Selection:
-    """Select the parameters of a model. Raises InputError if one is already under a Pruner."""
+    """Select the parameters of a model. Raises InputError if one is under a Pruner already, or out of range."""
     selection = select(root, optimizer, include, exclude)
     require_free(root, selection.prunable.values())
+    require_weights_in_range(selection.prunable)
     return selection

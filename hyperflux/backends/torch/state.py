@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.gate_state import gate_state, restore_gate
 from hyperflux.backends.torch.training import EpochProgress
+from hyperflux.errors import InputError
 from hyperflux.io.flatten import flatten, subtree
 
 Arrays = dict[str, NDArray[Any]]
@@ -70,6 +71,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDAr
     for number, parameter in enumerate(_parameters(optimizer)):
         for key, array in subtree(saved, f"{number}/value").items():
             value = torch.from_numpy(array)
+            if value.ndim and value.shape != parameter.shape:
+                raise InputError(f"optimizer: its {key} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
             device = "cpu" if saved[f"{number}/host/{key}"] else parameter.device
             strides = tuple(saved[f"{number}/stride/{key}"].tolist())
             kept = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=device)

@@ -5,6 +5,7 @@ import logging
 import math
 from dataclasses import asdict
 
+import pruned as under_pruner
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import hyperflux
-from hyperflux import Pruner, RunError
+from hyperflux import InputError, Pruner, RunError
 from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck
 from hyperflux.backends.torch.training import EpochProgress, Precision, train_epoch
 from hyperflux.session.nonfinite import MAX_IN_A_ROW, NonFiniteGuard, NotFiniteError
@@ -206,6 +207,7 @@ def test_prune_without_a_loop_fails_too_and_lets_go_of_the_model():
     loader = [*batches(3, dtype=torch.float32), (torch.full((4, 1, 8, 8), math.nan), torch.zeros(4, dtype=torch.long))]
     with pytest.raises(RunError, match=r"1\.weight became nan by step 4"):
         hyperflux.prune(model, loader, target_sparsity=0.9, pruning_epochs=5, device="cpu")
+    model.load_state_dict(build("mlp", dtype=torch.float32).state_dict())
     Pruner(model, torch.optim.SGD(model.parameters(), lr=0.1), **SETTINGS).release()
 
 
@@ -259,3 +261,40 @@ def test_a_bad_batch_is_blamed_also_where_the_session_finds_its_trace_first(max_
     with pytest.raises(NotFiniteError, match="the loss became nan in step 22 of the epoch") as raised:
         train_epoch(model, data, optimizer, cross_entropy, Precision("off", CPU), finite_check=check)
     assert (raised.value.step, raised.value.fault.skippable) == (22, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_weights_whose_flux_would_overflow_are_refused_at_the_start(dtype):
+    """Instead of a t of NaN some steps later. What is below the limit is pruned to the exact count."""
+    limit = 1e-3 * math.sqrt(torch.finfo(torch.promote_types(dtype, torch.float32)).max)
+    for factor, refused in ((0.5, False), (2.0, True)):
+        model = build("mlp", dtype=dtype)
+        with torch.no_grad():
+            model[1].weight[3, 2] = limit * factor
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
+        if refused:
+            with pytest.raises(InputError, match=r"1\.weight: holds a weight of .* overflow"):
+                Pruner(model, optimizer, **SETTINGS)
+            continue
+        pruner = Pruner(model, optimizer, **SETTINGS)
+        under_pruner.train(model, optimizer, 80, dtype=dtype)
+        pruner.finalize()
+        assert pruner.surviving == 653
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused_at_the_start(value):
+    model = build("mlp")
+    with torch.no_grad():
+        model[3].weight[0, 0] = value
+    with pytest.raises(InputError, match=r"3\.weight: holds a weight of (nan|inf); load weights that are finite"):
+        Pruner(model, torch.optim.SGD(model.parameters(), lr=0.1), **SETTINGS)
+
+
+def test_flux_that_overflows_is_named():
+    """Gradients so large that their squares overflow, before the first pressure is set."""
+    model, optimizer, _ = pruned(dtype=torch.float32)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e30)
+    with pytest.raises(RunError, match="flux: products of weights and gradients overflow"):
+        optimizer.step()
