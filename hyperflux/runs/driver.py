@@ -93,7 +93,7 @@ def execute(
     """
     started = time.monotonic()
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
-    backend, schedule, provenance = _prepared(config, processes)
+    backend, schedule, provenance = _prepared(config, processes, announce)
     with _held_by_rank_zero(processes, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         with raise_on_all_ranks(processes):
@@ -143,7 +143,7 @@ def resume(
     with _held_by_rank_zero(processes, locked(folder, announce)):
         saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, announce))
         changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
-        backend, schedule, provenance = _prepared(changed, processes)
+        backend, schedule, provenance = _prepared(changed, processes, lambda line: None)
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
         training = Training(changed, backend, record, observe, started, announce, processes=processes)
         with raise_on_all_ranks(processes):
@@ -171,16 +171,18 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
         record.add_tensors("dense", backend.tensors())
 
 
-def _prepared(config: RunConfig, processes: ProcessGroup) -> tuple[Backend, PruningSchedule[Any], Provenance]:
-    """Build what a run needs, before anything is written.
+def _prepared(
+    config: RunConfig, processes: ProcessGroup, announce: Callable[[str], None]
+) -> tuple[Backend, PruningSchedule[Any], Provenance]:
+    """Build what a run needs, before anything is written; announce where a weights file keeps the weights.
 
     Raises InputError if settings, network and data do not fit, or if any rank's differ from rank 0's.
     """
     with raise_on_all_ranks(processes):
         backend = build_backend(config, processes)
         schedule = feasible_schedule(config, backend)
-        if config.checkpoint:
-            backend.load_weights(config.checkpoint)
+        if config.checkpoint and (place := backend.load_weights(config.checkpoint)):
+            announce(f"weights file {config.checkpoint}: the weights are those {place}")
         provenance = Provenance.of(config, backend)
     every = processes.all_gather(provenance)
     with raise_on_all_ranks(processes):

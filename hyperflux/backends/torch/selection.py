@@ -130,6 +130,8 @@ def select(
             left_out[name] = "frozen (requires_grad is False)"
         elif id(parameter) not in trained:
             left_out[name] = "not in the optimizer"
+        elif not isinstance(parameter, UninitializedParameter) and not parameter.numel():
+            left_out[name] = "has no elements"
         else:
             _require_plain(name, parameter, [module for _, module in owners])
             prunable[name] = parameter
