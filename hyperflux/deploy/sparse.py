@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.arguments import require_module, require_tensor
 from hyperflux.deploy.csr import CsrMatrix, SparseLinear, SparsePointwise
 from hyperflux.errors import InputError
 from hyperflux.io.ranges import count_in
@@ -72,7 +73,9 @@ def sparsify(
     Raises:
         InputError: The network can't take the example, or `rotations` is below 1.
     """
-    count_in("rotations", rotations, 1, MAX_ROUNDS)
+    rotations = count_in("rotations", rotations, 1, MAX_ROUNDS)
+    require_module("model", model)
+    require_tensor("example_input", example_input)
     dense = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
         owners = [module for module in dense.modules() if isinstance(module, FUSED_MODULES)]

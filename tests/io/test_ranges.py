@@ -50,7 +50,7 @@ def test_bools_texts_and_collections_are_no_numbers(value):
     assert as_number(value) is None
     for check, bounds in ((whole_number, (1,)), (integer_in, (1, 9)), (count_in, (1, 9))):
         assert refusal(check, value, *bounds).endswith(" is not a whole number of at least 1")
-    assert refusal(number_in, value, 0, 1).endswith(" is out of range; give a number in [0, 1)")
+    assert refusal(number_in, value, 0, 1).endswith(" is not a number; give a number in [0, 1)")
 
 
 @pytest.mark.parametrize("value", [10.0, 0.0, np.ceil(9.2), torch.tensor(10.0)], ids=repr)
