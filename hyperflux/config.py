@@ -11,7 +11,16 @@ from hyperflux.data import DATASETS, IMAGE_DATASETS
 from hyperflux.errors import InputError
 from hyperflux.io.arguments import require_mapping
 from hyperflux.io.did_you_mean import known_name, unknown_name
-from hyperflux.io.ranges import as_bool, as_integer, as_number, count_in, integer_in, number_in
+from hyperflux.io.ranges import (
+    MAX_INTEGER,
+    as_bool,
+    as_integer,
+    as_number,
+    count_in,
+    integer_in,
+    number_in,
+    whole_number,
+)
 from hyperflux.io.safe_read import CONTROLS, shown
 from hyperflux.models import check_model, is_mlp
 from hyperflux.schedules.base import PruningSchedule
@@ -28,8 +37,6 @@ MAX_EPOCHS = 100_000
 MAX_SAMPLES = (1 << 31) - 1
 """Largest batch, and largest number of training samples."""
 MAX_WORKERS = 256
-MAX_INTEGER = (1 << 63) - 1
-"""Largest integer that TOML guarantees and every library accepts as a seed."""
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
 RETIRED = {"moments": "full"}
@@ -217,6 +224,7 @@ class RunConfig:
         Raises:
             InputError: See `hyperflux.schedules.factory.pruning_schedule`.
         """
+        total, epoch_steps = whole_number("total", total, 1), whole_number("epoch_steps", epoch_steps, 1, MAX_SAMPLES)
         pruning, regrowth = self.pruning, self.regrowth
         published = PublishedController(pruning.controller_step)
         return pruning_schedule(

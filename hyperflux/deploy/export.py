@@ -21,8 +21,7 @@ from hyperflux.deploy.networks import RunNetworks, load_networks
 from hyperflux.errors import InputError, RunError
 from hyperflux.io.arguments import as_path
 from hyperflux.io.atomic_write import write_atomic
-from hyperflux.io.ranges import as_bool
-from hyperflux.io.safe_read import shown
+from hyperflux.io.ranges import true_or_false
 
 CHECKED_BATCHES = (1, 3, 64)
 """Batch sizes at which a file's outputs are compared."""
@@ -94,9 +93,7 @@ def export(folder: Path, name: str, compacted: bool = True, out: Path | None = N
     """
     folder = as_path("folder", folder)
     out = None if out is None else as_path("out", out)
-    if (whether := as_bool(compacted)) is None:
-        raise InputError(f"compacted: {shown(compacted)} is neither True nor False")
-    compacted = whether
+    compacted = true_or_false("compacted", compacted)
     file = output_path(folder, name, compacted, out)
     if name == "onnx":
         require_onnx()

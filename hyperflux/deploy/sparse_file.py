@@ -71,6 +71,8 @@ def sparse_content(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | Non
     require_mapping("tensors", tensors, "tensors by name")
     if notes is not None:
         require_mapping("notes", notes, "texts by name")
+        if odd := [text for entry in notes.items() for text in entry if not isinstance(text, str)]:
+            raise InputError(f"notes: {shown(odd[0])} is not a text; give texts by name")
     _check_names(tensors)
     stored: dict[str, Tensor] = {}
     shapes: dict[str, dict[str, object]] = {}

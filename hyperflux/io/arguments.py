@@ -19,7 +19,9 @@ def as_path(name: str, value: Any) -> Path:
 
 
 def require_callable(name: str, value: Any, what: str) -> None:
-    """Raise InputError unless the value can be called; `what` says which function is wanted."""
+    """Raise InputError unless the value can be called, and is no class; `what` says which function is wanted."""
+    if isinstance(value, type):
+        raise InputError(f"{name}: {kind_of(value)} is not a function; give an object of it, or {what}")
     if not callable(value):
         raise InputError(f"{name}: {shown(value)} is not a function; give {what}")
 

@@ -13,6 +13,9 @@ from typing import Any
 from hyperflux.errors import InputError
 from hyperflux.io.safe_read import shown
 
+MAX_INTEGER = (1 << 63) - 1
+"""Largest integer of TOML, NumPy and torch."""
+
 
 def as_integer(value: Any) -> int | None:
     """The int that an integer of any type stands for; None for everything else, bools and floats included."""
@@ -41,11 +44,20 @@ def as_bool(value: Any) -> bool | None:
     return bool(value)
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """An integer of at least `least`. Raises InputError otherwise."""
+def true_or_false(name: str, value: Any) -> bool:
+    """A bool. Raises InputError for everything else, whatever its truth."""
+    if (whether := as_bool(value)) is None:
+        raise InputError(f"{name}: {shown(value)} is neither True nor False")
+    return whether
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = MAX_INTEGER) -> int:
+    """An integer of at least `least` and at most `most`, if any. Raises InputError otherwise."""
     number = _integer(name, value, least)
     if number < least:
         raise InputError(f"{name}: {shown(number)} is not a whole number of at least {least}")
+    if most is not None and number > most:
+        raise InputError(f"{name}: {shown(number)} is too large; give a whole number of at most {most}")
     return number
 
 

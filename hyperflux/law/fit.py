@@ -6,7 +6,7 @@ Source: E11 of docs/algorithm.md. docs/pruning-law.md explains outliers and inte
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -64,9 +64,14 @@ class PruningLaw:
                 raise InputError(f"{name}: {shown(value)} is not a number")
             object.__setattr__(self, name, number)
         object.__setattr__(self, "freedom", whole_number("freedom", self.freedom, 0))
-        for name, values in {"pressure_range": (2,), "root": (self.degree + 1, self.degree + 1)}.items():
-            if (shape := _numbers(name, getattr(self, name)).shape) != values:
-                raise InputError(f"{name}: has shape {shape} instead of {values}")
+        object.__setattr__(self, "outliers", _indices("outliers", self.outliers))
+        ends = _numbers("pressure_range", self.pressure_range)
+        if ends.shape != (2,):
+            raise InputError(f"pressure_range: {shown(self.pressure_range)} is no pair of pressures")
+        object.__setattr__(self, "pressure_range", (float(ends[0]), float(ends[1])))
+        shape = _numbers("root", self.root).shape
+        if shape != (self.degree + 1, self.degree + 1):
+            raise InputError(f"root: shape {shape} is not that of degree {self.degree}, {(self.degree + 1,) * 2}")
 
     def predict(self, pressure: ArrayLike) -> Array:
         """Density, a fraction, at each pressure; same shape as `pressure`.
@@ -305,15 +310,22 @@ def _degree(value: Any) -> Degree:
     raise InputError(f"degree: {shown(value)} is neither 1 (linear) nor 2 (quadratic)")
 
 
+def _indices(name: str, values: Any) -> tuple[int, ...]:
+    """Indices of points. Raises InputError for everything else."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise InputError(f"{name}: {shown(values)} is no list of indices")
+    return tuple(whole_number(name, value, 0) for value in values)
+
+
 def _numbers(name: str, values: Any) -> Array:
     """Real numbers of any shape as float64. Raises InputError for everything else, texts and bools included."""
     try:
         found = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
         if found.dtype.kind not in "iufO" or (found.dtype.kind == "O" and None in found.ravel().tolist()):
-            raise TypeError(f"{found.dtype} is no real number")
+            raise TypeError(found.dtype)
         return found.astype(np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise InputError(f"{name}: {shown(values)} is no list of numbers ({error})") from error
+        raise InputError(f"{name}: {shown(values)} holds other things than real numbers") from error
 
 
 def _exp(values: ArrayLike) -> Array:

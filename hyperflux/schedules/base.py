@@ -117,6 +117,13 @@ def settle_counts(settings: Any, **least: int) -> None:
         object.__setattr__(settings, name, whole_number(name, getattr(settings, name), low))
 
 
+def settle_totals(settings: Any) -> None:
+    """`settle_counts` for a schedule with a final count. Raises InputError also if that is not below the total."""
+    settle_counts(settings, total=1, final_count=1, pruning_steps=1, regrowth_steps=0)
+    if settings.final_count >= settings.total:
+        raise InputError(f"final_count: {settings.final_count} is not below the total, {settings.total}")
+
+
 def settle_number(settings: Any, name: str, low: float, high: float = math.inf, ends: str = "[)") -> None:
     """Make a field of a frozen dataclass a plain float. Raises InputError if it is out of its range."""
     object.__setattr__(settings, name, number_in(name, getattr(settings, name), low, high, ends))

@@ -10,7 +10,7 @@ from typing import Any
 from hyperflux.errors import InputError
 from hyperflux.io.arguments import kind_of
 from hyperflux.io.ranges import number_in
-from hyperflux.schedules.base import Observation, StepSettings, restored, settle_counts, settle_number
+from hyperflux.schedules.base import Observation, StepSettings, restored, settle_number, settle_totals
 from hyperflux.schedules.controllers import ShiftController
 from hyperflux.schedules.curves import control_interval, density_at, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
@@ -88,7 +88,7 @@ class DefaultSchedule:
     trajectory: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        settle_counts(self, total=1, final_count=1, pruning_steps=1, regrowth_steps=0)
+        settle_totals(self)
         settle_number(self, "presence_lr", 0, ends="()")
         if not isinstance(self.course, DefaultCourse):
             raise InputError(f"course: {kind_of(self.course)} is not a DefaultCourse")

@@ -67,6 +67,8 @@ def pruning_schedule(
     presence_reset = number_in("presence_reset", presence_reset, 0)
     presence_decay = number_in("presence_decay", presence_decay, 0, 1, "[]")
     epoch_steps = None if epoch_steps is None else whole_number("epoch_steps", epoch_steps, 1)
+    if epoch_steps is not None and epoch_steps > pruning_steps:
+        raise InputError(f"epoch_steps: {epoch_steps} are more than pruning_steps, {pruning_steps}")
     final_count = target_count(total, sparsity, network, argument)
     course = _course(controller)
     steps = (pruning_steps, regrowth_steps)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperflux.schedules.base import Observation, StepSettings, restored, settle_counts
+from hyperflux.schedules.base import Observation, StepSettings, restored, settle_totals
 from hyperflux.schedules.curves import control_interval
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -39,7 +39,7 @@ class MagnitudeSchedule:
     regrowth_steps: int
 
     def __post_init__(self) -> None:
-        settle_counts(self, total=1, final_count=1, pruning_steps=1, regrowth_steps=0)
+        settle_totals(self)
 
     @property
     def initial_presence(self) -> tuple[float, float]:

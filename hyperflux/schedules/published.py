@@ -63,6 +63,10 @@ class PublishedSchedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "final_density", fraction("final_density", self.final_density))
         settle_counts(self, pruning_steps=1, regrowth_steps=0, pruning_intervals=1, regrowth_intervals=0)
+        for stage in ("pruning", "regrowth"):
+            intervals, steps = getattr(self, f"{stage}_intervals"), getattr(self, f"{stage}_steps")
+            if intervals > steps:
+                raise InputError(f"{stage}_intervals: {intervals} are more than {stage}_steps, {steps}")
         settle_number(self, "presence_lr", 0, ends="()")
         settle_number(self, "presence_reset", 0)
         settle_number(self, "presence_decay", 0, 1, "[]")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +37,18 @@ def require_tensor(name: str, value: Any) -> None:
     """Raise InputError unless the value is a tensor."""
     if not isinstance(value, Tensor):
         raise InputError(f"{name}: {kind_of(value)} is not a tensor; give inputs (batch, ...)")
+
+
+@contextmanager
+def example_taken() -> Iterator[None]:
+    """Within this context, an error of a network's call on `example_input` becomes an InputError."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"example_input: the network can't take it ({reason}); give a batch of the network's own inputs"
+        ) from error
 
 
 def _way_to_an_optimizer(value: Any) -> str:

@@ -16,6 +16,7 @@ from hyperflux.backends.torch.training import Loss, Precision, choose_device, tr
 from hyperflux.errors import InputError
 from hyperflux.io.arguments import require_callable
 from hyperflux.io.ranges import whole_number
+from hyperflux.io.safe_read import shown
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.curves import cosine
 from hyperflux.schedules.default import DefaultCourse
@@ -100,7 +101,7 @@ def prune(
         seed=seed,
     )
     model.train()
-    objective = loss or nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
+    objective = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING) if loss is None else _checked(loss)
     try:
         for epoch in range(1, pruning_epochs + regrowth_epochs + 1):
             if ours:
@@ -114,6 +115,18 @@ def prune(
         raise
     pruner.finalize()
     return pruner
+
+
+def _checked(loss: Loss) -> Loss:
+    """The loss; raises InputError if it gives anything but a single number to differentiate."""
+
+    def checked(outputs: Tensor, targets: Tensor) -> Tensor:
+        found = loss(outputs, targets)
+        if not (isinstance(found, Tensor) and found.numel() == 1 and found.requires_grad):
+            raise InputError(f"loss: returned {shown(found)}, not a tensor of one number that depends on the outputs")
+        return found
+
+    return checked
 
 
 def _rate(epoch: int, pruning_epochs: int, regrowth_epochs: int) -> float:

@@ -107,7 +107,7 @@ class Pruner:
         """
         pruning_steps = whole_number("pruning_steps", pruning_steps, 1)
         regrowth_steps = whole_number("regrowth_steps", regrowth_steps, 0)
-        seed = whole_number("seed", seed, 0)
+        seed = whole_number("seed", seed, 0, most=None)
         presence_lr = number_in("presence_lr", presence_lr, 0, ends="()")
         sparsity = fraction("target_sparsity", target_sparsity)
         level(telemetry)
@@ -159,7 +159,7 @@ class Pruner:
         Raises:
             InputError: As in `Pruner`.
         """
-        seed = whole_number("seed", seed, 0)
+        seed = whole_number("seed", seed, 0, most=None)
         require_module("model", model)
         require_hooks(optimizer)
         require_process_group(process_group)

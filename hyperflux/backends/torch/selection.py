@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
@@ -149,9 +149,8 @@ def select(
 def _as_list(option: str, patterns: Patterns | None) -> list[Pattern]:
     if patterns is None:
         return []
-    one = isinstance(patterns, str | bytes | re.Pattern | type | nn.Module | Tensor) or not isinstance(
-        patterns, Iterable
-    )
+    alone = isinstance(patterns, str | bytes | re.Pattern | type | nn.Module)
+    one = alone or not isinstance(patterns, Iterable) or getattr(patterns, "ndim", 1) == 0
     found: list[Any] = [patterns] if one else list(cast(Iterable[Pattern], patterns))
     for pattern in found:
         is_module = isinstance(pattern, type) and issubclass(pattern, nn.Module)

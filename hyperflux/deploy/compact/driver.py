@@ -25,6 +25,7 @@ from hyperflux.deploy.compact.trace import Trace
 from hyperflux.deploy.compact.tracing import call_name
 from hyperflux.deploy.equivalence import outputs_match
 from hyperflux.errors import InputError, RunError
+from hyperflux.io.ranges import true_or_false
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def compaction(model: nn.Module, example_input: Tensor | Inputs, *, drop_inputs:
         RunError: The smaller module's outputs differ from the original's.
     """
     require_module("model", model)
+    drop_inputs = true_or_false("drop_inputs", drop_inputs)
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     trace = Trace(model, inputs)
     ops = analyze(trace)
