@@ -92,7 +92,7 @@ def test_numbers_too_large_for_a_float_are_still_ints(check):
         (fraction, ("0.9",), "'0.9' is not a fraction between 0 and 1 (both excluded)"),
         (fraction, (math.nan,), "nan is not a fraction between 0 and 1 (both excluded)"),
         (true_or_false, (1,), "1 is neither True nor False"),
-        (number_in, (10**400, 0), f"{10**97!s}... is out of range; give a number at least 0"),
+        (number_in, (10**400, 0), f"{10**96!s}... is out of range; give a number at least 0"),
         (integer_in, (-1, 0, 256), "-1 is out of range; give a number at least 0"),
         (integer_in, (257, 0, 256), "257 is out of range; give a number at most 256"),
         (count_in, (0, 1, 100_000), "0 is too few; give 1 or more"),
