@@ -14,6 +14,7 @@ from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend, Evaluation
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
 from hyperflux.runs.checkpoints.file import Checkpoint
@@ -91,7 +92,9 @@ def execute(
         RunError: The run failed.
         Interrupted: `stop` asked for it.
     """
-    started = time.monotonic()
+    if not isinstance(config, RunConfig):
+        raise InputError(f"config: {kind_of(config)} is not a RunConfig; build one by RunConfig.from_dict")
+    folder, started = as_path("folder", folder), time.monotonic()
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
     backend, schedule, provenance = _prepared(config, processes, announce)
     with _held_by_rank_zero(processes, _claimed(folder, announce)):
@@ -135,6 +138,7 @@ def resume(
         RunError: The run failed.
         Interrupted: `stop` asked for it.
     """
+    folder = as_path("folder", folder)
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
     config = from_rank_zero(processes, lambda: recorded_config(folder))
@@ -171,6 +175,15 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
         record.add_tensors("dense", backend.tensors())
 
 
+def load_start(config: RunConfig, backend: Backend, announce: Callable[[str], None]) -> None:
+    """Load the weights file that the settings name, if any, and announce where in it the weights were found.
+
+    Raises InputError if it cannot be read or does not fit.
+    """
+    if config.checkpoint and (place := backend.load_weights(config.checkpoint)):
+        announce(f"weights file {config.checkpoint}: the weights are those {place}")
+
+
 def _prepared(
     config: RunConfig, processes: ProcessGroup, announce: Callable[[str], None]
 ) -> tuple[Backend, PruningSchedule[Any], Provenance]:
@@ -181,8 +194,7 @@ def _prepared(
     with raise_on_all_ranks(processes):
         backend = build_backend(config, processes)
         schedule = feasible_schedule(config, backend)
-        if config.checkpoint and (place := backend.load_weights(config.checkpoint)):
-            announce(f"weights file {config.checkpoint}: the weights are those {place}")
+        load_start(config, backend, announce)
         provenance = Provenance.of(config, backend)
     every = processes.all_gather(provenance)
     with raise_on_all_ranks(processes):

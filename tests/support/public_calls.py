@@ -34,6 +34,7 @@ DOORS = (
     "hyperflux.deploy.latency.measure_run",
     "hyperflux.deploy.networks.load_networks",
     "hyperflux.deploy.sparse_file.write_sparse",
+    "hyperflux.law.sweep.SweepSettings",
     "hyperflux.schedules.controllers.PublishedController",
     "hyperflux.schedules.factory.pruning_schedule",
     "hyperflux.schedules.magnitude.MagnitudeSchedule",
@@ -210,6 +211,7 @@ def calls():
     from hyperflux.deploy.sparse import sparsify
     from hyperflux.deploy.sparse_file import read_sparse
     from hyperflux.law import compare_degrees
+    from hyperflux.law.sweep import SweepSettings
     from hyperflux.schedules.controllers import PublishedController
     from hyperflux.schedules.default import DefaultCourse
     from hyperflux.schedules.factory import pruning_schedule
@@ -229,6 +231,12 @@ def calls():
         f"{of}deploy.compact.compaction": Call(plainly(compaction), lambda folder: compacted, aliases=TRACED),
         f"{of}fit_pruning_law": Call(plainly(hyperflux.fit_pruning_law), lambda folder: {**points, "degree": 2}, plain),
         f"{of}law.compare_degrees": Call(plainly(compare_degrees), lambda folder: points),
+        f"{of}law.sweep.SweepSettings": Call(
+            plainly(SweepSettings),
+            lambda folder: dict(vars(SweepSettings())),
+            plain,
+            {"max_epochs": "epochs", "methods": "method"},
+        ),
         f"{of}PruningLaw": Call(plainly(hyperflux.PruningLaw), law_arguments, plain),
         f"{of}PruningLaw.predict": Call(plainly(law().predict), lambda folder: {"pressure": 2.0}),
         f"{of}PruningLaw.predict_interval": Call(
