@@ -103,7 +103,10 @@ def _sweep(
         def watch(method: str, at: float, epoch: int, density: float) -> None:
             status.update(f"{method}, {at:.4g}: epoch {epoch}, density {density:.4f}")
 
-        for row in sweep(config, settings, prepare(config, folder), watch):
+        def announce(line: str) -> None:
+            click.echo(f"hyperflux: {line}", err=True)
+
+        for row in sweep(config, settings, prepare(config, folder, announce), watch):
             rows.append(row)
             shown.write_rows(rows, folder)
             if not (as_json or console.is_terminal):

@@ -9,8 +9,18 @@ from typing import Any, Literal, TypeVar
 
 from hyperflux.data import DATASETS, IMAGE_DATASETS
 from hyperflux.errors import InputError
-from hyperflux.io.did_you_mean import unknown_name
-from hyperflux.io.ranges import as_integer, as_number, count_in, integer_in, number_in
+from hyperflux.io.arguments import require_mapping
+from hyperflux.io.did_you_mean import known_name, unknown_name
+from hyperflux.io.ranges import (
+    MAX_INTEGER,
+    as_bool,
+    as_integer,
+    as_number,
+    count_in,
+    integer_in,
+    number_in,
+    whole_number,
+)
 from hyperflux.io.safe_read import CONTROLS, shown
 from hyperflux.models import check_model, is_mlp
 from hyperflux.schedules.base import PruningSchedule
@@ -27,8 +37,6 @@ MAX_EPOCHS = 100_000
 MAX_SAMPLES = (1 << 31) - 1
 """Largest batch, and largest number of training samples."""
 MAX_WORKERS = 256
-MAX_INTEGER = (1 << 63) - 1
-"""Largest integer that TOML guarantees and every library accepts as a seed."""
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
 RETIRED = {"moments": "full"}
@@ -53,8 +61,8 @@ class OptimizerSettings:
     decay_all: bool = setting(True, "apply weight decay to biases and normalisation layers too")
 
     def __post_init__(self) -> None:
-        if self.name not in ("sgd", "adam"):
-            raise unknown_name("optimizer", self.name, ("sgd", "adam"))
+        _settle(self, "optimizer.")
+        known_name("optimizer", self.name, ("sgd", "adam"))
         number_in("optimizer.momentum", self.momentum, 0, 1)
         number_in("optimizer.weight_decay", self.weight_decay, 0)
         if self.name == "adam" and (self.momentum or self.nesterov):
@@ -73,6 +81,7 @@ class DenseSettings:
     label_smoothing: float = setting(0.05, "label smoothing of the loss, from 0 to below 1 (E7)")
 
     def __post_init__(self) -> None:
+        _settle(self, "dense.")
         _check_stage("dense", self, min_epochs=0)
 
 
@@ -88,6 +97,7 @@ class PruningSettings:
     controller_step: float = setting(0.3, "step Δ of the published controller (E9)")
 
     def __post_init__(self) -> None:
+        _settle(self, "pruning.")
         _check_stage("pruning", self, min_epochs=1)
         number_in("pruning.presence_learning_rate", self.presence_learning_rate, 0, ends="()")
         PublishedController(self.controller_step)
@@ -110,6 +120,7 @@ class RegrowthSettings:
     presence_decay: float = setting(0.95, "t's learning rate is multiplied by this after each epoch")
 
     def __post_init__(self) -> None:
+        _settle(self, "regrowth.")
         _check_stage("regrowth", self, min_epochs=0)
         number_in("regrowth.presence_reset", self.presence_reset, 0)
         number_in("regrowth.presence_decay", self.presence_decay, 0, 1, "[]")
@@ -167,20 +178,18 @@ class RunConfig:
     course: DefaultCourse = field(default_factory=DefaultCourse)
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise unknown_name("backend", self.backend, BACKENDS)
-        if self.dataset not in (*DATASETS, *IMAGE_DATASETS):
-            raise unknown_name("data set", self.dataset, (*DATASETS, *IMAGE_DATASETS))
-        named = {
+        _settle(self, "")
+        names = {
+            "backend": BACKENDS,
+            "data set": (*DATASETS, *IMAGE_DATASETS),
             "method": METHODS,
             "controller": CONTROLLERS,
             "dtype": DTYPES,
             "amp": AMP,
             "on_nonfinite": ON_NONFINITE,
         }
-        for name, known in named.items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+        for kind, known in names.items():
+            known_name(kind, self.dataset if kind == "data set" else getattr(self, kind), known)
         check_model(self.model)
         level(self.telemetry)
         if self.backend == "numpy":
@@ -215,6 +224,7 @@ class RunConfig:
         Raises:
             InputError: See `hyperflux.schedules.factory.pruning_schedule`.
         """
+        total, epoch_steps = whole_number("total", total, 1), whole_number("epoch_steps", epoch_steps, 1, MAX_SAMPLES)
         pruning, regrowth = self.pruning, self.regrowth
         published = PublishedController(pruning.controller_step)
         return pruning_schedule(
@@ -238,6 +248,7 @@ class RunConfig:
         Raises:
             InputError: A key is unknown, or a value has the wrong type or is out of range.
         """
+        require_mapping("values", values, "the settings by name")
         kept = dict(values)
         for name, only in RETIRED.items():
             if kept.pop(name, only) != only:
@@ -263,43 +274,53 @@ def _plain(value: Any) -> Any:
 
 def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """A settings dataclass from a table; `where` is its prefix in the file, such as "pruning."."""
-    hints = typing.get_type_hints(cls)
-    known: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise unknown_name("setting", where + name, [where + known_name for known_name in hints])
-        kind = hints[name]
-        if is_dataclass(kind) and isinstance(value, Mapping):
-            known[name] = _build(typing.cast(type, kind), value, f"{where}{name}.")
-        else:
-            known[name] = _checked(where + name, value, kind)
-    return cls(**known)
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown_name("setting", f"{where}{name}", [where + known_name for known_name in known])
+    return cls(**values)
+
+
+def _settle(settings: Any, where: str) -> None:
+    """Give every field of a settings dataclass the type that it says; `where` is its prefix in messages."""
+    for name, kind in typing.get_type_hints(type(settings)).items():
+        object.__setattr__(settings, name, _checked(where + name, getattr(settings, name), kind))
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the field's type: NumPy's numbers become Python's, and an int serves as a float."""
+    """`value` as the field's type: NumPy's numbers become Python's, an int serves as a float, a table as settings."""
+    if is_dataclass(kind):
+        return _table(name, value, typing.cast(type, kind))
     integer = as_integer(value)
     if integer is not None and abs(integer) > MAX_INTEGER:
         raise InputError(f"{name}: is out of range; an integer lies between -{MAX_INTEGER} and {MAX_INTEGER}")
-    number = integer if kind is int else as_number(value) if kind is float else None
-    if number is not None:
-        return number
+    plain = integer if kind is int else as_number(value) if kind is float else as_bool(value) if kind is bool else None
+    if plain is not None:
+        return plain
     if typing.get_origin(kind) is tuple:
-        if not (isinstance(value, list | tuple) and all(type(item) is str for item in value)):
+        if not (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)):
             raise InputError(f"{name}: {shown(value)} is not a list of strings")
         return tuple(_text(name, item) for item in value)
     expected = str if typing.get_origin(kind) is Literal else kind
-    if is_dataclass(expected) or type(value) is not expected:
-        wanted = "a table" if is_dataclass(expected) else expected.__name__
-        raise InputError(f"{name}: {shown(value)} is not {wanted}")
-    return _text(name, value) if expected is str else value
+    if expected is str and isinstance(value, str):
+        return _text(name, value)
+    raise InputError(f"{name}: {shown(value)} is not {expected.__name__}")
+
+
+def _table(name: str, value: Any, kind: type[T]) -> T:
+    """Settings of a `kind`, or a table of them."""
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name}: {shown(value)} is not a table")
+    return _build(kind, value, f"{name}.")
 
 
 def _text(name: str, value: str) -> str:
     """`value`. Raises InputError for control characters and text that is not UTF-8."""
     if CONTROLS.search(value):
         raise InputError(f"{name}: {shown(value)} holds a control character or is not UTF-8; use another name")
-    return value
+    return str.__str__(value)  # a plain text, also of NumPy's
 
 
 def _check_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, min_epochs: int) -> None:

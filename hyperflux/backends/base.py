@@ -126,8 +126,11 @@ class Backend(Protocol):
     def tensors(self) -> Tensors:
         """Effective weights and biases by name: pruned weights are exact zeros."""
 
-    def load_weights(self, path: str) -> None:
-        """Load all parameters from a file.
+    def load_weights(self, path: str) -> str:
+        """Load all parameters from a file, where they may lie under keys of a training script and behind a prefix.
+
+        Returns:
+            Where in the file they were, in words; empty for the network's own names at the top.
 
         Raises:
             InputError: The file cannot be read, or names or shapes do not fit; then nothing has changed.

@@ -19,7 +19,9 @@ from hyperflux.deploy.export_options import output_path, require_onnx
 from hyperflux.deploy.formats import FORMATS, Function
 from hyperflux.deploy.networks import RunNetworks, load_networks
 from hyperflux.errors import InputError, RunError
+from hyperflux.io.arguments import as_path
 from hyperflux.io.atomic_write import write_atomic
+from hyperflux.io.ranges import true_or_false
 
 CHECKED_BATCHES = (1, 3, 64)
 """Batch sizes at which a file's outputs are compared."""
@@ -89,6 +91,9 @@ def export(folder: Path, name: str, compacted: bool = True, out: Path | None = N
             compacted, or the file can't be written.
         RunError: The network can't be written in the format, or the file computes different outputs.
     """
+    folder = as_path("folder", folder)
+    out = None if out is None else as_path("out", out)
+    compacted = true_or_false("compacted", compacted)
     file = output_path(folder, name, compacted, out)
     if name == "onnx":
         require_onnx()

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hyperflux.errors import InputError
-from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.did_you_mean import known_name
 
 EXTENSIONS = {
     "safetensors": ".safetensors",
@@ -35,8 +35,7 @@ def output_path(folder: Path, name: str, compact: bool, out: Path | None) -> Pat
     Raises:
         InputError: The format is unknown, `out` exists, has no folder, or has the extension of another format.
     """
-    if name not in EXTENSIONS:
-        raise unknown_name("format", name, EXTENSIONS)
+    known_name("format", name, EXTENSIONS)
     if out is None:
         return folder / f"model-{'compact' if compact else 'whole'}{EXTENSIONS[name]}"
     try:

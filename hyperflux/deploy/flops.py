@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from hyperflux.backends.torch.arguments import example_taken, require_module, require_tensor
 from hyperflux.errors import InputError
 
 aten = torch.ops.aten
@@ -62,14 +63,16 @@ def count_cost(model: nn.Module, example_input: Tensor) -> Cost:
         The cost per sample.
 
     Raises:
-        InputError: The example has no samples.
+        InputError: The example has no samples, or the network can't take it.
     """
-    if not len(example_input):
+    require_module("model", model)
+    require_tensor("example_input", example_input)
+    if not example_input.ndim or not len(example_input):
         raise InputError("example_input: the batch is empty; give one or more samples")
     parameters = list(model.parameters())
     zeros = _ZeroCounter(parameters)
     counter = FlopCounterMode(display=False)
-    with _evaluating(model), counter, zeros:
+    with _evaluating(model), counter, zeros, example_taken():
         model(example_input)
     dense, samples = counter.get_total_flops(), len(example_input)
     return Cost(

@@ -22,7 +22,9 @@ from hyperflux.deploy.onnx_file import UnsupportedError, onnx_content, onnx_func
 from hyperflux.deploy.sparse import LayerChoice, sparsify
 from hyperflux.deploy.sparse_file import sparse_content
 from hyperflux.errors import InputError
+from hyperflux.io.arguments import as_path
 from hyperflux.io.ranges import count_in
+from hyperflux.io.safe_read import shown
 from hyperflux.timing import MAX_BATCH, MAX_ROUNDS, Timing, Turn, interleave
 
 ONNX = "ONNX Runtime"
@@ -87,7 +89,10 @@ def measure_run(folder: Path, batch_sizes: Sequence[int], rotations: int, thread
         InputError: The folder holds no finished run, or a count is out of range.
         RunError: A variant's outputs differ from the pruned network's; nothing is reported then.
     """
-    _check_counts(batch_sizes, rotations, threads)
+    folder = as_path("folder", folder)
+    batch_sizes = _checked_sizes(batch_sizes)
+    rotations = count_in("rotations", rotations, 1, MAX_ROUNDS)
+    threads = count_in("threads", threads, 1, MAX_THREADS)
     networks = load_networks(folder)
     example = networks.example(2)
     compacted = compact(networks.pruned, example)
@@ -154,10 +159,12 @@ def file_sizes(folder: Path, masked: nn.Module, compacted: nn.Module) -> dict[st
     }
 
 
-def _check_counts(batch_sizes: Sequence[int], rotations: int, threads: int) -> None:
-    if not batch_sizes:
-        raise InputError("batch sizes: the list is empty; give one or more")
-    count_in("rotations", rotations, 1, MAX_ROUNDS)
-    count_in("threads", threads, 1, MAX_THREADS)
-    for size in batch_sizes:
-        count_in("batch size", size, 1, MAX_BATCH)
+def _checked_sizes(batch_sizes: Sequence[int]) -> list[int]:
+    """Batch sizes as plain numbers. Raises InputError if there are none, or one is out of range."""
+    try:
+        sizes = [] if isinstance(batch_sizes, str | bytes) else list(batch_sizes)
+    except TypeError as error:
+        raise InputError(f"batch_sizes: {shown(batch_sizes)} is not a list; give one such as [1, 64]") from error
+    if not sizes:
+        raise InputError("batch_sizes: the list is empty; give one or more")
+    return [count_in("batch size", size, 1, MAX_BATCH) for size in sizes]

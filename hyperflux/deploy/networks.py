@@ -12,6 +12,7 @@ from hyperflux.backends.torch.models import build_model, count_numbers
 from hyperflux.backends.torch.weights_file import load_from
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
+from hyperflux.io.arguments import as_path
 from hyperflux.io.safe_read import inside
 from hyperflux.runs.folder import read_run
 
@@ -47,6 +48,7 @@ def load_networks(folder: Path) -> RunNetworks:
     Raises:
         InputError: A file of the run is missing, damaged or does not match the others.
     """
+    folder = as_path("folder", folder)
     run = read_run(folder)
     config, shape = run.config, tuple(run.outcome.input_shape)
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.arguments import example_taken, require_module, require_tensor
 from hyperflux.deploy.csr import CsrMatrix, SparseLinear, SparsePointwise
-from hyperflux.errors import InputError
 from hyperflux.io.ranges import count_in
 from hyperflux.timing import MAX_ROUNDS, Turn, interleave
 
@@ -72,7 +72,9 @@ def sparsify(
     Raises:
         InputError: The network can't take the example, or `rotations` is below 1.
     """
-    count_in("rotations", rotations, 1, MAX_ROUNDS)
+    rotations = count_in("rotations", rotations, 1, MAX_ROUNDS)
+    require_module("model", model)
+    require_tensor("example_input", example_input)
     dense = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
         owners = [module for module in dense.modules() if isinstance(module, FUSED_MODULES)]
@@ -121,12 +123,8 @@ def _run_trials(dense: nn.Module, example_input: Tensor, trials: Sequence[_Trial
     """Time each layer when its inputs arrive, so that only one layer's inputs are held at a time."""
     hooks = [trial.layer.register_forward_pre_hook(trial, with_kwargs=True) for trial in trials]
     try:
-        dense(example_input)
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"example_input: the network can't take it ({reason}); give a batch of the network's own inputs"
-        ) from error
+        with example_taken():
+            dense(example_input)
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,14 +16,16 @@ from hyperflux.deploy.sparse_decoding import decode
 from hyperflux.deploy.sparse_format import checksum, index_dtype
 from hyperflux.deploy.tensor_bits import bits_of, dtype_name, from_bits, storable_copy
 from hyperflux.errors import InputError
+from hyperflux.io.arguments import as_path, require_mapping
 from hyperflux.io.atomic_write import write_atomic
-from hyperflux.io.safe_read import read_file
+from hyperflux.io.ranges import whole_number
+from hyperflux.io.safe_read import read_file, shown
 
 MAX_BYTES = 1 << 36
 """Most bytes that a file may ask for, so that a damaged or hostile one can't take all memory."""
 
 
-def write_sparse(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+def write_sparse(path: Path | str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
     """Write tensors to a file, whole or not at all.
 
     Args:
@@ -35,10 +37,10 @@ def write_sparse(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
         InputError: The format can't hold a tensor, name or note.
         RunError: The file can't be written.
     """
-    write_atomic(path, sparse_content(tensors, notes))
+    write_atomic(as_path("path", path), sparse_content(tensors, notes))
 
 
-def read_sparse(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
+def read_sparse(path: Path | str, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     """Read the tensors of a file, bit for bit as they were written.
 
     The file is not trusted: sizes are checked before memory is taken for them.
@@ -53,6 +55,7 @@ def read_sparse(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     Raises:
         InputError: The file can't be read, is damaged or too large, or has another version of the format.
     """
+    path, max_bytes = as_path("path", path), whole_number("max_bytes", max_bytes, 0)
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
@@ -65,6 +68,11 @@ def read_sparse(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
 
 def sparse_content(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
     """Return the bytes of a file; arguments and errors as in `write_sparse`."""
+    require_mapping("tensors", tensors, "tensors by name")
+    if notes is not None:
+        require_mapping("notes", notes, "texts by name")
+        if odd := [text for entry in notes.items() for text in entry if not isinstance(text, str)]:
+            raise InputError(f"notes: {shown(odd[0])} is not a text; give texts by name")
     _check_names(tensors)
     stored: dict[str, Tensor] = {}
     shapes: dict[str, dict[str, object]] = {}
@@ -104,6 +112,8 @@ def dense_content(stored: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 def _check_names(tensors: Mapping[str, Tensor]) -> None:
     """Raise InputError for a name that the format reserves, or that UTF-8 can't encode."""
     for name in tensors:
+        if not isinstance(name, str):
+            raise InputError(f"tensors: the name {shown(name)} is not a text; rename this one")
         if name == "__metadata__" or name != name.encode("utf-8", "ignore").decode():
             raise InputError(f"tensor {name!a}: .safetensors files can't hold a tensor of this name; rename it")
 

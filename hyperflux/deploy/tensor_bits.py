@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperflux.errors import InputError
+from hyperflux.io.arguments import kind_of
 
 Bits = NDArray[np.unsignedinteger[Any]]
 
@@ -40,6 +41,8 @@ def storable_copy(name: str, tensor: Tensor) -> Tensor:
     Raises:
         InputError: A .safetensors file can't hold the dtype or layout, or the tensor has no data (device meta).
     """
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"tensors: {name!a} is {kind_of(tensor)}, not a tensor")
     kind = dtype_name(tensor.dtype)
     if kind not in STORABLE or tensor.layout is not torch.strided or tensor.is_meta:
         what = "it has no data" if tensor.is_meta else f"it has dtype {kind} and layout {tensor.layout}"

@@ -13,32 +13,51 @@ from typing import Any
 from hyperflux.errors import InputError
 from hyperflux.io.safe_read import shown
 
+MAX_INTEGER = (1 << 63) - 1
+"""Largest integer of TOML, NumPy and torch."""
+
 
 def as_integer(value: Any) -> int | None:
     """The int that an integer of any type stands for; None for everything else, bools and floats included."""
-    if _is_bool(value):
+    if not _is_real_scalar(value):
         return None
     try:
         return operator.index(value)
-    except TypeError:
+    except (TypeError, RuntimeError):  # a tensor without values
         return None
 
 
 def as_number(value: Any) -> float | None:
     """The float that a real scalar of any type stands for; None for everything else, bools and strings included."""
-    if _is_bool(value) or getattr(value, "ndim", 0) != 0 or not hasattr(value, "__float__"):
+    if not _is_real_scalar(value) or not hasattr(value, "__float__"):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
+        return float(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """An integer of at least `least`. Raises InputError otherwise."""
+def as_bool(value: Any) -> bool | None:
+    """The bool that a bool of Python, NumPy or torch stands for; None for everything else."""
+    if not _is_bool(value) or getattr(value, "ndim", 0) != 0 or getattr(value, "is_meta", False):
+        return None
+    return bool(value)
+
+
+def true_or_false(name: str, value: Any) -> bool:
+    """A bool. Raises InputError for everything else, whatever its truth."""
+    if (whether := as_bool(value)) is None:
+        raise InputError(f"{name}: {shown(value)} is neither True nor False")
+    return whether
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = MAX_INTEGER) -> int:
+    """An integer of at least `least` and at most `most`, if any. Raises InputError otherwise."""
     number = _integer(name, value, least)
     if number < least:
         raise InputError(f"{name}: {shown(number)} is not a whole number of at least {least}")
+    if most is not None and number > most:
+        raise InputError(f"{name}: {shown(number)} is too large; give a whole number of at most {most}")
     return number
 
 
@@ -75,8 +94,19 @@ def number_in(name: str, value: Any, low: float, high: float = math.inf, ends: s
             return number
     side = "at least" if ends[0] == "[" else "above"
     range_ = f"{side} {low:g}" if high == math.inf else f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    is_number = number is not None or as_integer(value) is not None
+    wrong = f"{value if number is not None else shown(value)} is {'out of range' if is_number else 'not a number'}"
+    raise InputError(f"{name}: {wrong}; {way or f'give a number {range_}'}")
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number between 0 and 1, both excluded. Raises InputError otherwise; percent are recognised."""
+    number = as_number(value)
+    if number is not None and 0 < number < 1:
+        return number
+    hint = f"; for {number:g} % give {number / 100:g}" if number is not None and 1 < number < 100 else ""
     given = shown(value) if number is None else value
-    raise InputError(f"{name}: {given} is out of range; {way or f'give a number {range_}'}")
+    raise InputError(f"{name}: {given} is not a fraction between 0 and 1 (both excluded){hint}")
 
 
 def _integer(name: str, value: Any, least: int) -> int:
@@ -91,3 +121,11 @@ def _integer(name: str, value: Any, least: int) -> int:
 def _is_bool(value: Any) -> bool:
     """Whether a value is a bool of Python, NumPy or torch; torch need not be loaded to ask."""
     return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+
+
+def _is_real_scalar(value: Any) -> bool:
+    """Whether a value can be a real number: no bool, complex number, text, date or array with dimensions."""
+    if isinstance(value, str | bytes) or _is_bool(value) or getattr(value, "ndim", 0) != 0:
+        return False
+    dtype = getattr(value, "dtype", None)
+    return "complex" not in str(dtype) and getattr(dtype, "kind", "f") in "iufVO"

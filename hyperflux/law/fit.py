@@ -6,7 +6,7 @@ Source: E11 of docs/algorithm.md. docs/pruning-law.md explains outliers and inte
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperflux.errors import InputError
+from hyperflux.io.ranges import as_integer, as_number, fraction, whole_number
+from hyperflux.io.safe_read import shown
 from hyperflux.law.outliers import MIN_SCALE, inlier_mask
 
 Array = NDArray[np.float64]
@@ -54,6 +56,22 @@ class PruningLaw:
     outliers: tuple[int, ...]
     pressure_range: Interval
     root: Array = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "degree", _degree(self.degree))
+        for name in ("c", "alpha0", "alpha1", "r2", "scale"):
+            if (number := as_number(value := getattr(self, name))) is None:
+                raise InputError(f"{name}: {shown(value)} is not a number")
+            object.__setattr__(self, name, number)
+        object.__setattr__(self, "freedom", whole_number("freedom", self.freedom, 0))
+        object.__setattr__(self, "outliers", _indices("outliers", self.outliers))
+        ends = _numbers("pressure_range", self.pressure_range)
+        if ends.shape != (2,):
+            raise InputError(f"pressure_range: {shown(self.pressure_range)} is no pair of pressures")
+        object.__setattr__(self, "pressure_range", (float(ends[0]), float(ends[1])))
+        shape = _numbers("root", self.root).shape
+        if shape != (self.degree + 1, self.degree + 1):
+            raise InputError(f"root: shape {shape} is not that of degree {self.degree}, {(self.degree + 1,) * 2}")
 
     def predict(self, pressure: ArrayLike) -> Array:
         """Density, a fraction, at each pressure; same shape as `pressure`.
@@ -149,8 +167,7 @@ class PruningLaw:
         return np.asarray(math.log(self.c) - self.alpha0 * log_pressure - self.alpha1 * log_pressure**2)
 
     def _log_pressure_for(self, density: float) -> float:
-        if not 0 < density < 1:
-            raise InputError(f"density: {density} is not a fraction between 0 and 1 (both excluded)")
+        density = fraction("density", density)
         a0, a1, gap = self.alpha0, self.alpha1, math.log(self.c) - math.log(density)
         square = a0**2 + 4 * a1 * gap
         if square <= 0 or (a0 <= 0 and a1 == 0):
@@ -160,8 +177,7 @@ class PruningLaw:
         return 2 * gap / (a0 + math.sqrt(square)) if a0 > 0 else (-a0 + math.sqrt(square)) / (2 * a1)
 
     def _quantile(self, level: float) -> float:
-        if not 0 < level < 1:
-            raise InputError(f"level: {level} is not a fraction between 0 and 1 (both excluded)")
+        level = fraction("level", level)
         if not self.freedom:
             return math.inf
         from scipy.stats import t as student
@@ -204,8 +220,7 @@ def fit_pruning_law(
             constants (2 for degree 1, 3 for degree 2).
 
     """
-    if degree not in (1, 2):
-        raise InputError(f"degree: {degree} is neither 1 (linear) nor 2 (quadratic)")
+    degree = _degree(degree)
     x, y = _checked(pressure, density, degree)
     return _least_squares(x, y, degree, inlier_mask(_terms(x, degree), y))
 
@@ -229,10 +244,7 @@ def compare_degrees(pressure: Sequence[float] | NDArray[Any], density: Sequence[
 
 def _checked(pressure: ArrayLike, density: ArrayLike, degree: Degree) -> tuple[Array, Array]:
     """The logarithms of both. Raises InputError where they determine no law."""
-    try:
-        x, y = np.asarray(pressure, dtype=np.float64), np.asarray(density, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"pressure and density: two lists of numbers are needed ({error})") from error
+    x, y = _numbers("pressure", pressure), _numbers("density", density)
     if x.ndim != 1 or x.shape != y.shape:
         raise InputError(f"pressure and density: shapes {x.shape} and {y.shape}; give two lists of the same length")
     if not (np.isfinite(x).all() and (x > 0).all()):
@@ -283,10 +295,37 @@ def _terms(log_pressure: Array, degree: int) -> Array:
 
 
 def _log_pressure(pressure: ArrayLike) -> Array:
-    values = np.asarray(pressure, dtype=np.float64)
+    values = _numbers("pressure", pressure)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise InputError("pressure: every value has to be a positive number")
     return np.log(values)
+
+
+def _degree(value: Any) -> Degree:
+    match as_integer(value):
+        case 1:
+            return 1
+        case 2:
+            return 2
+    raise InputError(f"degree: {shown(value)} is neither 1 (linear) nor 2 (quadratic)")
+
+
+def _indices(name: str, values: Any) -> tuple[int, ...]:
+    """Indices of points. Raises InputError for everything else."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise InputError(f"{name}: {shown(values)} is no list of indices")
+    return tuple(whole_number(name, value, 0) for value in values)
+
+
+def _numbers(name: str, values: Any) -> Array:
+    """Real numbers of any shape as float64. Raises InputError for everything else, texts and bools included."""
+    try:
+        found = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+        if found.dtype.kind not in "iufO" or (found.dtype.kind == "O" and None in found.ravel().tolist()):
+            raise TypeError(found.dtype)
+        return found.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{name}: {shown(values)} holds other things than real numbers") from error
 
 
 def _exp(values: ArrayLike) -> Array:

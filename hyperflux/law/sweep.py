@@ -17,11 +17,12 @@ from hyperflux.backends.base import Backend
 from hyperflux.config import MAX_EPOCHS, RunConfig
 from hyperflux.errors import InputError
 from hyperflux.io.atomic_write import new_folder, write_atomic
-from hyperflux.io.did_you_mean import unknown_name
-from hyperflux.io.ranges import number_in
+from hyperflux.io.did_you_mean import known_name
+from hyperflux.io.ranges import as_integer, number_in, true_or_false
+from hyperflux.io.safe_read import shown
 from hyperflux.law.saliency import Saliency, measure
 from hyperflux.runs.data_order import batch_ends, epoch_batches
-from hyperflux.runs.driver import train_dense
+from hyperflux.runs.driver import load_start, train_dense
 from hyperflux.session.nonfinite import NotFiniteError
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -62,8 +63,10 @@ class SweepSettings:
     def __post_init__(self) -> None:
         exponents = f"it is an exponent of two, from -{MAX_EXPONENT:g} to {MAX_EXPONENT:g}"
         for name in ("lowest", "highest"):
-            number_in(name, getattr(self, name), -MAX_EXPONENT, MAX_EXPONENT, "[]", exponents)
-        number_in("step", self.step, 0, ends="()", way="give a number of octaves above 0")
+            value = number_in(name, getattr(self, name), -MAX_EXPONENT, MAX_EXPONENT, "[]", exponents)
+            object.__setattr__(self, name, value)  # a plain float, also of NumPy's numbers
+        step = number_in("step", self.step, 0, ends="()", way="give a number of octaves above 0")
+        object.__setattr__(self, "step", step)
         if (self.highest - self.lowest) / self.step >= MAX_PRESSURES:
             raise InputError(f"step: {self.step:g} makes more than {MAX_PRESSURES:,} pressures; give a longer one")
         if (count := len(self.pressures())) < 3:
@@ -71,14 +74,17 @@ class SweepSettings:
                 f"lowest and highest: {self.lowest:g} to {self.highest:g} in steps of {self.step:g} are {count} "
                 "pressures; a law needs 3 or more"
             )
-        if not MIN_EPOCHS <= self.max_epochs <= MAX_EPOCHS:
+        object.__setattr__(self, "independent", true_or_false("independent", self.independent))
+        epochs = as_integer(self.max_epochs)
+        if epochs is None or not MIN_EPOCHS <= epochs <= MAX_EPOCHS:
             raise InputError(
-                f"epochs: {self.max_epochs} a pressure; give {MIN_EPOCHS} or more, for a density to settle, and at "
-                f"most {MAX_EPOCHS}"
+                f"epochs: {shown(self.max_epochs)} a pressure; give {MIN_EPOCHS} or more, for a density to settle, "
+                f"and at most {MAX_EPOCHS}"
             )
-        for method in self.methods:
-            if method not in METHODS:
-                raise unknown_name("method", method, METHODS)
+        object.__setattr__(self, "max_epochs", epochs)
+        if not isinstance(self.methods, list | tuple):
+            raise InputError(f"methods: {shown(self.methods)} is not a list of names")
+        object.__setattr__(self, "methods", tuple(known_name("method", name, METHODS) for name in self.methods))
         if "hyperflux" not in self.methods or len(set(self.methods)) < len(self.methods):
             raise InputError(
                 f"methods: {', '.join(self.methods) or 'none'}; give hyperflux, and magnitude if wanted, which takes "
@@ -176,10 +182,15 @@ def sweep(
             yield course.keep_largest(row)
 
 
-def prepare(config: RunConfig, folder: Path) -> str:
+def prepare(config: RunConfig, folder: Path, announce: Callable[[str], None] = lambda line: None) -> str:
     """Make the sweep's folder with its `config.toml`, and train the dense network there if the config names none.
 
     Nothing is written before the input has been checked.
+
+    Args:
+        config: The settings.
+        folder: A folder that is empty or does not exist yet.
+        announce: Receives a line if a weights file keeps the weights under keys or behind a prefix.
 
     Returns:
         Path of the weights file of the dense network.
@@ -189,8 +200,7 @@ def prepare(config: RunConfig, folder: Path) -> str:
 
     """
     backend = build_backend(config)
-    if config.checkpoint:
-        backend.load_weights(config.checkpoint)
+    load_start(config, backend, announce)
     new_folder(folder)
     write_atomic(folder / "config.toml", tomli_w.dumps(config.to_dict()).encode())
     if config.checkpoint:

@@ -14,7 +14,7 @@ from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
-from hyperflux.runs.driver import execute, feasible_schedule, train_dense
+from hyperflux.runs.driver import execute, feasible_schedule, load_start, train_dense
 from hyperflux.runs.folder import read_run
 from hyperflux.runs.lock import locked
 from hyperflux.runs.schema import EpochRow
@@ -102,7 +102,7 @@ def execute_plan(
 
     Args:
         plan: The runs.
-        announce: Gets a line before each run.
+        announce: Gets a line before each run, and one if a weights file keeps the weights under keys or a prefix.
         observe: Gets every epoch of every run.
 
     Returns:
@@ -117,6 +117,7 @@ def execute_plan(
         backend = build_backend(plan.base)
         for number in missing:
             feasible_schedule(runs[number][1], backend)
+        load_start(plan.base, backend, announce)
     if missing and not plan.base.checkpoint and plan.base.dense.epochs:
         for seed in plan.seeds:
             config, folder = replace(plan.base, seed=seed), plan.dense_folder(seed)

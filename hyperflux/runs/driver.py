@@ -14,6 +14,7 @@ from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend, Evaluation
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
 from hyperflux.runs.checkpoints.file import Checkpoint
@@ -91,9 +92,11 @@ def execute(
         RunError: The run failed.
         Interrupted: `stop` asked for it.
     """
-    started = time.monotonic()
+    if not isinstance(config, RunConfig):
+        raise InputError(f"config: {kind_of(config)} is not a RunConfig; build one by RunConfig.from_dict")
+    folder, started = as_path("folder", folder), time.monotonic()
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
-    backend, schedule, provenance = _prepared(config, processes)
+    backend, schedule, provenance = _prepared(config, processes, announce)
     with _held_by_rank_zero(processes, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         with raise_on_all_ranks(processes):
@@ -135,6 +138,7 @@ def resume(
         RunError: The run failed.
         Interrupted: `stop` asked for it.
     """
+    folder = as_path("folder", folder)
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
     config = from_rank_zero(processes, lambda: recorded_config(folder))
@@ -143,7 +147,7 @@ def resume(
     with _held_by_rank_zero(processes, locked(folder, announce)):
         saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, announce))
         changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
-        backend, schedule, provenance = _prepared(changed, processes)
+        backend, schedule, provenance = _prepared(changed, processes, lambda line: None)
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
         training = Training(changed, backend, record, observe, started, announce, processes=processes)
         with raise_on_all_ranks(processes):
@@ -171,16 +175,26 @@ def train_dense(config: RunConfig, folder: Path, observe: Observer = lambda row:
         record.add_tensors("dense", backend.tensors())
 
 
-def _prepared(config: RunConfig, processes: ProcessGroup) -> tuple[Backend, PruningSchedule[Any], Provenance]:
-    """Build what a run needs, before anything is written.
+def load_start(config: RunConfig, backend: Backend, announce: Callable[[str], None]) -> None:
+    """Load the weights file that the settings name, if any, and announce where in it the weights were found.
+
+    Raises InputError if it cannot be read or does not fit.
+    """
+    if config.checkpoint and (place := backend.load_weights(config.checkpoint)):
+        announce(f"weights file {config.checkpoint}: the weights are those {place}")
+
+
+def _prepared(
+    config: RunConfig, processes: ProcessGroup, announce: Callable[[str], None]
+) -> tuple[Backend, PruningSchedule[Any], Provenance]:
+    """Build what a run needs, before anything is written; announce where a weights file keeps the weights.
 
     Raises InputError if settings, network and data do not fit, or if any rank's differ from rank 0's.
     """
     with raise_on_all_ranks(processes):
         backend = build_backend(config, processes)
         schedule = feasible_schedule(config, backend)
-        if config.checkpoint:
-            backend.load_weights(config.checkpoint)
+        load_start(config, backend, announce)
         provenance = Provenance.of(config, backend)
     every = processes.all_gather(provenance)
     with raise_on_all_ranks(processes):

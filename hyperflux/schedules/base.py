@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_type_hints
 
 from hyperflux.errors import InputError
+from hyperflux.io.arguments import kind_of
+from hyperflux.io.ranges import number_in, whole_number
 from hyperflux.io.saved_state import count, finite
 from hyperflux.spec import Observation as Observation
 from hyperflux.spec import StepSettings as StepSettings
@@ -99,6 +102,32 @@ class PruningSchedule(Protocol[S]):
 
     def restore(self, saved: Mapping[str, Any]) -> S:
         """A state from its dictionary. Raises InputError if another schedule saved it."""
+
+
+def require_schedule(value: Any) -> None:
+    """Raise InputError for an object that lacks a part of `PruningSchedule`."""
+    wanted = [name for name in vars(PruningSchedule) if not name.startswith("_")]
+    if isinstance(value, type) or (missing := [name for name in wanted if not hasattr(value, name)]):
+        what = kind_of(value) if isinstance(value, type) else f"{kind_of(value)}, without {missing[0]},"
+        raise InputError(f"schedule: {what} is not a pruning schedule; build one by hyperflux.schedules.factory")
+
+
+def settle_counts(settings: Any, **least: int) -> None:
+    """Make each named field of a frozen dataclass a plain int. Raises InputError if one is below its least value."""
+    for name, low in least.items():
+        object.__setattr__(settings, name, whole_number(name, getattr(settings, name), low))
+
+
+def settle_totals(settings: Any) -> None:
+    """`settle_counts` for a schedule with a final count. Raises InputError also if that is not below the total."""
+    settle_counts(settings, total=1, final_count=1, pruning_steps=1, regrowth_steps=0)
+    if settings.final_count >= settings.total:
+        raise InputError(f"final_count: {settings.final_count} is not below the total, {settings.total}")
+
+
+def settle_number(settings: Any, name: str, low: float, high: float = math.inf, ends: str = "[)") -> None:
+    """Make a field of a frozen dataclass a plain float. Raises InputError if it is out of its range."""
+    object.__setattr__(settings, name, number_in(name, getattr(settings, name), low, high, ends))
 
 
 def restored(kind: type[S], saved: Mapping[str, Any]) -> S:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hyperflux.errors import InputError, RunError
-from hyperflux.io.ranges import as_number
-from hyperflux.io.safe_read import shown
+from hyperflux.errors import RunError
+from hyperflux.io.ranges import number_in
 
 PRESSURE_EXPONENT = 1.5
 """γ = b^1.5 (E9)."""
@@ -46,9 +45,7 @@ class PublishedController:
     step: float = 0.3
 
     def __post_init__(self) -> None:
-        if (number := as_number(self.step)) is None or not 0 < number < math.inf:
-            raise InputError(f"controller step: {shown(self.step)} is not a positive number")
-        object.__setattr__(self, "step", number)  # a plain float, also of NumPy's numbers
+        object.__setattr__(self, "step", number_in("controller step", self.step, 0, ends="()"))  # a plain float
 
     def update(
         self, state: PublishedControllerState, target_density: float, density: float

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hyperflux.errors import InputError
+from hyperflux.io.arguments import kind_of
 from hyperflux.io.ranges import number_in
-from hyperflux.schedules.base import Observation, StepSettings, restored
+from hyperflux.schedules.base import Observation, StepSettings, restored, settle_number, settle_totals
 from hyperflux.schedules.controllers import ShiftController
 from hyperflux.schedules.curves import control_interval, density_at, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
@@ -86,6 +88,10 @@ class DefaultSchedule:
     trajectory: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        settle_totals(self)
+        settle_number(self, "presence_lr", 0, ends="()")
+        if not isinstance(self.course, DefaultCourse):
+            raise InputError(f"course: {kind_of(self.course)} is not a DefaultCourse")
         object.__setattr__(self, "trajectory", trajectory(self.lowest_count / self.total, TRAJECTORY_PARTS))
 
     @property

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from hyperflux.errors import InputError
-from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.did_you_mean import known_name
+from hyperflux.io.ranges import fraction, number_in, whole_number
 from hyperflux.schedules.base import PruningSchedule
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse, DefaultSchedule
@@ -36,6 +37,7 @@ def pruning_schedule(
     presence_decay: float = 0.75,
     epoch_steps: int | None = None,
     network: str = "the network",
+    argument: str = "sparsity",
 ) -> PruningSchedule[Any]:
     """Build the schedule that prunes `total` weights to `sparsity`.
 
@@ -52,27 +54,40 @@ def pruning_schedule(
         epoch_steps: Steps per epoch. The published controller then acts once per epoch, and messages count epochs.
             If None, it acts `PUBLISHED_INTERVALS` times in the pruning stage.
         network: Name of the network in messages.
+        argument: Name of the sparsity in messages.
 
     Raises:
-        InputError: The sparsity is not a fraction, or leaves all weights or none; method or controller is unknown; the
-            published course has too few steps for t to cross 0.
+        InputError: A number is out of range; the sparsity is not a fraction, or leaves all weights or none; method or
+            controller is unknown; the published course has too few steps for t to cross 0.
     """
-    final_count = target_count(total, sparsity, network)
+    total = whole_number("total", total, 1)
+    pruning_steps = whole_number("pruning_steps", pruning_steps, 1)
+    regrowth_steps = whole_number("regrowth_steps", regrowth_steps, 0)
+    presence_lr = number_in("presence_lr", presence_lr, 0, ends="()")
+    presence_reset = number_in("presence_reset", presence_reset, 0)
+    presence_decay = number_in("presence_decay", presence_decay, 0, 1, "[]")
+    epoch_steps = None if epoch_steps is None else whole_number("epoch_steps", epoch_steps, 1)
+    if epoch_steps is not None and epoch_steps > pruning_steps:
+        raise InputError(f"epoch_steps: {epoch_steps} are more than pruning_steps, {pruning_steps}")
+    final_count = target_count(total, sparsity, network, argument)
+    course = _course(controller)
     steps = (pruning_steps, regrowth_steps)
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
-    if method == "magnitude":
+    if known_name("method", method, METHODS) == "magnitude":
         return MagnitudeSchedule(total, final_count, *steps)
-    if isinstance(controller, str):
-        if controller not in CONTROLLERS:
-            raise unknown_name("controller", controller, CONTROLLERS)
-        controller = DefaultCourse() if controller == "default" else PublishedController()
-    if isinstance(controller, DefaultCourse):
-        return DefaultSchedule(total, final_count, *steps, presence_lr, controller)
+    if isinstance(course, DefaultCourse):
+        return DefaultSchedule(total, final_count, *steps, presence_lr, course)
+    sparsity = fraction(argument, sparsity)
     _require_enough_steps(sparsity, pruning_steps, presence_lr, epoch_steps)
     return PublishedSchedule(
-        1 - sparsity, *steps, *_intervals(*steps, epoch_steps), presence_lr, presence_reset, presence_decay, controller
+        1 - sparsity, *steps, *_intervals(*steps, epoch_steps), presence_lr, presence_reset, presence_decay, course
     )
+
+
+def _course(controller: Any) -> PublishedController | DefaultCourse:
+    """The settings that `controller` names or is."""
+    if isinstance(controller, PublishedController | DefaultCourse):
+        return controller
+    return DefaultCourse() if known_name("controller", controller, CONTROLLERS) == "default" else PublishedController()
 
 
 def _intervals(pruning_steps: int, regrowth_steps: int, epoch_steps: int | None) -> tuple[int, int]:

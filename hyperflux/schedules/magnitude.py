@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperflux.schedules.base import Observation, StepSettings, restored
+from hyperflux.schedules.base import Observation, StepSettings, restored, settle_totals
 from hyperflux.schedules.curves import control_interval
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -37,6 +37,9 @@ class MagnitudeSchedule:
     final_count: int
     pruning_steps: int
     regrowth_steps: int
+
+    def __post_init__(self) -> None:
+        settle_totals(self)
 
     @property
     def initial_presence(self) -> tuple[float, float]:

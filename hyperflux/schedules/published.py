@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperflux.errors import InputError
-from hyperflux.schedules.base import Observation, StepSettings, restored
+from hyperflux.io.arguments import kind_of
+from hyperflux.io.ranges import fraction
+from hyperflux.schedules.base import Observation, StepSettings, restored, settle_counts, settle_number
 from hyperflux.schedules.controllers import PublishedController, PublishedControllerState
 from hyperflux.schedules.curves import presence_decay, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
@@ -59,6 +61,17 @@ class PublishedSchedule:
     trajectory: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "final_density", fraction("final_density", self.final_density))
+        settle_counts(self, pruning_steps=1, regrowth_steps=0, pruning_intervals=1, regrowth_intervals=0)
+        for stage in ("pruning", "regrowth"):
+            intervals, steps = getattr(self, f"{stage}_intervals"), getattr(self, f"{stage}_steps")
+            if intervals > steps:
+                raise InputError(f"{stage}_intervals: {intervals} are more than {stage}_steps, {steps}")
+        settle_number(self, "presence_lr", 0, ends="()")
+        settle_number(self, "presence_reset", 0)
+        settle_number(self, "presence_decay", 0, 1, "[]")
+        if not isinstance(self.controller, PublishedController):
+            raise InputError(f"controller: {kind_of(self.controller)} is not a PublishedController")
         object.__setattr__(self, "trajectory", trajectory(self.final_density, self.pruning_intervals))
 
     @property

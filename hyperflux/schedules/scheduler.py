@@ -69,4 +69,6 @@ class PruningScheduler(Generic[S]):
     def _apply_settings(self) -> None:
         self._next = self.schedule.next_control_step(self.state)
         settings = self.schedule.settings(self.state)
-        self._gate.pressure, self._gate.presence_lr = settings.pressure, settings.presence_lr
+        rate = settings.presence_lr
+        self._gate.pressure = float(settings.pressure)  # plain numbers, whatever the schedule computes with
+        self._gate.presence_lr = None if rate is None else float(rate)

@@ -104,7 +104,7 @@ class PruningSession(Generic[S]):
 
     def state(self) -> dict[str, Any]:
         """The schedule's state, a dictionary of plain numbers. Gate and telemetry save their own states."""
-        return dict(asdict(self.scheduler.state))  # type: ignore[call-overload]
+        return {name: _plain(value) for name, value in asdict(self.scheduler.state).items()}  # type: ignore[call-overload]
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Continue from a saved state; restore the gate first. Raises InputError if another schedule saved it."""
@@ -125,3 +125,10 @@ class PruningSession(Generic[S]):
             if not layer.surviving:
                 self.warnings.warn_once(f"empty {layer.name}", empty_layer(layer.name, where))
         self.warnings.warn_once("density", out_of_reach(self.schedule, self.gate, where))
+
+
+def _plain(value: Any) -> Any:
+    """The number of Python for one of NumPy's, also within a dictionary; other values as they are."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value.item() if hasattr(value, "item") else value

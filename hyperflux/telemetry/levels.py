@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.did_you_mean import known_name
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,4 @@ LEVELS: dict[str, Level | None] = {"off": None, "light": Level(200, 32), "full":
 
 def level(name: str) -> Level | None:
     """The level called `name`; None for "off". Raises InputError for an unknown name."""
-    if name not in LEVELS:
-        raise unknown_name("telemetry", name, LEVELS)
-    return LEVELS[name]
+    return LEVELS[known_name("telemetry", name, LEVELS)]

@@ -4,8 +4,10 @@ import json
 import tomllib
 
 import pytest
+import torch
 from commands import run
 from idx_files import write_mnist
+from safetensors.torch import load_file
 
 from hyperflux import recipes
 from hyperflux.backends.torch.kernels.blocks import CPU_BLOCK
@@ -246,7 +248,23 @@ def test_a_folder_that_holds_another_run_is_refused_and_kept(here):
 def test_a_checkpoint_of_another_model_is_refused(here):
     assert run(here, "prune", "--recipe", "quick.toml", "--out", "out").returncode == 0
     message = refused(here, "prune", "--checkpoint", "out/model.safetensors")
-    assert "weights file out/model.safetensors: tensor fc3.bias is missing" in message
+    assert "weights file out/model.safetensors: the tensors are not those of lenet300; missing: " in message
+
+
+def test_a_checkpoint_of_a_training_script_is_found_and_named(here):
+    assert run(here, "prune", "--recipe", "quick.toml", "--out", "out").returncode == 0
+    weights = {f"model.net.{name}": tensor for name, tensor in load_file(here / "out" / "dense.safetensors").items()}
+    torch.save({"epoch": 3, "state_dict": weights}, here / "last.ckpt")
+    for file in ("out/dense.safetensors", "last.ckpt"):
+        done = run(
+            here, "prune", "--recipe", "quick.toml", "--checkpoint", file, "--out", file.partition(".")[0] + "-run"
+        )
+        assert done.returncode == 0
+    assert done.stderr == (
+        "hyperflux: weights file last.ckpt: the weights are those under ['state_dict'] with the prefix model.net.\n"
+    )
+    one, other = (here / name / "model.safetensors" for name in ("out/dense-run", "last-run"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize(

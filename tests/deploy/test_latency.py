@@ -81,7 +81,7 @@ def test_onnx_runtime_computes_the_same_at_any_batch_size(networks):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (([], 1, 1), "batch sizes: the list is empty"),
+        (([], 1, 1), "batch_sizes: the list is empty"),
         (([1, 0], 1, 1), "batch size: 0 is too few"),
         (([1], 0, 1), "rotations: 0 is too few"),
         (([1], 1, 0), "threads: 0 is too few"),

@@ -10,12 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperflux import InputError, RunConfig
-from hyperflux.io.ranges import as_integer, as_number, count_in, integer_in, number_in, whole_number
+from hyperflux.io.ranges import (
+    as_bool,
+    as_integer,
+    as_number,
+    count_in,
+    fraction,
+    integer_in,
+    number_in,
+    true_or_false,
+    whole_number,
+)
 
 INTEGERS = [7, np.int64(7), np.uint8(7), np.array(7), torch.tensor(7)]
 FLOATS = [0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2)]
 BOOLS = [True, np.True_, np.array(True), torch.tensor(True)]
-OTHERS = ["7", b"7", None, [7], np.array([7, 8]), torch.tensor([7, 8]), 7j, (), {}]
+OTHERS = [
+    *("7", b"7", None, [7], 7j, (), {}, np.str_("7"), np.bytes_(b"7"), np.complex64(7), np.timedelta64(7)),
+    *(np.array([7]), np.array([7, 8]), np.array("7"), torch.tensor([7]), torch.tensor([7, 8]), torch.tensor(7j)),
+    torch.tensor(7.0, device="meta"),
+]
 
 
 def refusal(check, *arguments, **how):
@@ -50,7 +64,7 @@ def test_bools_texts_and_collections_are_no_numbers(value):
     assert as_number(value) is None
     for check, bounds in ((whole_number, (1,)), (integer_in, (1, 9)), (count_in, (1, 9))):
         assert refusal(check, value, *bounds).endswith(" is not a whole number of at least 1")
-    assert refusal(number_in, value, 0, 1).endswith(" is out of range; give a number in [0, 1)")
+    assert refusal(number_in, value, 0, 1).endswith(" is not a number; give a number in [0, 1)")
 
 
 @pytest.mark.parametrize("value", [10.0, 0.0, np.ceil(9.2), torch.tensor(10.0)], ids=repr)
@@ -71,6 +85,14 @@ def test_numbers_too_large_for_a_float_are_still_ints(check):
         (whole_number, (0, 1), "0 is not a whole number of at least 1"),
         (whole_number, (np.int64(-3), 0), "-3 is not a whole number of at least 0"),
         (whole_number, ("ten", 1), "'ten' is not a whole number of at least 1"),
+        (whole_number, (1 << 63, 0), f"{1 << 63} is too large; give a whole number of at most {(1 << 63) - 1}"),
+        (fraction, (90,), "90 is not a fraction between 0 and 1 (both excluded); for 90 % give 0.9"),
+        (fraction, (np.float32(50),), "50.0 is not a fraction between 0 and 1 (both excluded); for 50 % give 0.5"),
+        (fraction, (1,), "1 is not a fraction between 0 and 1 (both excluded)"),
+        (fraction, ("0.9",), "'0.9' is not a fraction between 0 and 1 (both excluded)"),
+        (fraction, (math.nan,), "nan is not a fraction between 0 and 1 (both excluded)"),
+        (true_or_false, (1,), "1 is neither True nor False"),
+        (number_in, (10**400, 0), f"{10**96!s}... is out of range; give a number at least 0"),
         (integer_in, (-1, 0, 256), "-1 is out of range; give a number at least 0"),
         (integer_in, (257, 0, 256), "257 is out of range; give a number at most 256"),
         (count_in, (0, 1, 100_000), "0 is too few; give 1 or more"),
@@ -112,3 +134,23 @@ def test_settings_take_numbers_of_numpy():
     for name, value in (("seed", np.True_), ("seed", np.float64(3)), ("sparsity", np.True_), ("augment", np.int64(1))):
         with pytest.raises(InputError, match=f"{name}: .* is not "):
             RunConfig.from_dict({name: value})
+
+
+@pytest.mark.parametrize("value", BOOLS, ids=repr)
+def test_bools_of_any_type_are_bools(value):
+    assert as_bool(value) is True
+    assert true_or_false("name", value) is True
+
+
+@pytest.mark.parametrize("value", [*INTEGERS, *FLOATS, *OTHERS, np.array([True])], ids=repr)
+def test_nothing_else_is_a_bool(value):
+    assert as_bool(value) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_with_a_gradient_is_a_number():
+    assert as_number(torch.tensor(0.5, requires_grad=True)) == 0.5
+
+
+def test_a_seed_may_be_of_any_size():
+    assert whole_number("seed", 1 << 128, 0, most=None) == 1 << 128

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from tolerances import ROUNDING, ROUNDING_FLOAT32
 
 from hyperflux import InputError, RunConfig, RunError
@@ -359,3 +360,13 @@ def test_the_plots_draw_what_was_measured(monkeypatch):
     assert balance.get_ydata()[2] == pytest.approx(1.0 / 1000 / 0.25)
     labels = {line.get_label() for line in drawn[1].axes[0].lines}
     assert labels == {f"{m}, {part}" for m in ("hyperflux", "magnitude") for part in ("smallest", "1% quantile")}
+
+
+def test_the_place_of_the_weights_in_a_checkpoint_is_announced(done, tmp_path):
+    chosen, checkpoint, _ = done
+    prefixed = {f"net.{name}": tensor for name, tensor in load_file(checkpoint).items()}
+    save_file(prefixed, tmp_path / "prefixed.safetensors")
+    lines = []
+    for file in (checkpoint, str(tmp_path / "prefixed.safetensors")):
+        prepare(replace(chosen, checkpoint=file), tmp_path / f"law {len(file)}", lines.append)
+    assert lines == [f"weights file {tmp_path}/prefixed.safetensors: the weights are those with the prefix net."]

@@ -88,7 +88,7 @@ def test_a_state_of_another_shape_is_refused(saved):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: replace(SCHEDULE, final_density=1.0), "target_density: 1.0"),
+        (lambda: replace(SCHEDULE, final_density=1.0), "final_density: 1.0 is not a fraction"),
         (lambda: PublishedController(-1), "controller step: -1"),
     ],
 )

@@ -23,6 +23,7 @@ from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
 from hyperflux.io import fingerprints
+from hyperflux.io.find_weights import find_weights, misfit, misfits
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.io.weights_file import max_bytes, read_weights
 from hyperflux.models import layer_sizes
@@ -147,15 +148,18 @@ class NumpyBackend:
         """Copies of the effective weights and the biases."""
         return {name: view.copy() for name, view in self._views(self._effective_weights(), self._biases).items()}
 
-    def load_weights(self, path: str) -> None:
+    def load_weights(self, path: str) -> str:
         """Load all parameters from a safetensors file. Raises InputError if it does not fit."""
+        own = self._shapes()
         tensors = read_weights(path, max_bytes(self._gate.state.weights.size + self._biases.size))
         try:
-            self.load_tensors(tensors)
+            found = find_weights(tensors, own, self._config.model, shape_of=_shape, same=_same)
+            self.load_tensors(found.tensors)
             for name, weights in zip(self._gate.sizes, self._gate.split(self._gate.state.weights), strict=True):
                 require_in_range(name, float(np.abs(weights).max()), float(np.finfo(weights.dtype).max))
         except InputError as error:
             raise InputError(f"weights file {path}: {error}") from error
+        return found.place
 
     def state(self) -> Tensors:
         """Copies of everything that the next step depends on, and loss and size of each batch of the epoch so far."""
@@ -208,17 +212,14 @@ class NumpyBackend:
         """Load all parameters, cast to the run's dtype. Raises InputError if names, shapes or values do not fit."""
         weights, biases = np.empty_like(self._gate.state.weights), np.empty_like(self._biases)
         views = self._views(weights, biases)
-        if missing := sorted(views.keys() ^ tensors.keys()):
-            where = "is missing" if missing[0] in views else "is unknown to the model"
-            raise InputError(f"tensor {missing[0]} {where}; {self._config.model} has {', '.join(views)}")
+        if wrong := misfits({name: tensor.shape for name, tensor in tensors.items()}, self._shapes()):
+            raise misfit(self._config.model, wrong)
         for name, view in views.items():
-            if view.shape != tensors[name].shape:
-                raise InputError(
-                    f"tensor {name} has shape {tensors[name].shape}; {self._config.model} has {view.shape}"
-                )
-            if not np.isfinite(tensors[name]).all():
-                raise InputError(f"tensor {name} holds values that are not finite")
-            view[...] = tensors[name]
+            with np.errstate(over="ignore"):  # found below
+                view[...] = tensors[name]
+            if not np.isfinite(view).all():
+                beyond = f"beyond {view.dtype}" if np.isfinite(tensors[name]).all() else "not finite"
+                raise InputError(f"tensor {name} holds values that are {beyond}")
         self._gate, self._biases = self._fresh_gate(weights, spec.INITIAL_PRESENCE), biases
 
     @np.errstate(over="ignore", invalid="ignore")  # LossGradient finds values that are not finite
@@ -296,5 +297,17 @@ class NumpyBackend:
             named[f"{name}.weight"], named[f"{name}.bias"] = matrix, vector
         return named
 
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        views = self._views(self._gate.state.weights, self._biases)
+        return {name: view.shape for name, view in views.items()}
+
     def _flat(self, inputs: NDArray[np.float32]) -> Array:
         return inputs.reshape(len(inputs), -1).astype(self._dtype)
+
+
+def _shape(array: NDArray[Any]) -> tuple[int, ...]:
+    return array.shape
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return np.array_equal(one, other)

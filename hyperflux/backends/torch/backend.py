@@ -204,16 +204,16 @@ class TorchBackend:
         """Copies of the parameters, which hold the effective weights, and of the buffers, such as batch statistics."""
         return {name: state.to_array(tensor) for name, tensor in self._model.state_dict().items()}
 
-    def load_weights(self, path: str) -> None:
+    def load_weights(self, path: str) -> str:
         """Replace all parameters and buffers by those of a weights file."""
+        place = weights_file.load_from(self._model, path, self._config.model)
         try:
-            weights_file.load_from(self._model, path, self._config.model)
             require_weights_in_range(self._selected)
         except InputError as error:
-            prefix = "" if str(error).startswith("weights file ") else f"weights file {path}: "
-            raise InputError(f"{prefix}{error}") from error
+            raise InputError(f"weights file {path}: {error}") from error
         if self._gate is not None:
             self._gate.resync()
+        return place
 
     def state(self) -> Tensors:
         """Copies of everything that the next step depends on, with generators, and the sums of the epoch so far."""

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from hyperflux.errors import InputError, Interrupted, RunError
+from hyperflux.io.arguments import kind_of
 
 T = TypeVar("T")
 
@@ -108,6 +109,15 @@ def process_group_of(model: nn.Module) -> Any:
             return None
         model = inner
     return model.process_group
+
+
+def require_process_group(group: Any) -> None:
+    """Raise InputError for a `process_group` that is neither None nor one of torch's."""
+    if group is not None and not (distributed.is_available() and isinstance(group, distributed.ProcessGroup)):
+        raise InputError(
+            f"process_group: {kind_of(group)} is not a process group of torch.distributed; give one such as "
+            "torch.distributed.group.WORLD after init_process_group(), or None for a single process"
+        )
 
 
 def require_same_masks(masks: Mapping[str, Tensor], group: Any, step: int) -> None:

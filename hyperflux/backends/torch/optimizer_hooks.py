@@ -12,18 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hyperflux.backends.torch.arguments import require_optimizer
 from hyperflux.errors import InputError
 
 
 def require_hooks(optimizer: torch.optim.Optimizer) -> None:
     """Raise InputError for an optimizer whose `step` runs no hooks or needs a closure."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
+    require_optimizer("optimizer", optimizer)
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError("optimizer: LBFGS needs a closure, which would evaluate the latent weights; use another one")
     if not getattr(type(optimizer).step, "hooked", False):
+        held = isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer)
         raise InputError(
             f"optimizer: {type(optimizer).__name__} does not run step hooks; pass the optimizer that it wraps"
+            f"{', its .optimizer' if held else ''}"
         )
 
 

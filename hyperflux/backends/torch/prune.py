@@ -8,11 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.arguments import require_module
+from hyperflux.backends.torch.optimizer_hooks import require_hooks
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import Patterns
 from hyperflux.backends.torch.training import Loss, Precision, choose_device, train_epoch
 from hyperflux.errors import InputError
+from hyperflux.io.arguments import require_callable
 from hyperflux.io.ranges import whole_number
+from hyperflux.io.safe_read import shown
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.curves import cosine
 from hyperflux.schedules.default import DefaultCourse
@@ -37,7 +41,7 @@ def prune(
     presence_lr: float = 1e-3,
     controller: Literal["default", "published"] | PublishedController | DefaultCourse = "default",
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     amp: Literal["off", "bfloat16", "float16"] = "off",
     on_epoch: Callable[[Pruner, float], None] | None = None,
 ) -> Pruner:
@@ -68,6 +72,13 @@ def prune(
         InputError: An argument is out of range, or the loader is empty or has no length.
         NotFiniteError: A t or w became inf or NaN.
     """
+    require_module("model", model)
+    if optimizer is not None:
+        require_hooks(optimizer)
+    if loss is not None:
+        require_callable("loss", loss, "one of outputs and targets")
+    if on_epoch is not None:
+        require_callable("on_epoch", on_epoch, "one of the Pruner and the mean loss")
     steps = _length(train_loader)
     pruning_epochs = whole_number("pruning_epochs", pruning_epochs, 1)
     regrowth_epochs = whole_number("regrowth_epochs", regrowth_epochs, 0)
@@ -75,7 +86,8 @@ def prune(
     precision = Precision(amp, place)
     model.to(place)
     ours = optimizer is None
-    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=LEARNING_RATES[0], momentum=MOMENTUM)
+    if optimizer is None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATES[0], momentum=MOMENTUM)
     pruner = Pruner(
         model,
         optimizer,
@@ -89,7 +101,7 @@ def prune(
         seed=seed,
     )
     model.train()
-    objective = loss or nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
+    objective = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING) if loss is None else _checked(loss)
     try:
         for epoch in range(1, pruning_epochs + regrowth_epochs + 1):
             if ours:
@@ -103,6 +115,18 @@ def prune(
         raise
     pruner.finalize()
     return pruner
+
+
+def _checked(loss: Loss) -> Loss:
+    """The loss; raises InputError if it gives anything but a single number to differentiate."""
+
+    def checked(outputs: Tensor, targets: Tensor) -> Tensor:
+        found = loss(outputs, targets)
+        if not (isinstance(found, Tensor) and found.numel() == 1 and found.requires_grad):
+            raise InputError(f"loss: returned {shown(found)}, not a tensor of one number that depends on the outputs")
+        return found
+
+    return checked
 
 
 def _rate(epoch: int, pruning_epochs: int, regrowth_epochs: int) -> float:

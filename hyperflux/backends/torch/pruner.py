@@ -9,19 +9,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.distributed import process_group_of
+from hyperflux.backends.torch.arguments import require_module
+from hyperflux.backends.torch.distributed import process_group_of, require_process_group
 from hyperflux.backends.torch.finite import require_weights_in_range
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.masks import apply_masks
+from hyperflux.backends.torch.optimizer_hooks import require_hooks
 from hyperflux.backends.torch.placement import Placement, require_followable
 from hyperflux.backends.torch.probe import TorchProbe
 from hyperflux.backends.torch.pruner_state import pruner_state, restore_pruner
 from hyperflux.backends.torch.selection import Patterns, Selection, select, unwrap
 from hyperflux.backends.torch.training_watch import TrainingWatch, require_free
 from hyperflux.errors import InputError
-from hyperflux.io.ranges import as_number, number_in, whole_number
+from hyperflux.io.ranges import fraction, number_in, whole_number
 from hyperflux.io.safe_read import shown
-from hyperflux.schedules.base import LayerCount, PruningSchedule, Stage
+from hyperflux.schedules.base import LayerCount, PruningSchedule, Stage, require_schedule
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse
 from hyperflux.schedules.factory import pruning_schedule
@@ -104,11 +106,13 @@ class Pruner:
         """
         pruning_steps = whole_number("pruning_steps", pruning_steps, 1)
         regrowth_steps = whole_number("regrowth_steps", regrowth_steps, 0)
-        seed = whole_number("seed", seed, 0)
+        seed = whole_number("seed", seed, 0, most=None)
         presence_lr = number_in("presence_lr", presence_lr, 0, ends="()")
-        if (sparsity := as_number(target_sparsity)) is None:
-            raise InputError(f"target_sparsity: {shown(target_sparsity)} is not a fraction between 0 and 1")
+        sparsity = fraction("target_sparsity", target_sparsity)
         level(telemetry)
+        require_module("model", model)
+        require_hooks(optimizer)
+        require_process_group(process_group)
         root = unwrap(model)
         selection = _selected(root, optimizer, include, exclude)
         schedule = pruning_schedule(
@@ -119,6 +123,7 @@ class Pruner:
             controller=controller,
             presence_lr=presence_lr,
             network=type(root).__name__,
+            argument="target_sparsity",
         )
         warnings = Warnings(_log.warning)
         self._start(model, optimizer, selection, schedule, include, exclude, seed, telemetry, process_group, warnings)
@@ -154,8 +159,19 @@ class Pruner:
         Raises:
             InputError: As in `Pruner`.
         """
+        seed = whole_number("seed", seed, 0, most=None)
+        require_module("model", model)
+        require_hooks(optimizer)
+        require_process_group(process_group)
+        require_schedule(schedule)
+        if not isinstance(warnings, Warnings | None):
+            raise InputError(f"warnings: {shown(warnings)} is not a hyperflux.session.warnings.Warnings")
         pruner = cls.__new__(cls)
         selection = _selected(unwrap(model), optimizer, include, exclude)
+        if (total := getattr(schedule, "total", selection.total)) != selection.total:
+            raise InputError(
+                f"schedule: is for {total:,} weights, but {selection.total:,} are prunable; build it for these"
+            )
         warnings = Warnings(_log.warning) if warnings is None else warnings
         pruner._start(model, optimizer, selection, schedule, include, exclude, seed, telemetry, process_group, warnings)
         last_step = schedule.pruning_steps + schedule.regrowth_steps

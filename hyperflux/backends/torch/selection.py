@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
+from hyperflux.backends.torch.arguments import require_module, require_optimizer
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.safe_read import shown
 
 Pattern = str | re.Pattern[str] | type[nn.Module]
 Patterns = Pattern | Iterable[Pattern]
@@ -98,9 +100,11 @@ def select(
         InputError: A pattern matches nothing; nothing is left to prune; or a weight is sharded, not initialised, not
             floating point, or recomputed from other parameters (parametrizations, weight norm, torch.nn.utils.prune).
     """
+    require_module("model", model)
+    require_optimizer("optimizer", optimizer)
+    included, excluded = _as_list("include", include), _as_list("exclude", exclude)
     model = unwrap(model)
     _refuse_flattened(model)
-    included, excluded = _as_list(include), _as_list(exclude)
     parameters = dict(model.named_parameters())
     paths = {id(parameter): list(_owners(model, parameter)) for parameter in parameters.values()}
     by_default = _by_default(model, parameters)
@@ -130,6 +134,8 @@ def select(
             left_out[name] = "frozen (requires_grad is False)"
         elif id(parameter) not in trained:
             left_out[name] = "not in the optimizer"
+        elif not isinstance(parameter, UninitializedParameter) and not parameter.numel():
+            left_out[name] = "has no elements"
         else:
             require_plain(name, parameter)
             _require_dense_gradient(name, [module for _, module in owners])
@@ -141,15 +147,20 @@ def select(
     return Selection(prunable, left_out)
 
 
-def _as_list(patterns: Patterns | None) -> list[Pattern]:
+def _as_list(option: str, patterns: Patterns | None) -> list[Pattern]:
     if patterns is None:
         return []
-    one = isinstance(patterns, str | re.Pattern | type) or not isinstance(patterns, Iterable)
+    alone = isinstance(patterns, str | bytes | re.Pattern | type | nn.Module)
+    one = alone or not isinstance(patterns, Iterable) or getattr(patterns, "ndim", 1) == 0
     found: list[Any] = [patterns] if one else list(cast(Iterable[Pattern], patterns))
     for pattern in found:
         is_module = isinstance(pattern, type) and issubclass(pattern, nn.Module)
-        if not (is_module or isinstance(pattern, str | re.Pattern)):
-            raise InputError(f"pattern {pattern!r}: give a name, a compiled regular expression or a type of module")
+        is_text = isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str)
+        if not (is_module or is_text or isinstance(pattern, str)):
+            raise InputError(
+                f"{option}: the pattern {shown(pattern)} is none; give a name, a compiled regular expression or a type "
+                "of module"
+            )
     return found
 
 

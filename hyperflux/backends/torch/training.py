@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hyperflux.backends.base import Evaluation
 from hyperflux.backends.torch.finite import FiniteCheck
 from hyperflux.errors import InputError
-from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.did_you_mean import known_name, unknown_name
 from hyperflux.session.nonfinite import NotFiniteError
 
 PRECISIONS = ("off", "bfloat16", "float16")
@@ -22,22 +22,23 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
+def choose_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
     """The device called `name`; "auto" prefers cuda, then mps, then cpu.
 
     Args:
-        name: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        name: "auto", "cpu", "cuda", "cuda:1" or "mps", or a device.
         local_rank: Rank on this host; "cuda" means the device of that number.
 
     Raises:
         InputError: The name is unknown, or the device is not available.
     """
+    name = str(name) if isinstance(name, torch.device) else name
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if name == "cuda" and local_rank:
+    if isinstance(name, str) and name == "cuda" and local_rank:
         name = f"cuda:{local_rank}"
-    kind = name.partition(":")[0]
+    kind = name.partition(":")[0] if isinstance(name, str) else ""
     if kind not in available:
         raise unknown_name("device", name, DEVICES)
     try:
@@ -60,8 +61,7 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         """Raises InputError for an unknown name."""
-        if name not in PRECISIONS:
-            raise unknown_name("amp", name, PRECISIONS)
+        known_name("amp", name, PRECISIONS)
         self._device, self._enabled = device.type, name != "off"
         self._dtype = torch.float16 if name == "float16" else torch.bfloat16
         self._scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")

@@ -10,31 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from hyperflux.errors import InputError
-from hyperflux.io.weights_file import MAX_BYTES, check_size, max_bytes
-
-WRAPPERS = ("state_dict", "model")
-"""Keys under which training scripts save the weights."""
-PREFIXES = ("module.", "_orig_mod.")
-"""Prefixes that DataParallel and torch.compile put before every name."""
+from hyperflux.io.find_weights import find_weights, misfit, misfits
+from hyperflux.io.weights_file import MAX_BYTES, check_size, max_bytes, require_readable
 
 
-def read_weights(path: str, limit: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Read tensors by name, on the CPU; wrappers and prefixes of training scripts are removed.
+def read_checkpoint(path: str, limit: int = MAX_BYTES) -> Any:
+    """Read a file's content, tensors on the CPU: of safetensors a dictionary, of torch.save whatever was saved.
 
     Raises:
-        InputError: The file is missing, larger than `limit` bytes, damaged, or holds other objects than tensors.
+        InputError: The file is missing, larger than `limit` bytes, damaged, holds other objects than tensors and plain
+            containers, or is a safetensors file with a dtype that can't be read.
     """
     check_size(path, limit)
     try:
         if path.endswith(".safetensors"):
-            return load_file(path)
+            return _read_safetensors(path)
         _check_archive(path)
         with warnings.catch_warnings(action="ignore"):  # about old forms of files that can still be read
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"weights file {path}: not a readable safetensors file or torch.save file of tensors alone (nothing else "
@@ -45,13 +44,13 @@ def read_weights(path: str, limit: int = MAX_BYTES) -> dict[str, Tensor]:
         raise InputError(
             f"weights file {path}: not a readable safetensors file or torch.save file ({reason})"
         ) from error
-    while inner := _wrapped(content):
-        content = inner
-    if not isinstance(content, Mapping) or not content or not all(map(_is_tensor, content.items())):
-        raise InputError(f"weights file {path}: is not a state_dict of tensors")
-    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in content)), None):
-        content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
-    return dict(content)
+
+
+def _read_safetensors(path: str) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a dictionary)
+            require_readable(path, name, file.get_slice(name).get_dtype())
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _check_archive(path: str) -> None:
@@ -70,38 +69,93 @@ def _check_archive(path: str) -> None:
             raise ValueError("it holds a bytearray")
 
 
-def _wrapped(content: Any) -> Mapping[str, Any] | None:
-    """The mapping that `content` keeps under one of `WRAPPERS`."""
-    found = [content.get(key) for key in WRAPPERS] if isinstance(content, Mapping) else []
-    return next((value for value in found if isinstance(value, Mapping)), None)
+def load_from(model: nn.Module, path: str, name: str) -> str:
+    """Replace all parameters and buffers of `model` by those of a weights file.
 
+    They may lie under keys of a training script and behind a prefix, see `hyperflux.io.find_weights`.
 
-def _is_tensor(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+    Args:
+        model: The network.
+        path: The file.
+        name: The network's name, for messages.
 
-
-def load_from(model: nn.Module, path: str, name: str) -> None:
-    """Replace all parameters and buffers of `model` by those of a weights file; `name` names the model in messages.
+    Returns:
+        Where in the file they were, in words; empty for the network's own names at the top.
 
     Raises:
-        InputError: As `read_weights`, with the size limit of this model, and `load_into`.
+        InputError: As `read_checkpoint`, with the size limit of this model, `find_weights` and `load_into`.
     """
-    load_into(model, read_weights(path, max_bytes(sum(map(Tensor.numel, model.state_dict().values())))), name)
+    own = model.state_dict()
+    content = read_checkpoint(path, max_bytes(sum(map(Tensor.numel, own.values()))))
+    try:
+        found = find_weights(content, _shapes(own), name, shape_of=_shape, same=_same)
+        load_into(model, found.tensors, name)
+    except InputError as error:
+        raise InputError(f"weights file {path}: {error}") from error
+    return found.place
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     """Replace all parameters and buffers of `model`, which messages call `name`.
 
+    Values are cast to the model's dtypes; sparse and quantized tensors become dense.
+
     Raises:
-        InputError: A tensor is missing or unknown, has another shape, or is not finite; nothing was replaced.
+        InputError: Tensors are missing or unknown, or have another shape; or the model's dtype can't hold the values of
+            one; nothing was replaced.
     """
     own = model.state_dict()
-    if odd := sorted(own.keys() ^ tensors.keys()):
-        where = "is missing" if odd[0] in own else f"is unknown to {name}"
-        raise InputError(f"tensor {odd[0]} {where}, which has {len(own)} tensors such as {next(iter(own))}")
-    for key, tensor in tensors.items():
-        if own[key].shape != tensor.shape:
-            raise InputError(f"tensor {key} has shape {tuple(tensor.shape)}; {name} has {tuple(own[key].shape)}")
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"tensor {key} holds values that are not finite")
-    model.load_state_dict(tensors)
+    if wrong := misfits({key: _shape(tensor) for key, tensor in tensors.items()}, _shapes(own)):
+        raise misfit(name, wrong)
+    model.load_state_dict({key: cast(key, tensors[key], own[key].dtype) for key in own})
+
+
+def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A dense copy with the same values in another dtype, up to the rounding of floating point numbers.
+
+    Raises:
+        InputError: The tensor has no values or no regular shape; it is complex, or its numbers are not of the kind of
+            `dtype`; or values are not finite, or beyond the range of `dtype`.
+    """
+    kind = str(tensor.dtype).removeprefix("torch.")
+    wanted = str(dtype).removeprefix("torch.")
+    if tensor.is_meta:
+        raise InputError(f"tensor {name} holds no values (device meta); save it from a model with weights")
+    if tensor.is_nested:
+        raise InputError(f"tensor {name} is nested, so it has no single shape; save a plain tensor")
+    if type(tensor.data) is not Tensor:
+        raise InputError(f"tensor {name} is a {type(tensor.data).__name__}; save a plain tensor")
+    if tensor.is_complex() and not dtype.is_complex:
+        raise InputError(f"tensor {name} holds {kind}, whose imaginary part would be lost; save real weights")
+    if dtype.is_floating_point and not (tensor.is_floating_point() or tensor.is_quantized):
+        raise InputError(f"tensor {name} holds {kind}, not floating point numbers; save it as {wanted}")
+    try:
+        dense = tensor.dequantize() if tensor.is_quantized else tensor
+        dense = dense if dense.layout is torch.strided else dense.to_dense()
+        result = dense.to(dtype)
+        exact = result.is_floating_point() or dtype.is_complex or bool((result.double() == dense.double()).all())
+    except RuntimeError as error:
+        raise InputError(f"tensor {name} holds {kind}, which can't be read as {wanted}; save it so") from error
+    if not exact:
+        raise InputError(f"tensor {name} holds {kind}, with values that are not {wanted}; save it so")
+    if not torch.isfinite(result).all():
+        beyond = f"beyond {wanted}" if torch.isfinite(dense.double()).all() else "not finite"
+        raise InputError(f"tensor {name} holds values that are {beyond}")
+    return result
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...] | None:
+    """The shape; None for a nested tensor, which has no single one."""
+    return None if tensor.is_nested else tuple(tensor.shape)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are known to be equal."""
+    try:
+        return one is other or torch.equal(one, other)
+    except RuntimeError:  # a layout or dtype without comparison
+        return False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from hyperflux.backends.torch.arguments import require_module
 from hyperflux.deploy.compact.analysis import analyze
 from hyperflux.deploy.compact.data_movement import DataMovement
 from hyperflux.deploy.compact.execution import Inputs, tensors
@@ -24,6 +25,7 @@ from hyperflux.deploy.compact.trace import Trace
 from hyperflux.deploy.compact.tracing import call_name
 from hyperflux.deploy.equivalence import outputs_match
 from hyperflux.errors import InputError, RunError
+from hyperflux.io.ranges import true_or_false
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def compaction(model: nn.Module, example_input: Tensor | Inputs, *, drop_inputs:
         InputError: torch.fx can't trace the module, it does not take the example, or `drop_inputs` is not possible.
         RunError: The smaller module's outputs differ from the original's.
     """
+    require_module("model", model)
+    drop_inputs = true_or_false("drop_inputs", drop_inputs)
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     trace = Trace(model, inputs)
     ops = analyze(trace)

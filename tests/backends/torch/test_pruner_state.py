@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hyperflux import InputError, Pruner
+from hyperflux.schedules.base import StepSettings
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse
+from hyperflux.schedules.magnitude import MagnitudeSchedule, MagnitudeState
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -165,7 +167,7 @@ def test_comparisons_that_wait_on_a_device_name_the_write_later():
 
 def test_finalize_asks_no_other_rank():
     """Rank 0 alone may finalize and save; comparing masks with this group would fail."""
-    *_, pruner = pruned(process_group=object(), controller="published", presence_lr=0.05)
+    *_, pruner = pruned(process_group=torch.distributed.ProcessGroup(0, 2), controller="published", presence_lr=0.05)
     pruner.finalize()
     assert pruner.surviving == pruner.total
 
@@ -264,3 +266,33 @@ def test_a_state_that_is_not_finite_is_refused(key):
 def test_a_target_that_is_no_number_is_refused(value):
     with pytest.raises(InputError, match=r"target_sparsity: .* is not a fraction between 0 and 1"):
         pruned(target_sparsity=value)
+
+
+class InNumPy(MagnitudeSchedule):
+    """A schedule that computes with NumPy's numbers."""
+
+    def settings(self, state):
+        return StepSettings(np.float64(0.25), np.float32(0.5))
+
+    def advance(self, state, observation):
+        return MagnitudeState(np.int64(state.controls + 1))
+
+
+def test_the_state_of_a_schedule_that_computes_in_numpy_is_read_too(tmp_path):
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = Pruner.with_schedule(model, optimizer, InNumPy(12, 6, 5, 2), seed=np.int64(3), telemetry="full")
+    for _ in range(3):
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+    torch.save(pruner.state_dict(), tmp_path / "state.pt")
+    pruner.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert (type(pruner.pressure), type(pruner.presence_lr)) == (float, float)
+
+
+def test_a_schedule_for_another_number_of_weights_is_refused():
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="schedule: is for 100 weights, but 12 are prunable"):
+        Pruner.with_schedule(model, optimizer, MagnitudeSchedule(100, 6, 5, 2))
+    Pruner.with_schedule(model, optimizer, MagnitudeSchedule(12, 6, 5, 2)).release()

@@ -197,3 +197,41 @@ def test_the_selection_prints_every_parameter_with_its_reason():
         "head.fc1.bias    not of a prunable kind",
         "head.fc2.weight  excluded",
     ]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_parameters_without_elements_are_left_out():
+    model = nn.ModuleDict({"side": nn.Linear(0, 4), "main": nn.Linear(3, 4), "none": nn.Conv2d(2, 0, 3)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    selection = select(model, optimizer)
+    assert list(selection.prunable) == ["main.weight"]
+    assert {selection.left_out[name] for name in ("side.weight", "none.weight")} == {"has no elements"}
+    assert "side.weight  has no elements" in str(selection)
+    with pytest.raises(InputError, match=r"no prunable weight \(has no elements"):
+        select(model, optimizer, include="side.weight")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda model, optimizer: (optimizer, model), "model: a SGD is not a module; the model comes first"),
+        (lambda model, optimizer: (nn.Linear, optimizer), "model: the class Linear is not a module; give an object"),
+        (lambda model, optimizer: (model.parameters(), optimizer), "model: a generator is not a module"),
+        (lambda model, optimizer: (model, model), "optimizer: a Linear is not .*; the model comes first"),
+        (
+            lambda model, optimizer: (model, None),
+            "optimizer: None is not a torch.optim.Optimizer; pass the one that tr",
+        ),
+        (
+            lambda model, optimizer: (model, torch.optim.SGD),
+            r"the class SGD .*; build one, as in SGD\(model.parameters",
+        ),
+        (lambda model, optimizer: (model, [optimizer]), "optimizer: a list is .*; a Pruner takes one optimizer"),
+        (lambda model, optimizer: (model, {"a": optimizer}), "optimizer: a dict is .*; a Pruner takes one optimizer"),
+        (lambda model, optimizer: (model, torch.optim.lr_scheduler.StepLR(optimizer, 3)), "StepLR .*; pass its .optim"),
+    ],
+)
+def test_what_is_no_model_or_optimizer_is_refused_with_the_way_out(given, message):
+    model = nn.Linear(3, 4)
+    with pytest.raises(InputError, match=message):
+        select(*given(model, torch.optim.SGD(model.parameters(), lr=0.1)))
