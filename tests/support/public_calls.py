@@ -221,11 +221,20 @@ def calls():
     example = {"model": network(), "example_input": torch.ones(2, 4)}
     compacted = {**example, "drop_inputs": False}
     points = {"pressure": [1.0, 2, 4, 8, 16], "density": [0.4, 0.3, 0.2, 0.12, 0.07]}
-    config = hyperflux.RunConfig()
+    config, pruner = hyperflux.RunConfig(), hyperflux.Pruner(**pruner_arguments())
     of = "hyperflux."
     return {
         f"{of}Pruner": Call(plainly(hyperflux.Pruner), pruner_arguments, readable),
         f"{of}Pruner.with_schedule": Call(plainly(hyperflux.Pruner.with_schedule), scheduled, readable),
+        f"{of}Pruner.load_state_dict": Call(
+            plainly(pruner.load_state_dict),
+            lambda folder: {"saved": pruner.state_dict()},
+            aliases={"saved": "pruner state"},
+        ),
+        f"{of}Pruner.follow": Call(
+            plainly(pruner.follow), lambda folder: {"optimizer": optimizer_of(pruner.model)}, plainly(None)
+        ),
+        f"{of}Pruner.apply_masks": Call(plainly(pruner.apply_masks), lambda folder: {"model": network()}),
         f"{of}prune": Call(plainly(hyperflux.prune), pruned, lambda pruner: pruner.state_dict()),
         f"{of}compact": Call(plainly(compact), lambda folder: compacted, aliases=TRACED),
         f"{of}deploy.compact.compaction": Call(plainly(compaction), lambda folder: compacted, aliases=TRACED),

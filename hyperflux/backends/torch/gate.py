@@ -38,6 +38,8 @@ from hyperflux.spec import INITIAL_PRESENCE
 
 KINDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
 """Tensors that a gate keeps per parameter, with words for messages."""
+SPARSE = 0.01
+"""A network counts as sparse if at least this share of its weights is exactly 0."""
 NEAR = 0.5
 """The k-th largest t is searched first within this share of t's travel between control steps, around 0."""
 
@@ -59,6 +61,7 @@ class TorchGate:
         before_step: Called before every step, before anything changes.
         after_step: Called after every step. It may call `meet_capacity`, but must not read the parameters, because θ is
             written afterwards.
+        lacks_state: Whether the optimizer was resumed without the gate, see `_after_load`; no step is taken then.
         trained_by: Type of another optimizer that has trained the parameters, for messages; None if there is none.
         last_capacity: Step of the last `meet_capacity`.
     """
@@ -90,6 +93,7 @@ class TorchGate:
         self.before_step: Callable[[], None] = _nothing
         self.after_step: Callable[[], None] = _nothing
         self.trained_by: str | None = None
+        self.lacks_state = False
         self.steps = 0
         self.total = sum(parameter.numel() for parameter in parameters.values())
         dtype = functools.reduce(torch.promote_types, (p.dtype for p in parameters.values()), torch.float32)
@@ -149,7 +153,25 @@ class TorchGate:
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
             *keep_state_dtype(self.optimizer, self._wider_latents),
+            self.optimizer.register_load_state_dict_post_hook(self._after_load),
         ]
+
+    def _after_load(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note whether the optimizer's state is from a run under a gate, whose own state has not been restored.
+
+        The signs are a gate before its first step, an optimizer that has taken steps, and a sparse network.
+        """
+        if self.steps == 0 and any(optimizer.state.get(entry.parameter) for entry in self._entries.values()):
+            zeros = sum(int((state.latent == 0).sum()) for state in self.states.values())
+            self.lacks_state = zeros >= SPARSE * self.total
+
+    def _require_state(self) -> None:
+        if self.lacks_state:
+            raise InputError(
+                "optimizer: its loaded state and the zeros of the network are from a run under a Pruner, whose state "
+                "is missing; load that with the pruner's load_state_dict(), or build the Pruner after the optimizer's "
+                "state is loaded to prune from here"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """The gate without hooks, which belong to this optimizer only, and without kernels.
@@ -243,6 +265,7 @@ class TorchGate:
     def verify(self) -> None:
         """Raise InputError if a parameter was changed since the last step; waits for the device."""
         self._restore()
+        self._require_state()
         self._read_contents()
         for entry in self._entries.values():
             self._require_untouched(entry)
@@ -275,12 +298,13 @@ class TorchGate:
         if closure is not None:
             raise InputError(
                 "optimizer.step(closure): a closure would evaluate the latent weights instead of the pruned network; "
-                "call backward() first, then step() without a closure"
+                "call backward() first, then step() without a closure (in Lightning: automatic_optimization = False)"
             )
         self._restore()
         found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
         if found_inf is not None and found_inf.item():
             return  # gradients overflowed: the fused optimizer skips this step
+        self._require_state()
         self.before_step()
         self._stepping = True
         with torch.no_grad():

@@ -52,6 +52,7 @@ def restore_gate(gate: TorchGate, saved: Mapping[str, Any]) -> None:
     for name, state in gate.states.items():
         _restore_parameter(state, saved["parameters"][name])
     gate.steps, gate.last_capacity = int(saved["steps"]), int(saved["last_capacity"])
+    gate.lacks_state = False
     gate.write_effective()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.arguments import require_module
 from hyperflux.errors import InputError
 
 
@@ -21,8 +22,7 @@ def apply_masks(masks: Mapping[str, Tensor], model: nn.Module) -> None:
     Raises:
         InputError: A parameter is missing or has another shape; then nothing has changed.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model: a {type(model).__name__} is not a torch.nn.Module")
+    require_module("model", model)
     parameters = _inside_wrappers(masks, model)
     for name, mask in masks.items():
         if (found := parameters[name]).shape != mask.shape:

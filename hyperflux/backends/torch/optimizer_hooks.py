@@ -21,6 +21,12 @@ def require_hooks(optimizer: torch.optim.Optimizer) -> None:
     require_optimizer("optimizer", optimizer)
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError("optimizer: LBFGS needs a closure, which would evaluate the latent weights; use another one")
+    for setting in ("parameters_as_bucket_view", "_overlap_with_ddp"):
+        if getattr(optimizer, setting, False):
+            raise InputError(
+                f"optimizer: {type(optimizer).__name__} with {setting.removeprefix('_')}=True keeps its own hold of "
+                "the weights, so its ranks would not see the latent ones; leave that setting out"
+            )
     if not getattr(type(optimizer).step, "hooked", False):
         held = isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer)
         raise InputError(

@@ -114,7 +114,12 @@ def select(
             pattern in exact or (name in by_default and _matches(pattern, name, paths[id(parameter)]))
             for name, parameter in parameters.items()
         ):
-            raise _no_match("include", pattern, "prunable weight", by_default)
+            others = [name for name, parameter in parameters.items() if _matches(pattern, name, paths[id(parameter)])]
+            raise (
+                _only_others(pattern, others)
+                if others
+                else _no_match("include", pattern, "prunable weight", by_default)
+            )
     for pattern in excluded:
         if not any(_matches(pattern, name, paths[id(parameter)]) for name, parameter in parameters.items()):
             raise _no_match("exclude", pattern, "parameter", parameters)
@@ -143,7 +148,10 @@ def select(
     _refuse_reparametrized(model, included, excluded)
     if not prunable:
         reasons = ", ".join(sorted(set(left_out.values()))) or "it has no parameters"
-        raise InputError(f"model {type(model).__name__}: no prunable weight ({reasons}); see include and exclude")
+        raise InputError(
+            f"model {type(model).__name__}: no prunable weight ({reasons}); the exact name of a parameter in "
+            "include adds it, of whatever kind"
+        )
     return Selection(prunable, left_out)
 
 
@@ -251,8 +259,22 @@ def _refuse_reparametrized(model: nn.Module, included: list[Pattern], excluded: 
             )
 
 
+def _only_others(pattern: Pattern, names: list[str]) -> InputError:
+    """The refusal of a pattern that matches parameters, none of which is prunable by default."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return InputError(
+        f"include: {_shown(pattern)} matches only parameters that are not prunable by default ({names[0]}{more}); give "
+        "the exact names of those to prune"
+    )
+
+
+def _shown(pattern: Pattern) -> str:
+    if isinstance(pattern, re.Pattern):
+        return repr(pattern.pattern)
+    return repr(pattern if isinstance(pattern, str) else pattern.__name__)
+
+
 def _no_match(option: str, pattern: Pattern, what: str, names: Iterable[str]) -> InputError:
     if isinstance(pattern, str):
         return InputError(f"{option}: {unknown_name(what, pattern, names)}")
-    shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern.__name__
-    return InputError(f"{option}: {shown!r} matches no {what} of the model")
+    return InputError(f"{option}: {_shown(pattern)} matches no {what} of the model")

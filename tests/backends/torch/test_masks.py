@@ -48,7 +48,7 @@ def test_other_parameters_stay_and_a_compiled_copy_is_looked_through():
 
 @pytest.mark.parametrize("model", [None, "model", torch.ones(3), dict])
 def test_what_is_no_model_is_refused(model):
-    with pytest.raises(InputError, match=r"model: a .* is not a torch\.nn\.Module"):
+    with pytest.raises(InputError, match=r"model: .* is not a module"):
         pruned()[2].apply_masks(model)
 
 

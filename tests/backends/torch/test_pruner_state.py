@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from networks import batches, build
-from pruned import pruned, same, train
+from pruned import SETTINGS, pruned, same, train
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -246,6 +246,52 @@ def equal(ours, theirs):
     if isinstance(ours, dict):
         return ours.keys() == theirs.keys() and all(equal(ours[key], theirs[key]) for key in ours)
     return torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.Adam(p, lr=1e-2), lambda p: torch.optim.SGD(p, 0.05, 0.9)])
+def test_a_run_that_is_resumed_without_the_pruners_state_is_refused(make):
+    """Unless that is what was meant: then the Pruner is built last."""
+    model, optimizer, pruner = pruned(make=make)
+    train(model, optimizer, 45)
+    saved = [copy.deepcopy(part.state_dict()) for part in (model, optimizer, pruner)]
+
+    def resumed():
+        again = build("mlp", seed=1)
+        again.load_state_dict(saved[0])
+        return again, make(again.parameters())
+
+    again, its = resumed()
+    late = Pruner(again, its, **SETTINGS)
+    its.load_state_dict(saved[1])
+    with pytest.raises(InputError, match=r"under a Pruner, whose state is missing; .*load_state_dict\(\)"):
+        train(again, its, 1)
+    for end in (late.finalize, late.state_dict):
+        with pytest.raises(InputError, match="whose state is missing"):
+            end()
+    late.load_state_dict(saved[2])
+    train(again, its, 35, seed=1)
+    train(model, optimizer, 35, seed=1)
+    assert same(again.state_dict(), model.state_dict())
+    again, its = resumed()
+    its.load_state_dict(saved[1])
+    anew = Pruner(again, its, **SETTINGS)
+    train(again, its, 80)
+    anew.finalize()
+    assert anew.surviving == 653
+
+
+def test_a_dense_run_may_be_resumed_under_a_new_pruner():
+    model = build("mlp")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    train(model, optimizer, 20)
+    again = build("mlp", seed=1)
+    again.load_state_dict(model.state_dict())
+    its = torch.optim.Adam(again.parameters(), lr=1e-2)
+    pruner = Pruner(again, its, **SETTINGS)
+    its.load_state_dict(optimizer.state_dict())
+    train(again, its, 80)
+    pruner.finalize()
+    assert pruner.surviving == 653
 
 
 @pytest.mark.parametrize("saved", [None, [], "state", 3, {}, {"format": 4}])
