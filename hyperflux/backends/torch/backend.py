@@ -265,6 +265,10 @@ class TorchBackend:
         """A hash of training and test data."""
         return self._data.fingerprint()
 
+    def files(self) -> Mapping[str, str]:
+        """What is compared of the files of a folder of images."""
+        return self._data.files
+
     def place(self) -> str:
         """The GPU's name, or the device and its threads; with several ranks also their number."""
         several = f", {self._processes.size} processes" if self._processes.size > 1 else ""
