@@ -35,7 +35,7 @@ from hyperflux.backends.torch.training import (
     train_epoch,
 )
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError
+from hyperflux.errors import DataFileError, InputError
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
@@ -80,6 +80,8 @@ class TorchBackend:
             self._model, self.guard, scaled=scaled, max_pending=max_pending, multi_process=processes.size > 1
         )
         self._resumed: dict[str, NDArray[Any]] | None = None
+        self._trained: EpochProgress | None = None  # an epoch that is not evaluated yet
+        self._randomness: dict[str, NDArray[Any]] | None = None  # at the step after which data could not be read
 
     @property
     def samples(self) -> int:
@@ -162,7 +164,12 @@ class TorchBackend:
                 distributed.broadcast(buffer, src=0)
         batches = self._data.test_batches(slice(processes.rank, None, processes.size))
         with torch_threads(self._threads):
-            own = tally(self._model, batches, self._precision)
+            try:
+                own = tally(self._model, batches, self._precision)
+            except DataFileError:  # a run that goes on evaluates this epoch first
+                self._progress = self._trained or self._progress
+                raise
+        self._trained = None
         return Tally.evaluation(processes.all_gather(own))
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
@@ -218,7 +225,9 @@ class TorchBackend:
         """Copies of everything that the next step depends on, with generators, and the sums of the epoch so far."""
         done, scaler = self._progress, self._precision.state()
         counts = {"epoch": self._epoch, "batches": done.batches, **self.guard.counts()}
-        randomness = state.randomness(self._device) if done.batches else {}
+        randomness = self._randomness
+        if randomness is None:
+            randomness = state.randomness(self._device) if done.batches else {}
         everyone = self._processes.all_gather(flatten({"sums": state.sums(done), "randomness": randomness}))
         parts = {
             "own": {name: np.array(count) for name, count in counts.items()},
@@ -292,10 +301,11 @@ class TorchBackend:
         if self._resumed is None:
             self._epoch, self._progress = self._epoch + 1, EpochProgress()
         progress, randomness, self._resumed = self._progress, self._resumed, None
+        begun = progress.batches
         loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
         order = list(batches)
         parts = [self._own_part(len(batch)) for batch in order[progress.batches :]]
-        with self._own_randomness(progress.batches), torch_threads(self._threads):
+        with self._own_randomness(begun), torch_threads(self._threads), self._kept_if_unreadable(begun, randomness):
             self._model.train()
             chosen = self._data.train_batches(order, self._epoch, progress.batches, self._own_rows)
             ready = self._on_device(chosen)
@@ -312,10 +322,29 @@ class TorchBackend:
                 parts,
                 self._finite_check,
             )
-        self._progress = EpochProgress()
+        self._trained, self._progress = progress, EpochProgress()
         everyone = self._processes.all_gather((progress.loss, progress.samples))
         samples = sum(samples for _, samples in everyone)
         return sum(loss for loss, _ in everyone) / samples if samples else math.nan
+
+    @contextmanager
+    def _kept_if_unreadable(self, begun: int, randomness: dict[str, NDArray[Any]] | None) -> Iterator[None]:
+        """If data can't be read, leave the state as after the last step, so that `state` gives what goes on from there.
+
+        Args:
+            begun: Batches that were done before.
+            randomness: The generators that a resumed epoch continues with.
+        """
+        try:
+            yield
+        except DataFileError:
+            if self._progress.batches > begun:
+                self._randomness = state.randomness(self._device)
+            elif begun:
+                self._randomness = randomness or {}
+            else:
+                self._epoch -= 1
+            raise
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:

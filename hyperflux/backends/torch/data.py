@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from hyperflux.backends.torch.batches import Data, DeviceData, StreamedData
-from hyperflux.backends.torch.image_files import image_size, open_image
+from hyperflux.backends.torch.image_files import longer_side, open_image
 from hyperflux.backends.torch.image_folder import ImageFolder
 from hyperflux.config import RunConfig
 from hyperflux.data import data_folder, load_dataset, require_spread
@@ -62,9 +62,9 @@ def load_data(config: RunConfig, device: torch.device) -> Data:
 def _images(config: RunConfig, device: torch.device, train: ImageFolder, test: ImageFolder) -> Data:
     """A folder of images: small ones in memory, larger ones streamed."""
     files = {**train.files(), **test.files()}
-    size, test_size = (image_size(part.samples[0][0]) for part in (train, test))
-    if max(size) > IN_MEMORY_SIDE:
+    if longer_side(train.samples[0][0]) > IN_MEMORY_SIDE:
         return _streamed(config, device, train, test, files)
+    size, test_size = (open_image(part.samples[0][0]).size for part in (train, test))
     if size != test_size:
         raise InputError(f"{config.dataset}: training and test images are not of one size; bring them to one")
     return _in_memory(config, device, _read(train, size), _read(test, size), len(train.classes), files)

@@ -61,14 +61,10 @@ def open_image(path: str, size: tuple[int, int] | None = None) -> Any:
         return _as_rgb(image, deep)
 
 
-def image_size(path: str) -> tuple[int, int]:
-    """Width and height of a picture, upright, from its header. Raises DataFileError as `open_image`."""
-    from PIL import ExifTags
-
+def longer_side(path: str) -> int:
+    """The larger of a picture's width and height, from its header. Raises DataFileError as `open_image`."""
     with _header(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        return (height, width) if turned and image.format != "TIFF" else (width, height)
+        return int(max(image.size))
 
 
 @contextmanager
