@@ -22,6 +22,7 @@ from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
+from hyperflux.backends.torch.outputs import classification_loss, main_output
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.threads import threads_for, torch_threads
@@ -182,7 +183,7 @@ class TorchBackend:
         self._model.eval()
         with self._own_randomness():
             for inputs, labels in self._on_device(self._data.train_batches(batches, epoch=0)):
-                logits = self._model(inputs)
+                logits = main_output(self._model(inputs))
                 loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
                 found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
                 for total, gradient in zip(totals, found, strict=True):
@@ -302,7 +303,7 @@ class TorchBackend:
             self._epoch, self._progress = self._epoch + 1, EpochProgress()
         progress, randomness, self._resumed = self._progress, self._resumed, None
         begun = progress.batches
-        loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
+        loss = partial(classification_loss, label_smoothing=label_smoothing)
         order = list(batches)
         parts = [self._own_part(len(batch)) for batch in order[progress.batches :]]
         with self._own_randomness(begun), torch_threads(self._threads), self._kept_if_unreadable(begun, randomness):
