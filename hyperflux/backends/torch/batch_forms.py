@@ -66,8 +66,8 @@ def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
 def described(value: Any) -> str:
     """A value in words: the shape and dtype of a tensor, the parts of what holds others."""
     if isinstance(value, Tensor | np.ndarray):
-        kind = "tensor" if isinstance(value, Tensor) else "array"
-        return f"a {kind} of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{kind} of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping):
         return f"a {type(value).__name__} with the keys {', '.join(map(str, value)) or '(none)'}"
     if isinstance(value, tuple | list):

@@ -57,7 +57,7 @@ class ImageFolder(Dataset[Any]):
     @classmethod
     def _scan(cls, root: Path) -> ImageFolder:
         seen = {_identity(root): str(root)}
-        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_junk(entry.name))
+        classes = sorted(entry.name for entry in _entries(root) if entry.is_dir() and not _is_junk(entry.name))
         if len(classes) < 2:
             found = f"only the class {classes[0]}" if classes else "no folder of a class"
             raise InputError(f"images under {root}: holds {found}; give two or more classes a folder each")
@@ -111,7 +111,7 @@ def _folders(root: Path, top: str, seen: dict[tuple[int, int], str]) -> Iterator
         first = seen.setdefault(_identity(folder), folder)
         if first != folder:
             raise InputError(f"images under {root}: {folder} is {first} once more, by a link; remove the link")
-        for entry in os.scandir(folder):
+        for entry in _entries(folder):
             if _is_junk(entry.name):
                 continue
             if entry.is_dir():
@@ -119,6 +119,11 @@ def _folders(root: Path, top: str, seen: dict[tuple[int, int], str]) -> Iterator
             elif _is_picture(entry):
                 files.append(entry.name)
         yield folder, files
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:

@@ -95,18 +95,23 @@ def build_model(name: str, shape: tuple[int, ...], classes: int, seed: int) -> n
 @torch.no_grad()
 def _try(name: str, model: nn.Module, shape: tuple[int, ...], classes: int) -> None:
     """Raise InputError if the network, in its mode, can't take two images or does not return their logits."""
+    mode = " in training" if model.training else ""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.random.fork_rng(devices=[]):
-            logits = main_output(model(torch.zeros(2, *shape)))
+            outputs = model(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        mode = " in training" if model.training else ""
         raise InputError(f"model {name}: can't take images of shape {shape}{mode} ({reason})") from error
-    if logits.shape != (2, classes):
-        raise InputError(f"model {name}: does not return {classes} logits per sample; it is not a plain classifier")
     for buffer, before in kept:
         buffer.copy_(before)
+    wrong = f"model {name}: does not return {classes} logits per sample{mode}; it is not a plain classifier"
+    try:
+        logits = main_output(outputs)
+    except InputError as error:
+        raise InputError(wrong) from error
+    if logits.shape != (2, classes):
+        raise InputError(wrong)
 
 
 def count_numbers(name: str, shape: tuple[int, ...], classes: int) -> int | None:

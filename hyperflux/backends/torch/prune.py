@@ -151,7 +151,7 @@ class _FirstBatch:
             yield
         except (InputError, RunError, torch.OutOfMemoryError):
             raise
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             if self._taken:
                 raise
             raise InputError(f"{what} ({type(error).__name__}: {error})") from error
