@@ -79,7 +79,8 @@ def require_spread(name: str, labels: NDArray[Any], inputs: NDArray[Any] | None 
         InputError: There are fewer than two classes, or all samples are the same.
     """
     if len(labels) == 0 or (labels == labels[0]).all():
-        found = f"all {len(labels)} training samples are of class {labels[0]}" if len(labels) else "no training sample"
+        every = "the only training sample is" if len(labels) == 1 else f"all {len(labels)} training samples are"
+        found = f"{every} of class {labels[0]}" if len(labels) else "no training sample"
         raise InputError(
             f"data set {name}: {found}; training needs two classes or more: give other data, or a larger "
             "--train-samples"

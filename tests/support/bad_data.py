@@ -86,14 +86,24 @@ def first(content):
     return spoil
 
 
-def png(width, height):
-    """A PNG file that claims this size and holds next to nothing."""
+def black(size):
+    """So many zeros, compressed piece by piece: few bytes."""
+    packer = zlib.compressobj(1)
+    pieces = [packer.compress(bytes(min(1 << 20, size - start))) for start in range(0, size, 1 << 20)]
+    return b"".join([*pieces, packer.flush()])
+
+
+NEXT_TO_NOTHING = zlib.compress(bytes(1000))
+
+
+def png(width, height, content=NEXT_TO_NOTHING):
+    """A PNG file that claims this size and holds next to nothing, unless other compressed content is given."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     sizes = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = ((b"IHDR", sizes), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    parts = ((b"IHDR", sizes), (b"IDAT", content), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -106,14 +116,16 @@ def links_to_itself(root):
         (root / "train" / "ant" / name).symlink_to(root / "train" / "ant")
 
 
-def in_mode(mode, ending="png", **how):
-    """The first image of all in another mode of Pillow's."""
+def in_mode(mode, ending="tif"):
+    """The first image of all in another mode of Pillow's, half transparent if the mode has transparency."""
 
     def spoil(root):
-        target = root / "train" / "ant" / f"0.{ending}"
-        image = Image.open(root / "train" / "ant" / "0.png").convert("L").convert(mode)
-        (root / "train" / "ant" / "0.png").unlink()
-        image.save(target, **how)
+        file = root / "train" / "ant" / "0.png"
+        image = Image.open(file).convert("L").convert(mode)
+        if mode == "LA":
+            image.putalpha(127)
+        file.unlink()
+        image.save(file.with_suffix(f".{ending}"))
 
     return spoil
 
@@ -136,12 +148,11 @@ def all_the_same(root):
 
 
 def wide(path):
-    """Few bytes, many pixels."""
-    Image.new("1", (60_000_000, 1)).save(path)
+    path.write_bytes(png(60_000_000, 1, black(60_000_000 * 3 + 1)))
 
 
 def large(path):
-    Image.new("RGB", (8000, 8000)).save(path)
+    path.write_bytes(png(8000, 8000, black(8000 * (8000 * 3 + 1))))
 
 
 def one_class(root):
@@ -187,8 +198,7 @@ IMAGES = [
     images("links to itself", links_to_itself),
     *(images(f"{kind.__name__} in the middle, {size}", later(kind), size)
       for size in ((8, 8), (70, 70)) for kind in KINDS if kind not in (a_folder, a_link_outside)),
-    *(images(f"of mode {mode}", in_mode(mode, ending)) for mode, ending in (("I", "tif"), ("F", "tif"))),
-    *(images(f"transparent, {size}", in_mode("L", transparency=0), size) for size in ((8, 8), (70, 70))),
+    *(images(f"of mode {mode}", in_mode(mode)) for mode in ("I", "F", "LA")),
     *(images(f"{one.__name__} in the middle", later(one)) for one in (wide, large)),
     images("wide, the first of large ones", first(wide), (70, 70)),
     *(images(f"all the same, {size}", all_the_same, size) for size in ((8, 8), (70, 70))),
