@@ -195,6 +195,7 @@ def _statistics(name: str, images: Tensor) -> tuple[Tensor, Tensor]:
     else:
         channels = [channel.double() / 255 for channel in images.unbind(1)]
         mean = torch.stack([channel.mean() for channel in channels])
-        found = torch.stack([channel.std() for channel in channels])
-        deviation = torch.where(found == 0, 1.0, found.clamp(min=1 / 255))
+        found = torch.stack([channel.std() for channel in channels]).clamp(min=1 / 255)
+        constant = torch.stack([channel.min() == channel.max() for channel in channels])
+        deviation = torch.where(constant, 1.0, found)  # the deviation of equal numbers is not always exactly 0
     return mean[:, None, None], deviation[:, None, None]
