@@ -16,6 +16,9 @@ from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.io.idx import read_idx
 from hyperflux.seeding import generator
 
+Parts = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], int]
+"""Training inputs and labels, test inputs and labels, as they are in the files, and the number of classes."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -53,18 +56,40 @@ def load_dataset(name: str, data_dir: str = "", train_samples: int = 0) -> Datas
         train_samples: Keep only this many first samples of the training part; 0 keeps all.
 
     Raises:
-        InputError: The name is unknown, or files are missing or damaged.
+        InputError: The name is unknown, files are missing or damaged, or the training part has nothing to learn.
     """
     if name not in _LOADERS:
         raise unknown_name("data set", name, _LOADERS)
-    data = _LOADERS[name](data_folder(data_dir))
-    if not train_samples:
-        return data
-    kept = slice(train_samples)
+    parts = _LOADERS[name](data_folder(data_dir))
+    kept = slice(train_samples or None)
+    require_spread(name, parts[1][kept], parts[0][kept])
+    data = _standardised(*parts)
     return replace(data, train_inputs=data.train_inputs[kept], train_labels=data.train_labels[kept])
 
 
-def _digits(_: Path) -> Dataset:
+def require_spread(name: str, labels: NDArray[Any], inputs: NDArray[Any] | None = None) -> None:
+    """Check that a training part has something to learn.
+
+    Args:
+        name: Of the data set.
+        labels: The class of each training sample, (samples,).
+        inputs: The samples, (samples, ...), if they are at hand.
+
+    Raises:
+        InputError: There are fewer than two classes, or all samples are the same.
+    """
+    if len(labels) == 0 or (labels == labels[0]).all():
+        every = "the only training sample is" if len(labels) == 1 else f"all {len(labels)} training samples are"
+        found = f"{every} of class {labels[0]}" if len(labels) else "no training sample"
+        raise InputError(
+            f"data set {name}: {found}; training needs two classes or more: give other data, or a larger "
+            "--train-samples"
+        )
+    if inputs is not None and all(np.array_equal(sample, inputs[0]) for sample in inputs):
+        raise InputError(f"data set {name}: all {len(inputs)} training samples are the same; give other data")
+
+
+def _digits(_: Path) -> Parts:
     """scikit-learn's 1,797 digits, (8, 8): every fifth of a fixed shuffle is in the test part."""
     from sklearn.datasets import load_digits
 
@@ -72,10 +97,10 @@ def _digits(_: Path) -> Dataset:
     order = generator(0, "digits split").permutation(len(digits.target))
     inputs, labels = digits.images[order], digits.target[order]
     held_out = np.arange(len(labels)) % 5 == 0
-    return _standardised(inputs[~held_out], labels[~held_out], inputs[held_out], labels[held_out], 10)
+    return inputs[~held_out], labels[~held_out], inputs[held_out], labels[held_out], 10
 
 
-def _mnist(data_dir: Path) -> Dataset:
+def _mnist(data_dir: Path) -> Parts:
     """MNIST, (28, 28), in torchvision's layout: `MNIST/raw/train-images-idx3-ubyte` and so on, gzipped or not."""
     raw = data_dir / "MNIST" / "raw"
     arrays: list[NDArray[Any]] = []
@@ -88,16 +113,16 @@ def _mnist(data_dir: Path) -> Dataset:
             )
         arrays += [images, labels]
     train_images, train_labels, test_images, test_labels = arrays
-    return _standardised(train_images, train_labels, test_images, test_labels, 10)
+    return train_images, train_labels, test_images, test_labels, 10
 
 
-def _synthetic(_: Path) -> Dataset:
+def _synthetic(_: Path) -> Parts:
     """Four overlapping Gaussian clouds in 16 dimensions, 1,024 samples for training and 256 for testing."""
     rng = generator(0, "synthetic")
     centres = rng.normal(size=(4, 16))
     labels = rng.integers(4, size=1280)
     inputs = centres[labels] + rng.normal(size=(1280, 16))
-    return _standardised(inputs[:1024], labels[:1024], inputs[1024:], labels[1024:], 4)
+    return inputs[:1024], labels[:1024], inputs[1024:], labels[1024:], 4
 
 
 def _standardised(
@@ -113,7 +138,7 @@ def _standardised(
     return Dataset(scaled[0], train_labels.astype(np.int64), scaled[1], test_labels.astype(np.int64), classes)
 
 
-_LOADERS: dict[str, Callable[[Path], Dataset]] = {"digits": _digits, "mnist": _mnist, "synthetic": _synthetic}
+_LOADERS: dict[str, Callable[[Path], Parts]] = {"digits": _digits, "mnist": _mnist, "synthetic": _synthetic}
 DATASETS = tuple(_LOADERS)
 IMAGE_DATASETS = ("cifar10", "cifar100", "imagenet", "imagefolder")
 """Data sets of colour images, for the torch backend only."""

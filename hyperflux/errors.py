@@ -26,6 +26,10 @@ class InputError(ValueError):
         super().__init__(one_line(message))
 
 
+class DataFileError(InputError):
+    """A file of a data set cannot be read, or not as part of this data set; a run goes on once it is mended."""
+
+
 class RunError(RuntimeError):
     """A run that started and could not be finished. The message is one line."""
 

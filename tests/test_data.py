@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from idx_files import idx_bytes, write_mnist
 
-from hyperflux import InputError
-from hyperflux.data import DATASETS, load_dataset
+from hyperflux import InputError, RunConfig
+from hyperflux.backends import build_backend
+from hyperflux.data import DATASETS, load_dataset, require_spread
 from hyperflux.io.idx import read_idx
+from hyperflux.runs.driver import execute
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic"])
@@ -136,6 +138,56 @@ def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path):
     (raw / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(63)))
     with pytest.raises(InputError, match="are not MNIST's"):
         load_dataset("mnist", str(tmp_path))
+
+
+SAME = "all 64 training samples are the same; give other data"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize(("name", "array", "settings", "message"), [
+    ("images-idx3-ubyte", np.zeros((64, 28, 28)), {}, SAME),
+    ("images-idx3-ubyte", np.full((64, 28, 28), 255), {}, SAME),
+    ("images-idx3-ubyte", np.tile(np.arange(784).reshape(28, 28) % 256, (64, 1, 1)), {}, SAME),
+    ("labels-idx1-ubyte", np.full(64, 7), {}, "all 64 training samples are of class 7; training needs two"),
+    (None, None, {"train_samples": 1}, "the only training sample is of class 0; .*a larger --train-samples"),
+])  # fmt: skip
+def test_data_without_spread_are_refused_before_anything_is_written(tmp_path, backend, name, array, settings, message):
+    raw = write_mnist(tmp_path / "data")
+    if name is not None:
+        (raw / f"train-{name}").write_bytes(idx_bytes(array))
+    config = {
+        "backend": backend,
+        "dataset": "mnist",
+        "data_dir": str(tmp_path / "data"),
+        "model": "lenet300",
+        **settings,
+    }
+    with pytest.raises(InputError, match=f"data set mnist: {message}"):
+        execute(RunConfig.from_dict(config), tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_the_first_samples_alone_may_lack_spread(tmp_path, backend):
+    raw = write_mnist(tmp_path / "data")
+    labels = np.arange(64) % 10
+    labels[:5] = 3
+    (raw / "train-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    config = {"backend": backend, "dataset": "mnist", "data_dir": str(tmp_path / "data"), "model": "lenet300"}
+    with pytest.raises(InputError, match="all 5 training samples are of class 3"):
+        build_backend(RunConfig.from_dict({**config, "train_samples": 5}))
+    assert build_backend(RunConfig.from_dict({**config, "train_samples": 6})).samples == 6
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(0, 6), st.just(2))), st.data())
+def test_spread_is_two_classes_and_two_samples_that_differ(inputs, data):
+    labels = data.draw(arrays(np.int64, len(inputs), elements=st.integers(0, 2)))
+    enough = len({*labels.tolist()}) > 1 and len({*map(bytes, inputs)}) > 1
+    if enough:
+        require_spread("mine", labels, inputs)
+    else:
+        with pytest.raises(InputError, match=r"^data set mine: "):
+            require_spread("mine", labels, inputs)
 
 
 def test_an_unknown_data_set_offers_the_nearest():

@@ -155,6 +155,9 @@ class Backend(Protocol):
     def fingerprint(self) -> str:
         """A hash of training and test data: shapes, labels and some samples."""
 
+    def files(self) -> Mapping[str, str]:
+        """What is compared of the files of a folder of images, see `hyperflux.runs.checkpoints.data_files`."""
+
     def place(self) -> str:
         """What the last bits of results may depend on: the device, and the number of threads."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
+from hyperflux.io.safe_read import open_file
 
 SAMPLES = 64
 """Samples of a data set whose inputs are hashed, evenly spaced; of the others only labels and shapes are."""
@@ -34,10 +36,13 @@ def of_samples(inputs: NDArray[Any], labels: NDArray[Any]) -> str:
     return of_arrays(np.array(inputs.shape), inputs[sample_indices(len(inputs))], labels)
 
 
-def of_file(path: str) -> str:
-    """SHA-256 of a file's bytes. Raises InputError where it cannot be read."""
+def of_file(path: str, max_bytes: int | None = None) -> str:
+    """SHA-256 of a file's bytes. Raises InputError where it cannot be read or has more than `max_bytes`."""
     try:
-        with Path(path).open("rb") as file:
+        with open_file(Path(path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            if max_bytes is not None and size > max_bytes:
+                raise InputError(f"{path}: has {size:,} bytes, more than {max_bytes:,}; remove it, or make it smaller")
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error

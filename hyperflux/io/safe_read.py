@@ -12,8 +12,9 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, which a terminal may obey, and surrogates, which UTF-8 cannot encode."""
@@ -21,7 +22,7 @@ MIN_READ = 1 << 16
 """Bytes read from a file whose size is given as 0, as in /proc."""
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Raises OSError for folders, pipes, devices and impossible names."""
     try:
         _require_regular(os.stat(path), path)

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend, Evaluation
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.errors import DataFileError, InputError, RunError, WriteError
 from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
+from hyperflux.runs.checkpoints.data_files import changed_data
 from hyperflux.runs.checkpoints.file import Checkpoint
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.checkpoints.provenance import Provenance, versions
@@ -253,8 +254,13 @@ def _last_checkpoint(folder: Path, checkpoints: CheckpointFolder, announce: Call
 def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoint, provenance: Provenance) -> None:
     """Restore a new training from a checkpoint. Raises InputError if the checkpoint belongs to another run."""
     try:
-        provenance.require(parse_dataclass(Provenance, saved.facts["provenance"]), training.announce)
+        started_with = parse_dataclass(Provenance, saved.facts["provenance"])
+        provenance.require(started_with, training.announce)
+        change = None
+        if provenance.data != started_with.data:
+            change = changed_data(training.config.dataset, saved.facts.get("files", {}), training.backend.files())
         training.restore(parse_dataclass(RunProgress, saved.facts["progress"]), saved.arrays, schedule)
+        training.warnings.warn_once("data", change)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):
             raise
@@ -276,7 +282,7 @@ def _carry_out(
 
     def content() -> Checkpoint:
         facts = {"provenance": asdict(provenance), "progress": asdict(training.progress())}
-        return Checkpoint(facts, training.arrays())
+        return Checkpoint({**facts, "files": dict(training.backend.files())}, training.arrays())
 
     writer = CheckpointWriter(checkpoints, every, stop, content, training.processes)
     training.after_step, training.end_stage = writer.after_step, writer.save
@@ -292,6 +298,8 @@ def _carry_out(
         record.finish(outcome)
     except WriteError as error:
         raise RunError(f"{error}; make room, then continue with {resume_command(record.path)}") from error
+    except DataFileError as error:
+        raise _to_be_mended(error, training, writer) from error
     except NotFiniteError as error:
         failure = RunError(f"{error}{_way_out(error, checkpoints)}")
         failure.reported_elsewhere = training.processes.rank > 0
@@ -299,6 +307,13 @@ def _carry_out(
     if training.processes.rank == 0:
         checkpoints.remove()
     return outcome
+
+
+def _to_be_mended(error: DataFileError, training: Training, writer: CheckpointWriter) -> DataFileError:
+    """The error of a file met within the run, with the command that goes on, after a checkpoint of the last step."""
+    if training.processes.size == 1:  # the other ranks wait for this one, and can't take part
+        writer.save()
+    return DataFileError(f"{error}; then go on with {resume_command(training.record.path)}")
 
 
 def _way_out(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:

@@ -10,6 +10,7 @@ from bad_runs import KINDS, a_folder, a_link_outside
 from front_door_case import Case, short
 from idx_files import idx_bytes, write_mnist
 from image_files import write_folder, write_image
+from PIL import Image
 
 MNIST = ["prune", "--dataset", "mnist", "--data-dir", "data"]
 IMAGE_FOLDER = ["prune", "--dataset", "imagefolder", "--data-dir", "data", "--model", "resnet20"]
@@ -50,6 +51,20 @@ IDX = [
     *(idx(kind.__name__, kind) for kind in KINDS if kind is not a_link_outside),
     idx("not gzip", b"hello", "t10k-images-idx3-ubyte.gz"),
     idx("a bomb", gzip.compress(header(16, 28, 28) + bytes(200_000_000), 1), "t10k-images-idx3-ubyte.gz"),
+    *(
+        idx(name, content, f"train-{file}")
+        for file, name, content in (
+            ("images-idx3-ubyte", "of one value", idx_bytes(np.full((64, 28, 28), 7))),
+            ("images-idx3-ubyte", "of one image", idx_bytes(np.tile(np.arange(28), (64, 28, 1)))),
+            ("labels-idx1-ubyte", "of one class", idx_bytes(np.full(64, 3))),
+        )
+    ),
+    Case("one sample", [*MNIST, "--train-samples", "1"], lambda folder, _: write_mnist(folder / "data")),
+    Case(
+        "one sample, NumPy",
+        [*MNIST, "--train-samples", "1", "--backend", "numpy"],
+        lambda folder, _: write_mnist(folder / "data"),
+    ),
     idx("labels above 9", idx_bytes(np.full(16, 200)), "t10k-labels-idx1-ubyte"),
     idx("labels of no number", idx_bytes(np.arange(0)), "t10k-labels-idx1-ubyte"),
 ]
@@ -71,14 +86,24 @@ def first(content):
     return spoil
 
 
-def png(width, height):
-    """A PNG file that claims this size and holds next to nothing."""
+def black(size):
+    """So many zeros, compressed piece by piece: few bytes."""
+    packer = zlib.compressobj(1)
+    pieces = [packer.compress(bytes(min(1 << 20, size - start))) for start in range(0, size, 1 << 20)]
+    return b"".join([*pieces, packer.flush()])
+
+
+NEXT_TO_NOTHING = zlib.compress(bytes(1000))
+
+
+def png(width, height, content=NEXT_TO_NOTHING):
+    """A PNG file that claims this size and holds next to nothing, unless other compressed content is given."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     sizes = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = ((b"IHDR", sizes), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    parts = ((b"IHDR", sizes), (b"IDAT", content), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -89,6 +114,59 @@ def links_to_itself(root):
     """Two links a folder to a folder above: each level has twice as many paths as the one before."""
     for name in ("again", "more"):
         (root / "train" / "ant" / name).symlink_to(root / "train" / "ant")
+
+
+def in_mode(mode, ending="tif"):
+    """The first image of all in another mode of Pillow's, half transparent if the mode has transparency."""
+
+    def spoil(root):
+        file = root / "train" / "ant" / "0.png"
+        image = Image.open(file).convert("L").convert(mode)
+        if mode == "LA":
+            image.putalpha(127)
+        file.unlink()
+        image.save(file.with_suffix(f".{ending}"))
+
+    return spoil
+
+
+def later(content):
+    """An image in the middle of a class with another content."""
+
+    def spoil(root):
+        file = root / "train" / "bee" / "3.png"
+        file.unlink()
+        content(file) if callable(content) else file.write_bytes(content)
+
+    return spoil
+
+
+def all_the_same(root):
+    same = (root / "train" / "ant" / "0.png").read_bytes()
+    for file in (root / "train").rglob("*.png"):
+        file.write_bytes(same)
+
+
+def wide(path):
+    path.write_bytes(png(60_000_000, 1, black(60_000_000 * 3 + 1)))
+
+
+def large(path):
+    path.write_bytes(png(8000, 8000, black(8000 * (8000 * 3 + 1))))
+
+
+def one_class(root):
+    for part in ("train", "test"):
+        (root / part / "ant").rename(root / part / ".ant")
+
+
+def linked_twice(root):
+    (root / "train" / "cow").symlink_to(root / "train" / "ant")
+
+
+def links_to_each_other(root):
+    (root / "train" / "ant" / "b").symlink_to(root / "train" / "bee")
+    (root / "train" / "bee" / "a").symlink_to(root / "train" / "ant")
 
 
 def stray(root):
@@ -118,6 +196,16 @@ IMAGES = [
     images("PPM of 10 GB", first(b"P6 100000 35000 255\n")),
     *(images(kind.__name__, first(kind)) for kind in KINDS if kind not in (a_folder, a_link_outside)),
     images("links to itself", links_to_itself),
+    *(images(f"{kind.__name__} in the middle, {size}", later(kind), size)
+      for size in ((8, 8), (70, 70)) for kind in KINDS if kind not in (a_folder, a_link_outside)),
+    *(images(f"of mode {mode}", in_mode(mode)) for mode in ("I", "F", "LA")),
+    *(images(f"{one.__name__} in the middle", later(one)) for one in (wide, large)),
+    images("wide, the first of large ones", first(wide), (70, 70)),
+    *(images(f"all the same, {size}", all_the_same, size) for size in ((8, 8), (70, 70))),
+    images("of one class", one_class),
+    images("linked twice", linked_twice),
+    images("links to each other", links_to_each_other),
+    images("GIF by name", lambda root: (root / "train" / "ant" / "9.gif").write_bytes(b"GIF89a")),
     images("stray files", stray),
     images("names that are no text", unreadable_names),
     images("a class without images", lambda root: [(root / part / "cow").mkdir() for part in ("train", "test")]),

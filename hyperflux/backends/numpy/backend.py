@@ -200,6 +200,10 @@ class NumpyBackend:
         parts = ((self._train_inputs, self._train_labels), (self._test_inputs, self._test_labels))
         return " ".join(fingerprints.of_samples(*arrays) for arrays in parts)
 
+    def files(self) -> Mapping[str, str]:
+        """Empty: the data are arrays."""
+        return {}
+
     def place(self) -> str:
         """The host; NumPy does not say how many threads its linear algebra uses."""
         return "cpu"

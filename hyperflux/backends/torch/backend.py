@@ -22,6 +22,7 @@ from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck, require_we
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
+from hyperflux.backends.torch.outputs import classification_loss, main_output
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.threads import threads_for, torch_threads
@@ -35,7 +36,7 @@ from hyperflux.backends.torch.training import (
     train_epoch,
 )
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError
+from hyperflux.errors import DataFileError, InputError
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
@@ -80,6 +81,8 @@ class TorchBackend:
             self._model, self.guard, scaled=scaled, max_pending=max_pending, multi_process=processes.size > 1
         )
         self._resumed: dict[str, NDArray[Any]] | None = None
+        self._trained: EpochProgress | None = None  # an epoch that is not evaluated yet
+        self._randomness: dict[str, NDArray[Any]] | None = None  # at the step after which data could not be read
 
     @property
     def samples(self) -> int:
@@ -162,7 +165,12 @@ class TorchBackend:
                 distributed.broadcast(buffer, src=0)
         batches = self._data.test_batches(slice(processes.rank, None, processes.size))
         with torch_threads(self._threads):
-            own = tally(self._model, batches, self._precision)
+            try:
+                own = tally(self._model, batches, self._precision)
+            except DataFileError:  # a run that goes on evaluates this epoch first
+                self._progress = self._trained or self._progress
+                raise
+        self._trained = None
         return Tally.evaluation(processes.all_gather(own))
 
     def loss_gradient(self, label_smoothing: float) -> Tensors:
@@ -175,7 +183,7 @@ class TorchBackend:
         self._model.eval()
         with self._own_randomness():
             for inputs, labels in self._on_device(self._data.train_batches(batches, epoch=0)):
-                logits = self._model(inputs)
+                logits = main_output(self._model(inputs))
                 loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
                 found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
                 for total, gradient in zip(totals, found, strict=True):
@@ -219,7 +227,9 @@ class TorchBackend:
         """Copies of everything that the next step depends on, with generators, and the sums of the epoch so far."""
         done, scaler = self._progress, self._precision.state()
         counts = {"epoch": self._epoch, "batches": done.batches, **self.guard.counts()}
-        randomness = state.randomness(self._device) if done.batches else {}
+        randomness = self._randomness
+        if randomness is None:
+            randomness = state.randomness(self._device) if done.batches else {}
         everyone = self._processes.all_gather(flatten({"sums": state.sums(done), "randomness": randomness}))
         parts = {
             "own": {name: np.array(count) for name, count in counts.items()},
@@ -266,6 +276,10 @@ class TorchBackend:
         """A hash of training and test data."""
         return self._data.fingerprint()
 
+    def files(self) -> Mapping[str, str]:
+        """What is compared of the files of a folder of images."""
+        return self._data.files
+
     def place(self) -> str:
         """The GPU's name, or the device and its threads; with several ranks also their number."""
         several = f", {self._processes.size} processes" if self._processes.size > 1 else ""
@@ -289,10 +303,11 @@ class TorchBackend:
         if self._resumed is None:
             self._epoch, self._progress = self._epoch + 1, EpochProgress()
         progress, randomness, self._resumed = self._progress, self._resumed, None
-        loss = partial(nn.functional.cross_entropy, label_smoothing=label_smoothing)
+        begun = progress.batches
+        loss = partial(classification_loss, label_smoothing=label_smoothing)
         order = list(batches)
         parts = [self._own_part(len(batch)) for batch in order[progress.batches :]]
-        with self._own_randomness(progress.batches), torch_threads(self._threads):
+        with self._own_randomness(begun), torch_threads(self._threads), self._kept_if_unreadable(begun, randomness):
             self._model.train()
             chosen = self._data.train_batches(order, self._epoch, progress.batches, self._own_rows)
             ready = self._on_device(chosen)
@@ -309,10 +324,29 @@ class TorchBackend:
                 parts,
                 self._finite_check,
             )
-        self._progress = EpochProgress()
+        self._trained, self._progress = progress, EpochProgress()
         everyone = self._processes.all_gather((progress.loss, progress.samples))
         samples = sum(samples for _, samples in everyone)
         return sum(loss for loss, _ in everyone) / samples if samples else math.nan
+
+    @contextmanager
+    def _kept_if_unreadable(self, begun: int, randomness: dict[str, NDArray[Any]] | None) -> Iterator[None]:
+        """If data can't be read, leave the state as after the last step, so that `state` gives what goes on from there.
+
+        Args:
+            begun: Batches that were done before.
+            randomness: The generators that a resumed epoch continues with.
+        """
+        try:
+            yield
+        except DataFileError:
+            if self._progress.batches > begun:
+                self._randomness = state.randomness(self._device)
+            elif begun:
+                self._randomness = randomness or {}
+            else:
+                self._epoch -= 1
+            raise
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:

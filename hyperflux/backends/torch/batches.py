@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hyperflux.errors import InputError
+from hyperflux.backends.torch.image_files import MAX_BYTES
+from hyperflux.errors import DataFileError
 from hyperflux.io import fingerprints
 from hyperflux.io.fingerprints import sample_indices
 from hyperflux.seeding import generator
@@ -62,6 +63,9 @@ class Data(Protocol):
     def fingerprint(self) -> str:
         """A hash of both parts: shapes, labels and the contents of some samples."""
 
+    files: dict[str, str]
+    """What is compared of the files of a folder of images, see `ImageFolder.files`; empty for other data."""
+
 
 @dataclass
 class DeviceData:
@@ -77,6 +81,7 @@ class DeviceData:
     mean: Tensor | None = None
     deviation: Tensor | None = None
     augment: bool = False
+    files: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.train_inputs.shape[1:])
@@ -136,7 +141,7 @@ def crops_and_flips(count: int, rng: np.random.Generator) -> list[NDArray[np.int
 
 @dataclass
 class StreamedData:
-    """A data set of image files that workers decode; `train` and `test` are torchvision data sets of tensors."""
+    """A data set of image files that workers decode; `train` and `test` give tensors and labels."""
 
     train: Any
     test: Any
@@ -146,6 +151,7 @@ class StreamedData:
     dtype: torch.dtype
     workers: int
     seed: int
+    files: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.samples = len(self.train)
@@ -179,9 +185,8 @@ class StreamedData:
                     inputs.to(self.device, self.dtype, non_blocking=pinned),
                     labels.to(self.device, non_blocking=pinned),
                 )
-        except InputError as error:  # a worker's error contains its traceback; the reason is the last line
-            reason = str(error).splitlines()[-1].rpartition(f"{InputError.__name__}: ")[2]
-            raise InputError(reason) from error
+        except DataFileError as error:  # a worker's error contains its traceback; the reason is at its end
+            raise DataFileError(str(error).rpartition(f"{DataFileError.__name__}: ")[2]) from error
 
 
 def _leave_ctrl_c_to_the_run(worker: int) -> None:
@@ -200,8 +205,9 @@ def _of_files(part: Any) -> str:
     folder, chosen = getattr(part, "dataset", part), getattr(part, "indices", range(len(part)))
     files = [(Path(folder.samples[index][0]), folder.samples[index][1]) for index in chosen]
     named = "".join(f"{path.parent.name}/{path.name} {label}\n" for path, label in files)
-    contents = [fingerprints.of_file(str(files[index][0])) for index in sample_indices(len(files))]
-    return fingerprints.of_arrays(np.frombuffer("".join([named, *contents]).encode(), np.uint8))
+    contents = [fingerprints.of_file(str(files[index][0]), MAX_BYTES) for index in sample_indices(len(files))]
+    text = "".join([named, *contents]).encode("utf-8", "surrogateescape")
+    return fingerprints.of_arrays(np.frombuffer(text, np.uint8))
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from hyperflux.backends.torch.batches import Data, DeviceData, StreamedData
-from hyperflux.backends.torch.image_files import check_folder, open_image
+from hyperflux.backends.torch.image_files import longer_side, open_image
+from hyperflux.backends.torch.image_folder import ImageFolder
 from hyperflux.config import RunConfig
-from hyperflux.data import data_folder, load_dataset
+from hyperflux.data import data_folder, load_dataset, require_spread
 from hyperflux.errors import InputError
 from hyperflux.extras import require
 from hyperflux.seeding import generator
@@ -40,10 +40,11 @@ Images = tuple[Tensor, Tensor]
 def load_data(config: RunConfig, device: torch.device) -> Data:
     """Load the data set of `config` for training on `device`.
 
-    Large images are decoded batch by batch, so a damaged one raises InputError only when its batch is drawn.
+    Large images are decoded batch by batch, so a damaged one raises DataFileError only when its batch is drawn.
 
     Raises:
-        InputError: Files are missing or damaged, or images differ in size or classes.
+        InputError: Files are missing or damaged, images differ in size or classes, or the training part has nothing to
+            learn.
     """
     folder = data_folder(config.data_dir)
     match config.dataset:
@@ -53,18 +54,33 @@ def load_data(config: RunConfig, device: torch.device) -> Data:
             train, test = _folders(folder)
             if config.dataset == "imagenet" and len(train.classes) != 1000:
                 raise InputError(f"imagenet under {folder}: {len(train.classes)} classes, not 1000; use imagefolder")
-            if max(train.loader(train.samples[0][0]).size) > IN_MEMORY_SIDE:
-                return _streamed(config, device, train, test)
-            return _in_memory(config, device, _read(train), _read(test), len(train.classes))
+            return _images(config, device, train, test)
         case _:
             return _arrays(config, device)
 
 
-def _in_memory(config: RunConfig, device: torch.device, train: Images, test: Images, classes: int) -> DeviceData:
-    if train[0].shape[1:] != test[0].shape[1:]:
+def _images(config: RunConfig, device: torch.device, train: ImageFolder, test: ImageFolder) -> Data:
+    """A folder of images: small ones in memory, larger ones streamed."""
+    files = {**train.files(), **test.files()}
+    if longer_side(train.samples[0][0]) > IN_MEMORY_SIDE:
+        return _streamed(config, device, train, test, files)
+    size, test_size = (open_image(part.samples[0][0]).size for part in (train, test))
+    if size != test_size:
         raise InputError(f"{config.dataset}: training and test images are not of one size; bring them to one")
+    return _in_memory(config, device, _read(train, size), _read(test, size), len(train.classes), files)
+
+
+def _in_memory(
+    config: RunConfig,
+    device: torch.device,
+    train: Images,
+    test: Images,
+    classes: int,
+    files: dict[str, str] | None = None,
+) -> DeviceData:
     kept = _subset(config, len(train[1]))
     images, labels = train[0][kept], train[1][kept]
+    require_spread(config.dataset, labels.numpy(), images.numpy())
     mean, deviation = _statistics(config.dataset, images)
     return DeviceData(
         images.to(device),
@@ -77,11 +93,22 @@ def _in_memory(config: RunConfig, device: torch.device, train: Images, test: Ima
         mean.to(device),
         deviation.to(device),
         config.augment,
+        files or {},
     )
 
 
-def _streamed(config: RunConfig, device: torch.device, train: Any, test: Any) -> StreamedData:
+def _streamed(
+    config: RunConfig, device: torch.device, train: ImageFolder, test: ImageFolder, files: dict[str, str]
+) -> StreamedData:
     """Large images: crops of random scale to train on, the middle to test on."""
+    kept = _subset(config, len(train))
+    require_spread(config.dataset, np.array(train.labels)[kept])
+    compared = [content for name, content in train.files().items() if not name.endswith("/")]
+    if len(set(compared)) == 1:
+        raise InputError(
+            f"data set {config.dataset}: the {len(compared)} training images that were compared are all the same; give "
+            "other data"
+        )
     v2 = require("torchvision.transforms.v2", extra="vision", needed_by=f"data set {config.dataset}")
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*NORMALISATION["imagenet"])]
     middle = [v2.Resize(STREAMED_RESIZE), v2.CenterCrop(STREAMED_SIDE)]
@@ -89,7 +116,7 @@ def _streamed(config: RunConfig, device: torch.device, train: Any, test: Any) ->
     train.transform = v2.Compose([*(random if config.augment else middle), *to_tensor])
     test.transform = v2.Compose([*middle, *to_tensor])
     return StreamedData(
-        Subset(train, _subset(config, len(train)).tolist()),
+        Subset(train, kept.tolist()),
         test,
         (3, STREAMED_SIDE, STREAMED_SIDE),
         len(train.classes),
@@ -97,6 +124,7 @@ def _streamed(config: RunConfig, device: torch.device, train: Any, test: Any) ->
         getattr(torch, config.dtype),
         config.workers,
         config.seed,
+        files,
     )
 
 
@@ -134,36 +162,30 @@ def _cifar(name: str, folder: Path) -> tuple[Images, Images, int]:
     return parts[0], parts[1], len(data.classes)
 
 
-def _folders(folder: Path) -> tuple[Any, Any]:
-    """`train/` and `test/` or `val/` with one folder per class, as torchvision's ImageFolder."""
-    image_folder = require("torchvision.datasets", extra="vision", needed_by="folders of images").ImageFolder
+def _folders(folder: Path) -> tuple[ImageFolder, ImageFolder]:
+    """`train/` and `test/` or `val/` with one folder per class."""
+    require("torchvision.datasets", extra="vision", needed_by="folders of images")
     test = next((name for name in ("test", "val") if os.path.isdir(folder / name)), None)
     if not os.path.isdir(folder / "train") or test is None:
         raise InputError(
             f"images under {folder}: needs the folders train/ and test/ or val/; name theirs by --data-dir"
         )
-    try:
-        for name in ("train", test):
-            check_folder(folder / name)
-        parts = [image_folder(str(folder / name), loader=open_image) for name in ("train", test)]
-    except (FileNotFoundError, OSError) as error:
-        raise InputError(f"images under {folder}: {' '.join(str(error).split())}") from error
-    if parts[0].classes != parts[1].classes:
-        odd = sorted(set(parts[0].classes) ^ set(parts[1].classes))[0]
-        raise InputError(f"images under {folder}: train/ and {test}/ have different classes, such as {odd}")
+    parts = [ImageFolder.scan(folder / name) for name in ("train", test)]
+    if odd := sorted(set(parts[0].classes) ^ set(parts[1].classes)):
+        has, lacks = ("train", test) if odd[0] in parts[0].classes else (test, "train")
+        raise InputError(
+            f"images under {folder}: train/ and {test}/ have different classes, such as {odd[0]}, which {lacks}/ "
+            f"lacks; add it there, or remove it from {has}/"
+        )
     return parts[0], parts[1]
 
 
-def _read(part: Any) -> Images:
-    """All images of a folder and their labels, in memory."""
-    images: list[NDArray[np.uint8]] = []
-    for path, _ in part.samples:
-        image = np.asarray(part.loader(path))
-        if images and image.shape != images[0].shape:
-            sizes = [f"{width}x{height}" for height, width, _ in (image.shape, images[0].shape)]
-            raise InputError(f"image {path}: is {sizes[0]}, the others are {sizes[1]}; bring them to one size")
-        images.append(image)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
+def _read(part: ImageFolder, size: tuple[int, int]) -> Images:
+    """All images of a folder, of one width and height, and their labels, in memory."""
+    images = np.empty((len(part), 3, size[1], size[0]), np.uint8)
+    for image, (path, _) in zip(images, part.samples, strict=True):
+        image[...] = np.asarray(open_image(path, size)).transpose(2, 0, 1)
+    return torch.from_numpy(images), torch.tensor(part.labels)
 
 
 def _statistics(name: str, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,5 +195,7 @@ def _statistics(name: str, images: Tensor) -> tuple[Tensor, Tensor]:
     else:
         channels = [channel.double() / 255 for channel in images.unbind(1)]
         mean = torch.stack([channel.mean() for channel in channels])
-        deviation = torch.stack([channel.std() for channel in channels]).clamp(min=1 / 255)
+        found = torch.stack([channel.std() for channel in channels]).clamp(min=1 / 255)
+        constant = torch.stack([channel.min() == channel.max() for channel in channels])
+        deviation = torch.where(constant, 1.0, found)  # the deviation of equal numbers is not always exactly 0
     return mean[:, None, None], deviation[:, None, None]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.outputs import main_output
 from hyperflux.errors import InputError
 from hyperflux.extras import require
 from hyperflux.io.did_you_mean import unknown_name
@@ -18,6 +19,10 @@ from hyperflux.models import initial_mlp, is_mlp, layer_sizes
 
 SMALL_IMAGE = 32
 """Images up to this many pixels a side get the stems of the CIFAR experiments."""
+
+AUXILIARY = ("googlenet", "inception_v3")
+"""torchvision's networks with auxiliary classifiers. They are built without: no prediction uses those, and their
+weights would count as pruned ones."""
 
 
 class MLP(nn.Module):
@@ -82,15 +87,31 @@ def build_model(name: str, shape: tuple[int, ...], classes: int, seed: int) -> n
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _build(name, *shape, classes)
+    for training in (False, True):
+        _try(name, model.train(training), shape, classes)
+    return model
+
+
+@torch.no_grad()
+def _try(name: str, model: nn.Module, shape: tuple[int, ...], classes: int) -> None:
+    """Raise InputError if the network, in its mode, can't take two images or does not return their logits."""
+    mode = " in training" if model.training else ""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(2, *shape))
+        with torch.random.fork_rng(devices=[]):
+            outputs = model(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"model {name}: can't take images of shape {shape} ({reason})") from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        raise InputError(f"model {name}: does not return {classes} logits per sample; it is not a plain classifier")
-    return model.train()
+        raise InputError(f"model {name}: can't take images of shape {shape}{mode} ({reason})") from error
+    for buffer, before in kept:
+        buffer.copy_(before)
+    wrong = f"model {name}: does not return {classes} logits per sample{mode}; it is not a plain classifier"
+    try:
+        logits = main_output(outputs)
+    except InputError as error:
+        raise InputError(wrong) from error
+    if logits.shape != (2, classes):
+        raise InputError(wrong)
 
 
 def count_numbers(name: str, shape: tuple[int, ...], classes: int) -> int | None:
@@ -150,7 +171,8 @@ def _torchvision(name: str, classes: int) -> nn.Module:
     models = require("torchvision.models", extra="vision", needed_by=f"model torchvision:{name}")
     if name not in (known := models.list_models(module=models)):
         raise unknown_name("torchvision model", name, known)
-    return _quietly(lambda: models.get_model(name, weights=None, num_classes=classes), f"torchvision:{name}")
+    extra = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
+    return _quietly(lambda: models.get_model(name, weights=None, num_classes=classes, **extra), f"torchvision:{name}")
 
 
 def _timm(name: str, channels: int, classes: int, **extra: Any) -> nn.Module:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.arguments import require_module
+from hyperflux.backends.torch.batch_forms import batches_on, described
 from hyperflux.backends.torch.optimizer_hooks import require_hooks
+from hyperflux.backends.torch.outputs import classification_loss
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import Patterns
 from hyperflux.backends.torch.training import Loss, Precision, choose_device, train_epoch
-from hyperflux.errors import InputError
+from hyperflux.errors import InputError, RunError
 from hyperflux.io.arguments import require_callable
 from hyperflux.io.ranges import whole_number
-from hyperflux.io.safe_read import shown
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.curves import cosine
 from hyperflux.schedules.default import DefaultCourse
@@ -29,7 +32,7 @@ LABEL_SMOOTHING = 0.1
 
 def prune(
     model: nn.Module,
-    train_loader: Iterable[tuple[Tensor, Tensor]],
+    train_loader: Iterable[Any],
     *,
     target_sparsity: float,
     pruning_epochs: int = 30,
@@ -49,13 +52,18 @@ def prune(
 
     Args:
         model: The model. It moves to `device`, stays there, and is left in training mode.
-        train_loader: Yields (inputs, targets) and has a length.
+        train_loader: Has a length and yields pairs (inputs, targets): tuples, lists or named tuples of two parts, or
+            mappings of two entries, one called label, labels, target, targets or y. Each part is a tensor, an array of
+            NumPy, or tuples, lists and mappings of these, and goes to `device`. The model is called with the inputs as
+            they are.
         target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1.
         pruning_epochs: Epochs of the pruning stage, at least 1.
         regrowth_epochs: Epochs of the regrowth stage, at least 0.
         optimizer: Any optimizer that `Pruner` accepts; its learning rates stay as they are. By default SGD with
             momentum, whose learning rate follows a cosine of `LEARNING_RATES` in each stage.
-        loss: Maps (outputs, targets) to a loss. By default cross-entropy with label smoothing 0.1 (see E7).
+        loss: Maps (outputs, targets) to a loss. By default cross-entropy with label smoothing 0.1 (see E7) of the
+            outputs, or of those called logits or out; auxiliary outputs, whose names begin with "aux", add 0.3 of
+            theirs each.
         include: As in `Pruner`.
         exclude: As in `Pruner`.
         presence_lr: As in `Pruner`.
@@ -69,7 +77,8 @@ def prune(
         The finalized Pruner; the model is a plain module with exact zeros.
 
     Raises:
-        InputError: An argument is out of range, or the loader is empty or has no length.
+        InputError: An argument is out of range, the loader is empty or has no length, a batch is no pair, or model and
+            loss can't take the first one; then no step has been taken.
         NotFiniteError: A t or w became inf or NaN.
     """
     require_module("model", model)
@@ -101,13 +110,16 @@ def prune(
         seed=seed,
     )
     model.train()
-    objective = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING) if loss is None else _checked(loss)
+    objective = loss or partial(classification_loss, label_smoothing=LABEL_SMOOTHING)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    first = _FirstBatch(model, objective)
     try:
         for epoch in range(1, pruning_epochs + regrowth_epochs + 1):
             if ours:
                 for group in optimizer.param_groups:
                     group["lr"] = _rate(epoch, pruning_epochs, regrowth_epochs)
-            done = train_epoch(model, _on(place, train_loader), optimizer, objective, precision)
+            batches = batches_on(place, dtype, train_loader)
+            done = train_epoch(first.forward, batches, optimizer, first.loss, precision)
             if on_epoch is not None:
                 on_epoch(pruner, done.loss / done.samples)
     except BaseException:
@@ -117,27 +129,45 @@ def prune(
     return pruner
 
 
-def _checked(loss: Loss) -> Loss:
-    """The loss; raises InputError if it gives anything but a single number to differentiate."""
-
-    def checked(outputs: Tensor, targets: Tensor) -> Tensor:
-        found = loss(outputs, targets)
-        if not (isinstance(found, Tensor) and found.numel() == 1 and found.requires_grad):
-            raise InputError(f"loss: returned {shown(found)}, not a tensor of one number that depends on the outputs")
-        return found
-
-    return checked
-
-
 def _rate(epoch: int, pruning_epochs: int, regrowth_epochs: int) -> float:
     if epoch <= pruning_epochs:
         return cosine(*LEARNING_RATES[:2], epoch, pruning_epochs)
     return cosine(*LEARNING_RATES[2:], epoch - pruning_epochs, regrowth_epochs)
 
 
-def _on(device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    for inputs, targets in batches:
-        yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+class _FirstBatch:
+    """Model and loss; what they raise on the first batch is an InputError that says what they were given."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self._model, self._loss, self._taken = model, loss, False
+
+    def forward(self, inputs: Any) -> Any:
+        """The model's outputs."""
+        with self._blamed(f"the model can't take the inputs of the first batch, which are {described(inputs)}"):
+            return self._model(inputs)
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss, one number."""
+        given = f"outputs that are {described(outputs)} and targets that are {described(targets)}"
+        with self._blamed(f"the loss can't take {given}"):
+            found = self._loss(outputs, targets)
+        if not (isinstance(found, Tensor) and found.numel() == 1 and found.requires_grad):
+            raise InputError(
+                f"loss: is {described(found)}, and has to be a tensor of one number that depends on the outputs"
+            )
+        self._taken = True
+        return found
+
+    @contextmanager
+    def _blamed(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (InputError, RunError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if self._taken:
+                raise
+            raise InputError(f"{what} ({type(error).__name__}: {error})") from error
 
 
 def _length(loader: Any) -> int:

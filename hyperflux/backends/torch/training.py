@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.base import Evaluation
+from hyperflux.backends.torch.batch_forms import samples_in
 from hyperflux.backends.torch.finite import FiniteCheck
+from hyperflux.backends.torch.outputs import main_output
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import known_name, unknown_name
 from hyperflux.session.nonfinite import NotFiniteError
@@ -19,7 +21,7 @@ from hyperflux.session.nonfinite import NotFiniteError
 PRECISIONS = ("off", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 
 
 def choose_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
@@ -148,8 +150,8 @@ class EpochProgress:
 
 
 def train_epoch(
-    forward: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    forward: Callable[[Any], Any],
+    batches: Iterable[tuple[Any, Any]],
     optimizer: torch.optim.Optimizer,
     loss: Loss,
     precision: Precision,
@@ -181,7 +183,7 @@ def train_epoch(
     progress = progress or EpochProgress()
     own = None if parts is None else iter(parts)
     for inputs, targets in batches:
-        mine = BatchPart(len(inputs), slice(None)) if own is None else next(own)
+        mine = BatchPart(samples_in((inputs, targets)), slice(None)) if own is None else next(own)
         if finite_check is not None:
             finite_check.before_forward()
         with precision.autocast():
@@ -234,7 +236,7 @@ def tally(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision:
     losses, correct, samples = [], [], 0
     for inputs, labels in batches:
         with precision.autocast():
-            logits = model(inputs)
+            logits = main_output(model(inputs))
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses.append(nn.functional.cross_entropy(exact, labels, reduction="sum"))
         correct.append((logits.argmax(1) == labels).sum())

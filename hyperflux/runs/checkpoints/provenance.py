@@ -55,16 +55,11 @@ class Provenance:
                     )
 
     def require(self, saved: Provenance, announce: Callable[[str], None]) -> None:
-        """Raise InputError if a checkpoint has other settings, data or weights; announce other versions."""
+        """Raise InputError if a checkpoint has other settings or weights; announce other versions."""
         if changed := [name for name, value in self.config.items() if saved.config.get(name) != value]:
             raise InputError(
                 f"{changed[0]}: is {self.config[changed[0]]!r} in config.toml, but the run started with "
                 f"{saved.config.get(changed[0])!r}; put it back, or start a new run with --recipe"
-            )
-        if self.data != saved.data:
-            raise InputError(
-                f"data set {self.config['dataset']}: is not the one that this run started with; set data_dir in the "
-                "run's config.toml to the folder of that one, or start a new run"
             )
         if self.dense_weights != saved.dense_weights:
             raise InputError("checkpoint: the weights file is not the one that this run started with; put it back")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hyperflux import InputError
 from hyperflux.backends.torch.batches import CROP_PADDING, DeviceData, StreamedData, crop_and_flip, crops_and_flips
@@ -110,6 +111,46 @@ class TestImageFolder:
         write_folder(tmp_path)
         (tmp_path / "test").rename(tmp_path / "val")
         assert load("imagefolder", tmp_path).samples == 6
+
+    def test_a_channel_of_one_value_is_not_divided_by_its_deviation(self, tmp_path):
+        write_folder(tmp_path)
+        for number, path in enumerate(sorted((tmp_path / "train").rglob("*.png"))):
+            pixels = np.full((8, 8, 3), 10 * number)
+            pixels[..., 2] = 50
+            write_image(path, pixels)
+        ((inputs, _),) = drain(load("imagefolder", tmp_path, augment=False), [range(6)])
+        assert inputs[:, 2].abs().max() <= 1e-6
+        assert inputs[:, :2].std() == pytest.approx(1, rel=1e-2)
+        ((test, _),) = load("imagefolder", tmp_path, augment=False).test_batches()
+        assert test[:, 2].abs().max() <= 1
+
+    @pytest.mark.parametrize(("size", "message"), [
+        ((8, 8), "all 6 training samples are the same"),
+        ((70, 70), "the 6 training images that were compared are all the same"),
+    ])  # fmt: skip
+    def test_images_that_are_all_the_same(self, tmp_path, size, message):
+        write_folder(tmp_path, size=size)
+        for path in (tmp_path / "train").rglob("*.png"):
+            write_image(path, np.full((*size, 3), 90))
+        with pytest.raises(InputError, match=f"data set imagefolder: {message}; give other data"):
+            load("imagefolder", tmp_path)
+
+    @pytest.mark.parametrize("size", [(8, 8), (70, 70)])
+    def test_a_subset_of_one_class(self, tmp_path, size):
+        write_folder(tmp_path, size=size)
+        with pytest.raises(InputError, match=r"the only training sample is of class [01]; training needs two classes"):
+            load("imagefolder", tmp_path, train_samples=1)
+
+    @pytest.mark.parametrize("size", [(6, 8), (70, 90)])
+    def test_images_are_read_upright(self, tmp_path, size):
+        write_folder(tmp_path, size=size)
+        upright = load("imagefolder", tmp_path, augment=False, workers=0)
+        path, exif = tmp_path / "train" / "ant" / "2.png", Image.Exif()
+        exif[0x0112] = 6  # to be turned clockwise
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+        turned = load("imagefolder", tmp_path, augment=False, workers=0)
+        for one, two in zip(drain(upright, [range(6)]), drain(turned, [range(6)]), strict=True):
+            assert torch.equal(one[0], two[0])
 
     def test_folders_that_are_missing(self, tmp_path):
         with pytest.raises(InputError, match="needs the folders train/ and test/ or val/"):

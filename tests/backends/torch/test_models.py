@@ -136,3 +136,49 @@ def test_what_can_not_be_counted_is_none():
     assert count_numbers("resnet20", (16,), 5) is None
     assert count_numbers("timm:no_such_network", (3, 32, 32), 5) is None
     assert count_numbers("torchvision:regnet_y_400mf", (3, 32, 32), 5) is None
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_with_auxiliary_classifiers_are_built_without(name):
+    """They would be pruned and counted, though no prediction uses them; Inception's can't take this size."""
+    model = build_model(f"torchvision:{name}", (3, 224, 224), 4, seed=0)
+    assert not [key for key in model.state_dict() if "aux" in key.lower()]
+    assert model.train()(torch.randn(2, 3, 224, 224)).shape == (2, 4)
+
+
+class InTraining(nn.Module):
+    """A network whose output differs in training."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.norm, self.fc, self.wrap = nn.BatchNorm1d(12), nn.Linear(12, 3), wrap
+
+    def forward(self, images):
+        logits = self.fc(self.norm(images.flatten(1)))
+        return self.wrap(logits) if self.training else logits
+
+
+def test_a_network_is_tried_in_training_and_left_as_it_was(monkeypatch):
+    module = InTraining(lambda logits: {"logits": logits, "aux": logits})
+    monkeypatch.setattr("hyperflux.backends.torch.models._build", lambda *_: module)
+    model = build_model("timm:one", (3, 2, 2), 3, seed=0)
+    assert model.training
+    assert (int(model.norm.num_batches_tracked), float(model.norm.running_var.sum())) == (0, 12)
+
+
+def too_small(logits):
+    raise RuntimeError("the image is too small")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (too_small, r"model timm:one: can't take images of shape \(3, 2, 2\) in training \(the image is too small\)"),
+        (lambda logits: (logits, logits), "model timm:one: does not return 3 logits per sample in training"),
+        (lambda logits: logits[:, :2], "model timm:one: does not return 3 logits per sample in training"),
+    ],
+)
+def test_what_fails_in_training_alone_is_said_when_it_is_built(monkeypatch, wrap, message):
+    monkeypatch.setattr("hyperflux.backends.torch.models._build", lambda *_: InTraining(wrap))
+    with pytest.raises(InputError, match=message):
+        build_model("timm:one", (3, 2, 2), 3, seed=0)
