@@ -10,6 +10,7 @@ import click
 
 from .compare import listed
 from .options import PlainPath, merged, settings_options
+from .signals import ignore_stop_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,8 +117,9 @@ def _sweep(
     except InputError as error:
         found, reason = None, str(error)
     shown.write_study(rows, settings, found, folder, f"{config.model} on {config.dataset}")
+    ignore_stop_signals()
     if as_json:
-        click.echo(json.dumps({**shown.to_dict(rows, settings, found), "folder": str(folder)}))
+        print(json.dumps({**shown.to_dict(rows, settings, found), "folder": str(folder)}))
     else:
         console.print()
         print_table(console, shown.HEADINGS, map(shown.cells, rows), words=("method", ""), wrap=False)
@@ -147,7 +149,7 @@ def _fit_file(
         write_atomic(out / "law.json", f"{text}\n".encode())
         write_atomic(out / "law.png", found.plot(source.name))
     if as_json:
-        click.echo(text)
+        print(text)
         return
     _explain(found, console)
     if out:
