@@ -136,7 +136,7 @@ def _fit_file(
     source: Path, names: tuple[str, str], sparsities: list[float], out: Path | None, console: Console, as_json: bool
 ) -> None:
     """Fit two columns of a CSV file; with a folder, leave law.json and law.png there."""
-    from hyperflux.io.atomic_write import new_folder, write_atomic
+    from hyperflux.io.atomic_write import new_folder, write_together
     from hyperflux.law.csv_columns import read_columns
     from hyperflux.report.law import Study
 
@@ -145,9 +145,10 @@ def _fit_file(
     found = Study.of(*read_columns(source, *names), sparsities)
     text = json.dumps(found.to_dict())
     if out:
+        files = {"law.json": f"{text}\n".encode(), "law.png": found.plot(source.name)}
         new_folder(out)
-        write_atomic(out / "law.json", f"{text}\n".encode())
-        write_atomic(out / "law.png", found.plot(source.name))
+        write_together(out, files)
+        ignore_stop_signals()
     if as_json:
         print(text)
         return

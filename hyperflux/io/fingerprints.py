@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
+from hyperflux.io.safe_read import open_file
 
 SAMPLES = 64
 """Samples of a data set whose inputs are hashed, evenly spaced; of the others only labels and shapes are."""
@@ -37,7 +38,7 @@ def of_samples(inputs: NDArray[Any], labels: NDArray[Any]) -> str:
 def of_file(path: str) -> str:
     """SHA-256 of a file's bytes. Raises InputError where it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open_file(Path(path)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from hyperflux.report.formatting import shortened
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's colours, which colour-blind people can distinguish."""
@@ -15,6 +19,8 @@ INK = "#1b1b1c"
 MUTED = "#6a6a6b"
 GRID = "#dededf"
 SHADE = "#f1f1f3"
+TITLE_LENGTH = 60
+"""Characters of a plot's title."""
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Kinds of lines, for when colours run out."""
 VARIABLES = {colour: f"series-{number}" for number, colour in enumerate(COLOURS)} | {
@@ -24,6 +30,25 @@ VARIABLES = {colour: f"series-{number}" for number, colour in enumerate(COLOURS)
     SHADE: "shade",
 }
 """The CSS variable that stands for a colour on a page, so that dark mode can change it."""
+
+
+@contextmanager
+def plain_settings() -> Iterator[None]:
+    """Matplotlib's own settings, whatever the user's: text is text, neither mathematics between dollars nor TeX.
+
+    Every plot is drawn and saved within it, as a context or as a decorator.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False
+        yield
+
+
+def title_text(name: str) -> str:
+    """A user's name as the title of a plot: short, and of characters that the font has."""
+    return shortened(name, TITLE_LENGTH)
 
 
 def figure(width: float = 7.0, height: float = 4.2, rows: int = 1) -> tuple[Any, Any]:

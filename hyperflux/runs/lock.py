@@ -19,6 +19,8 @@ from hyperflux.errors import InputError, RunError
 
 LOCK = "lock"
 """The file in a run's folder that is locked while a process writes there; it names the process."""
+MAX_OWNER = 4096
+"""Bytes that are read of a lock: number and host of a process take fewer."""
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
@@ -101,7 +103,7 @@ def _owner(file: int, start: int) -> tuple[int, str]:
     """Number and host of the process that the lock names behind `start` bytes; 0 where it names none."""
     try:
         os.lseek(file, start, os.SEEK_SET)
-        content = json.loads(os.read(file, os.fstat(file).st_size))
+        content = json.loads(os.read(file, MAX_OWNER))
         return int(content["process"]), str(content["host"])
     except (ValueError, KeyError, TypeError):
         return 0, ""

@@ -9,7 +9,7 @@ from typing import Any
 from hyperflux._version import __version__
 from hyperflux.io.safe_read import shown
 from hyperflux.runs.schema import FORMAT, EpochRow, Outcome
-from hyperflux.telemetry.columns import Tables
+from hyperflux.telemetry.columns import NAME_LENGTH, Tables, layer_numbers
 
 MAX_LAYERS = 10_000
 MAX_CLASSES = 1 << 16
@@ -86,10 +86,10 @@ def check_epochs(rows: Sequence[EpochRow]) -> None:
 
 def check_telemetry(tables: Tables, outcome: Outcome) -> None:
     """Raise ValueError for telemetry that does not belong to the run of this outcome, or that no run leaves."""
-    names = {layer.name[:96] for layer in outcome.layers}  # as many characters as the tables' columns hold
+    names = {layer.name[:NAME_LENGTH] for layer in outcome.layers}
     for table, rows in tables.items():
         fields = rows.dtype.names or ()
-        if "layer" in fields and not set(rows["layer"].tolist()) <= names:
+        if "layer" in fields and not set(layer_numbers(rows)[0]) <= names:
             raise ValueError(f"table {table}: a layer that report.json does not know")
         for field in {"step", "total", "surviving", "pruned", "regrown", "flips", "weights", "present"} & {*fields}:
             if len(rows) and rows[field].min() < 0:

@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
+from hyperflux.io.safe_read import shown
 
 Pattern = str | re.Pattern[str] | type[nn.Module]
 Patterns = Pattern | Iterable[Pattern]
@@ -31,6 +32,9 @@ _WEIGHTS = {
     nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
 }
 """Types of modules whose weights are prunable by default, with the names of those weights."""
+MAX_PATTERNS = 1000
+MAX_PATTERN = 1000
+"""Most patterns, and most characters of each: matching takes their square."""
 _WHOLE_WEIGHTS = "pruning needs whole weights on every rank, as with DistributedDataParallel"
 
 
@@ -145,7 +149,13 @@ def _as_list(patterns: Patterns | None) -> list[Pattern]:
         return []
     one = isinstance(patterns, str | re.Pattern | type) or not isinstance(patterns, Iterable)
     found: list[Any] = [patterns] if one else list(cast(Iterable[Pattern], patterns))
+    if len(found) > MAX_PATTERNS:
+        raise InputError(f"patterns: {len(found):,} are too many; give {MAX_PATTERNS:,} or fewer")
     for pattern in found:
+        if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
+            raise InputError(
+                f"pattern {shown(pattern, 40)}: has {len(pattern):,} characters, more than {MAX_PATTERN:,}"
+            )
         is_module = isinstance(pattern, type) and issubclass(pattern, nn.Module)
         if not (is_module or isinstance(pattern, str | re.Pattern)):
             raise InputError(f"pattern {pattern!r}: give a name, a compiled regular expression or a type of module")
