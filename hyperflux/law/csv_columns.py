@@ -12,7 +12,9 @@ from hyperflux.io.safe_read import read_text, shown
 MAX_LIST = 300
 """Most characters of the column names that a message lists."""
 MAX_BYTES = 1 << 20
-"""Most bytes of a CSV file: tens of thousands of points, where a law needs dozens."""
+"""Most bytes of a CSV file."""
+MAX_POINTS = 10_000
+"""Most points, where a law needs dozens."""
 
 
 def read_columns(path: Path, first: str, second: str) -> tuple[list[float], list[float]]:
@@ -40,6 +42,8 @@ def read_columns(path: Path, first: str, second: str) -> tuple[list[float], list
         raise InputError(f"{path}: not a readable CSV file ({error})") from error
     if not found:
         raise InputError(f"{path}: has no row below the names of its columns")
+    if len(found) > MAX_POINTS:
+        raise InputError(f"{path}: has {len(found):,} points; give {MAX_POINTS:,} or fewer")
     return [x for x, _ in found], [y for _, y in found]
 
 

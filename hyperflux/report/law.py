@@ -72,6 +72,7 @@ class Study:
             "pressures": [self._asked(sparsity) for sparsity in self.sparsities],
         }
 
+    @np.errstate(all="ignore")
     @plain_settings()
     def plot(self, title: str, others: Sequence[tuple[float, float]] = ()) -> bytes:
         """Plot the points, both laws and the band of the chosen one, as a PNG. `others` were never fitted."""
@@ -90,8 +91,7 @@ class Study:
         axes.plot(pressure[~out], percent[~out], "o", color="black", markersize=5, label="settled density")
         if out.any():
             axes.plot(pressure[out], percent[out], "x", color="#cc0000", markersize=8, label="outlier, left out")
-        if others:
-            points = [(x, 100 * y) for x, y in others if y > 0]
+        if points := [(x, 100 * y) for x, y in others if y > 0]:
             axes.plot(*zip(*points, strict=True), "o", color="#888888", fillstyle="none", label="not fitted")
         shown = [100 * y for y in (*self.density, *(y for _, y in others if y > 0))]
         lowest, highest = log_limits(shown, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +54,10 @@ def title_text(name: str) -> str:
 
 def figure(width: float = 7.0, height: float = 4.2, rows: int = 1) -> tuple[Any, Any]:
     """A matplotlib figure in inches, with `rows` axes above each other that share their horizontal axis."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    drawn, axes = pyplot.subplots(rows, 1, figsize=(width, height), sharex=True, layout="constrained")
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    axes = drawn.subplots(rows, 1, sharex=True)
     for axis in [axes] if rows == 1 else axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(True, color="#dddddd", linewidth=0.6)
@@ -67,22 +66,14 @@ def figure(width: float = 7.0, height: float = 4.2, rows: int = 1) -> tuple[Any,
 
 
 def save(drawn: Any, path: Path) -> None:
-    """Write a figure as PNG and close it."""
-    from matplotlib import pyplot
-
+    """Write a figure as PNG."""
     drawn.savefig(path, dpi=150)
-    pyplot.close(drawn)
 
 
 def png(drawn: Any) -> bytes:
-    """A figure as the content of a PNG file; closes it."""
-    import io
-
-    from matplotlib import pyplot
-
+    """A figure as the content of a PNG file."""
     content = io.BytesIO()
     drawn.savefig(content, dpi=150, format="png")
-    pyplot.close(drawn)
     return content.getvalue()
 
 

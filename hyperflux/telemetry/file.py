@@ -25,6 +25,8 @@ MAX_BYTES = 1 << 29
 """Most unpacked bytes of all tables: full telemetry of hundreds of layers takes less."""
 MAX_ROWS = 1 << 20
 """Most rows of a table: full telemetry of a thousand layers has fewer."""
+MAX_INTERVALS = 1 << 14
+"""Most rows of the table of the network: full telemetry has about a thousand."""
 MAX_MEMBERS = 100
 """Most files in the archive."""
 PIECE = 1 << 20
@@ -70,8 +72,8 @@ def _table(archive: zipfile.ZipFile, name: str) -> Table:
             shape, _, dtype = read(member)
         if dtype != SCHEMA[name] or len(shape) != 1:
             raise ValueError(f"table {name} has other columns")
-        if shape[0] > MAX_ROWS:
-            raise ValueError(f"table {name} has {shape[0]:,} rows, more than {MAX_ROWS:,}")
+        if shape[0] > (most := MAX_INTERVALS if name == "network" else MAX_ROWS):
+            raise ValueError(f"table {name} has {shape[0]:,} rows, more than {most:,}")
         size = shape[0] * dtype.itemsize
         if member.tell() + size != archive.getinfo(f"{name}.npy").file_size:
             raise ValueError(f"table {name} does not have the {shape[0]:,} rows that its header states")
