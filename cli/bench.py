@@ -57,7 +57,7 @@ def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool
 
     found = measure_steps(model, batch_size, rotations, device)
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        print(json.dumps(found.to_dict()))
         return
     headings = ("step", "ms", "ratio to dense", "lowest", "highest", "held (MB)", "rise (MB)")
     rows = [
@@ -66,11 +66,11 @@ def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool
     ]
     console = plain_console()
     print_table(console, headings, rows)
-    click.echo()
+    print()
     update = [_cells(row) for row in found.update.times]
     print_table(console, ("update alone", "ms", "ratio", "lowest", "highest"), update)
-    click.echo()
-    click.echo(_account(found.update))
+    print()
+    print(_account(found.update))
 
 
 @bench.command()
@@ -87,7 +87,7 @@ def telemetry(model: str, batch_size: int, rotations: int, device: str, as_json:
 
     found = time_telemetry(model, batch_size, rotations, device)
     if as_json:
-        click.echo(json.dumps([row.to_dict() for row in found]))
+        print(json.dumps([row.to_dict() for row in found]))
         return
     headings = ("telemetry", "milliseconds", "ratio to off", "lowest", "highest", "file (kB)")
     rows = [(*_cells(row.time), f"{row.file_bytes / 1000:,.0f}") for row in found]
@@ -110,7 +110,7 @@ def latency(run: Path, batch_sizes: list[int], rotations: int, threads: int, as_
 
     found = measure_run(run, batch_sizes, rotations, threads)
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        print(json.dumps(found.to_dict()))
     else:
         _show_latency(found)
 
@@ -132,17 +132,17 @@ def _show_latency(found: Latency) -> None:
             for layer in batch.layers
             if layer.sparse and layer.csr_seconds is not None and layer.dense_seconds
         ]
-        click.echo(f"in CSR form at batch {batch.batch_size}: {', '.join(chosen) or 'no layer'}")
+        print(f"in CSR form at batch {batch.batch_size}: {', '.join(chosen) or 'no layer'}")
     costs = [
         (name, *(f"{value:,}" for value in (c.parameters, c.nonzero_parameters, c.dense_flops, c.sparse_flops)))
         for name, c in found.costs.items()
     ]
-    click.echo()
+    print()
     print_table(console, ("network", "parameters", "not zero", "FLOPs", "without zeros"), costs)
-    click.echo()
+    print()
     print_table(console, ("file", "bytes"), [(name, f"{size:,}") for name, size in found.file_bytes.items()])
     for note in found.notes:
-        click.echo(note)
+        print(note)
 
 
 def _account(update: UpdateCost) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from .options import PlainPath, merged, settings_options
+from .signals import ignore_stop_signals
 
 T = TypeVar("T")
 
@@ -67,13 +68,12 @@ def compare(
     folder = out or Path("runs") / f"compare-{base.dataset}-{base.model.replace(':', '-')}"
     console = plain_console(stderr=as_json)
     rows = execute_plan(Plan(base, methods, sparsities, seeds, folder), lambda text: console.print(text))
-    title = f"{base.model} on {base.dataset}"
+    comparison.write(rows, folder, f"{base.model} on {base.dataset}")
+    ignore_stop_signals()
     if as_json:
-        click.echo(json.dumps([row.to_dict() for row in rows]))
-        comparison.write(rows, folder, title)
+        print(json.dumps([row.to_dict() for row in rows]))
         return
     console.print()
     print_table(console, comparison.HEADINGS, map(comparison.cells, rows), words=("method",))
     console.print()
-    comparison.write(rows, folder, title)
     print_line(console, f"table, plot and runs in {folder}")

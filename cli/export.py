@@ -11,6 +11,7 @@ import click
 from hyperflux.deploy.export_options import EXTENSIONS
 
 from .options import PlainPath
+from .signals import ignore_stop_signals
 
 if TYPE_CHECKING:
     from hyperflux.deploy.export import Export
@@ -50,8 +51,9 @@ def export(run: Path, name: str, compact: bool, out: Path | None, as_json: bool)
     from hyperflux.deploy.export import export as export_run
 
     done = export_run(run, name, compact, out)
+    ignore_stop_signals()
     if as_json:
-        click.echo(json.dumps(done.to_dict()))
+        print(json.dumps(done.to_dict()))
     else:
         _show(done)
 
@@ -70,7 +72,7 @@ def _show(done: Export) -> None:
     ]
     if done.changed and done.format.endswith("safetensors"):
         lines.append("these weights fit only the compacted network; --format torch-export runs without its class")
-    click.echo("\n".join([*lines, f"wrote {done.format} to {done.file}"]))
+    print("\n".join([*lines, f"wrote {done.format} to {done.file}"]))
 
 
 def _describe_change(name: str, before: list[int] | None, after: list[int] | None) -> str | None:

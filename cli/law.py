@@ -10,6 +10,7 @@ import click
 
 from .compare import listed
 from .options import PlainPath, merged, settings_options
+from .signals import ignore_stop_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,8 +120,9 @@ def _sweep(
     except InputError as error:
         found, reason = None, str(error)
     shown.write_study(rows, settings, found, folder, f"{config.model} on {config.dataset}")
+    ignore_stop_signals()
     if as_json:
-        click.echo(json.dumps({**shown.to_dict(rows, settings, found), "folder": str(folder)}))
+        print(json.dumps({**shown.to_dict(rows, settings, found), "folder": str(folder)}))
     else:
         console.print()
         print_table(console, shown.HEADINGS, map(shown.cells, rows), words=("method", ""), wrap=False)
@@ -137,7 +139,7 @@ def _fit_file(
     source: Path, names: tuple[str, str], sparsities: list[float], out: Path | None, console: Console, as_json: bool
 ) -> None:
     """Fit two columns of a CSV file; with a folder, leave law.json and law.png there."""
-    from hyperflux.io.atomic_write import new_folder, write_atomic
+    from hyperflux.io.atomic_write import new_folder, write_together
     from hyperflux.law.csv_columns import read_columns
     from hyperflux.report.law import Study
 
@@ -146,11 +148,12 @@ def _fit_file(
     found = Study.of(*read_columns(source, *names), sparsities)
     text = json.dumps(found.to_dict())
     if out:
+        files = {"law.json": f"{text}\n".encode(), "law.png": found.plot(source.name)}
         new_folder(out)
-        write_atomic(out / "law.json", f"{text}\n".encode())
-        write_atomic(out / "law.png", found.plot(source.name))
+        write_together(out, files)
+        ignore_stop_signals()
     if as_json:
-        click.echo(text)
+        print(text)
         return
     _explain(found, console)
     if out:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import io
-import signal
 import sys
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -14,6 +13,7 @@ import hyperflux
 from hyperflux.errors import Interrupted, one_line
 from hyperflux.session.processes import launched
 
+from . import output
 from .bench import bench
 from .compare import compare
 from .export import export
@@ -21,10 +21,8 @@ from .law import law
 from .prune import prune
 from .recipes import recipes
 from .report import report
+from .signals import INTERRUPTED, LINE, SIGNALLED, catch_ctrl_c, ignore_stop_signals
 
-SIGNALLED = 128
-"""A command that a signal ends exits with this plus the signal's number, as in shells."""
-INTERRUPTED = SIGNALLED + signal.SIGINT
 TORCH_OUT_OF_MEMORY = ("not enough memory", "allocate memory", "out of memory")
 """Torch reports these as a plain RuntimeError."""
 
@@ -37,33 +35,36 @@ class OneLineErrors(click.Group):
         run = functools.partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
             return run()
-        _replace_what_cannot_be_encoded()
+        catch_ctrl_c()
+        output.take_over()
         try:
-            result: object = run()
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message())
-            sys.exit(0)
-        except click.ClickException as error:
-            _fail(error.format_message(), 2)
-        except (hyperflux.InputError, hyperflux.RunError, Interrupted) as error:
-            code = _code(error)
-            if error.reported_elsewhere:
-                sys.exit(code)
-            _fail(str(error), code)
-        except (click.Abort, KeyboardInterrupt):  # the first is a RuntimeError too
-            _fail("interrupted; the run's folder is left unfinished", INTERRUPTED)
-        except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, MemoryError) or any(words in str(error) for words in TORCH_OUT_OF_MEMORY)):
-                raise
-            _fail(f"out of memory ({error}); give a smaller --model or --batch-size", 1)
-        sys.exit(result if isinstance(result, int) else 0)
+            code, message = _outcome(run)
+        except KeyboardInterrupt:
+            code, message = INTERRUPTED, LINE
+        ignore_stop_signals()
+        if message:
+            print(message, file=sys.stderr)
+        sys.exit(output.exit_code(code))
 
 
-def _replace_what_cannot_be_encoded() -> None:
-    """Print "?" for a character that the output's encoding lacks: on Windows a pipe is not UTF-8."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+def _outcome(run: Callable[[], object]) -> tuple[int, str]:
+    """The exit code of a command, and the line to print on standard error, if any."""
+    try:
+        result = run()
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0, ""
+    except click.ClickException as error:
+        return 2, _line(error.format_message())
+    except (hyperflux.InputError, hyperflux.RunError, Interrupted) as error:
+        return _code(error), "" if error.reported_elsewhere else _line(str(error))
+    except (click.Abort, KeyboardInterrupt):  # the first is a RuntimeError too
+        return INTERRUPTED, LINE
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in TORCH_OUT_OF_MEMORY)):
+            raise
+        return 1, _line(f"out of memory ({error}); give a smaller --model or --batch-size")
+    return result if isinstance(result, int) else 0, ""
 
 
 def _code(error: hyperflux.InputError | hyperflux.RunError | Interrupted) -> int:
@@ -72,9 +73,8 @@ def _code(error: hyperflux.InputError | hyperflux.RunError | Interrupted) -> int
     return 2 if isinstance(error, hyperflux.InputError) else 1
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"hyperflux: {one_line(message)}", err=True)
-    sys.exit(code)
+def _line(message: str) -> str:
+    return f"hyperflux: {one_line(message)}"
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})

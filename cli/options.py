@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -26,8 +28,20 @@ class PlainPath(click.Path):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         """The path. Fails for other names."""
         if CONTROLS.search(str(value)):
-            self.fail(f"{shown(value)} holds a control character or is not UTF-8; rename it", parameter, context)
+            self.fail(_unprintable(str(value)), parameter, context)
         return super().convert(value, parameter, context)
+
+
+def _unprintable(name: str) -> str:
+    """Why a name can't be stored and printed, and the way out."""
+    try:
+        text = os.fsencode(name).decode()
+    except UnicodeError:
+        text = name
+    if CONTROLS.search(text):
+        return f"{shown(name)} holds a control character or is not UTF-8; rename it"
+    encoding = sys.getfilesystemencoding()
+    return f"{shown(text)} has characters that {encoding}, the encoding of this shell, lacks; set PYTHONUTF8=1"
 
 
 def settings_options(*, without: Collection[str] = ()) -> Callable[[F], F]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,6 +16,7 @@ import click
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
 
 from .options import PlainPath, merged, require_same_settings, settings_options
+from .signals import ignore_stop_signals
 
 if TYPE_CHECKING:
     from hyperflux.config import RunConfig
@@ -56,7 +58,7 @@ def prune(
     from .display import plain_console, print_summary, progress
 
     def announce(line: str) -> None:
-        click.echo(f"hyperflux: {line}", err=True)
+        print(f"hyperflux: {line}", file=sys.stderr)
 
     with launched_process_group() as processes:
         every = from_rank_zero(processes, lambda: CheckpointInterval.parse(checkpoint_every))
@@ -70,10 +72,11 @@ def prune(
             else:
                 go = partial(execute, config, folder)
             report = go(observe, every=every, stop=stop, announce=announce, processes=processes)
+            ignore_stop_signals()
     if processes.rank > 0:
         return
     if as_json:
-        click.echo(json.dumps({**report.to_dict(), "folder": str(folder)}))
+        print(json.dumps({**report.to_dict(), "folder": str(folder)}))
     else:
         print_summary(report, folder, plain_console())
 

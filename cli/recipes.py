@@ -18,8 +18,8 @@ def recipes(name: str | None) -> None:
     To make your own, save a recipe's text to a file, change it, and give the file to --recipe.
     """
     if name is not None:
-        click.echo(library.text(name), nl=False)
+        print(library.text(name), end="")
         return
     width = max(map(len, library.names()))
     for known in library.names():
-        click.echo(f"{known:<{width}}  {library.summary(known)}")
+        print(f"{known:<{width}}  {library.summary(known)}")

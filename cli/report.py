@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .options import PlainPath
+from .signals import ignore_stop_signals
 
 
 @click.command(short_help="Write a page about finished runs.")
@@ -25,6 +26,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
 
     found = reported_runs(runs)
     path = write_report(found, out or default_folder(runs))
+    ignore_stop_signals()
     console = plain_console()
     if len(found) == 1:
         for finding in narrative(found[0]):

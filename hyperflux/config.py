@@ -33,7 +33,7 @@ from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
 MAX_EPOCHS = 100_000
-"""Longest stage. A larger number is taken for a typing error."""
+"""Longest stage, and all stages together. A larger number is taken for a typing error."""
 MAX_SAMPLES = (1 << 31) - 1
 """Largest batch, and largest number of training samples."""
 MAX_WORKERS = 256
@@ -190,6 +190,8 @@ class RunConfig:
         }
         for kind, known in names.items():
             known_name(kind, self.dataset if kind == "data set" else getattr(self, kind), known)
+        if (epochs := self.dense.epochs + self.pruning.epochs + self.regrowth.epochs) > MAX_EPOCHS:
+            raise InputError(f"epochs: {epochs:,} in all stages together are too many; give {MAX_EPOCHS:,} or fewer")
         check_model(self.model)
         level(self.telemetry)
         if self.backend == "numpy":

@@ -1,8 +1,11 @@
-"""Atomic writes: a file appears whole or not at all."""
+"""Atomic writes: a file, or several that belong together, appear whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hyperflux.errors import InputError, WriteError
@@ -18,22 +21,46 @@ def write_atomic(target: Path, content: bytes) -> None:
     Raises:
         WriteError: The disk refuses, or returns other bytes than were written; `target` is as it was.
     """
-    part = target.with_name(f".{target.name}.part")
+    write_together(target.parent, {target.name: content})
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files of one folder, each as `write_atomic`; none is renamed before all are on the disk.
+
+    A kill between two renames leaves some new and some old, each of them whole.
+
+    Args:
+        folder: Where to.
+        contents: The files' contents by name.
+
+    Raises:
+        WriteError: The disk refuses, or returns other bytes than were written; no file has changed.
+    """
+    parts = {folder / name: folder / f".{name}.part" for name in contents}
+    target = folder
     try:
         try:
-            part.unlink(missing_ok=True)
-            with part.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if part.read_bytes() != content:
-                raise WriteError(f"{target}: what was written is not what the disk gives back")
-            part.replace(target)
-            _flush_folder(target.parent)
+            for target, part in parts.items():
+                _write_flushed(part, contents[target.name])
+            for target, part in parts.items():
+                part.replace(target)
+            _flush_folder(folder)
         finally:
-            part.unlink(missing_ok=True)
+            for part in parts.values():
+                with suppress(OSError):
+                    part.unlink()
     except OSError as error:
         raise WriteError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _write_flushed(part: Path, content: bytes) -> None:
+    part.unlink(missing_ok=True)
+    with part.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if part.read_bytes() != content:
+        raise OSError(errno.EIO, "what was written is not what the disk gives back")
 
 
 def _flush_folder(path: Path) -> None:

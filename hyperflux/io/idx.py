@@ -16,8 +16,8 @@ from hyperflux.errors import InputError
 from hyperflux.io.safe_read import open_file
 
 UNSIGNED_BYTE = 0x08
-MAX_BYTES = 1 << 29
-"""Most bytes of an array, eleven times MNIST's."""
+MAX_BYTES = 1 << 26
+"""Most bytes of an array; MNIST's largest has 47 million."""
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:

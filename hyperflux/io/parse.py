@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 from hyperflux.io.safe_read import CONTROLS, shown
 
 T = TypeVar("T")
+Reader = Callable[[Any], Any]
 
 
 def parse_dataclass(cls: type[T], values: Any) -> T:
@@ -20,44 +21,62 @@ def parse_dataclass(cls: type[T], values: Any) -> T:
     Raises:
         ValueError: A field is missing, unknown, of another type, or a text with control characters; it is named.
     """
-    hints = _hints(typing.cast(Hashable, cls))
-    if not isinstance(values, Mapping) or set(values) != set(hints):
-        wrong = sorted(set(values) ^ set(hints)) if isinstance(values, Mapping) else [shown(values, 40)]
+    readers = _readers(typing.cast(Hashable, cls))
+    if not isinstance(values, Mapping) or values.keys() != readers.keys():
+        wrong = sorted(set(values) ^ set(readers)) if isinstance(values, Mapping) else [shown(values, 40)]
         raise ValueError(f"not a {cls.__name__}: {', '.join(map(str, wrong))}")
-    return cls(**{name: _value(name, values[name], kind) for name, kind in hints.items()})
+    return cls(**{name: read(values[name]) for name, read in readers.items()})
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _readers(cls: Any) -> dict[str, Reader]:
+    """The reader of each field: the types are looked up once, not for every value of a long file."""
+    return {name: _reader(name, kind) for name, kind in typing.get_type_hints(cls).items()}
 
 
-def _value(name: str, value: Any, kind: Any) -> Any:
-    """`value`, checked to be of type `kind`; lists and dataclasses item by item."""
+def _reader(name: str, kind: Any) -> Reader:
+    """A function that checks a value to be of type `kind` and returns what the field gets."""
     if is_dataclass(kind):
-        return parse_dataclass(typing.cast(type, kind), value)
-    if typing.get_origin(kind) is list and isinstance(value, list):
-        (part,) = typing.get_args(kind)
-        return [_value(name, item, part) for item in value]
+        return functools.partial(parse_dataclass, typing.cast(type, kind))
+    fits, plain = _test(kind), float if kind is float else None
+
+    def read(value: Any) -> Any:
+        if type(value) is plain:
+            return value
+        if not isinstance(value, int | float):
+            _refuse_controls(name, value)
+        if not fits(value):
+            raise ValueError(f"{name}: {shown(value, 40)} is not {getattr(kind, '__name__', kind)}")
+        return value
+
+    if typing.get_origin(kind) is not list:
+        return read
+    (part,) = typing.get_args(kind)
+    read_item = _reader(name, part)
+    return lambda value: [read_item(item) for item in value] if isinstance(value, list) else read(value)
+
+
+def _refuse_controls(name: str, value: Any) -> None:
     for text in (*value.keys(), *value.values()) if isinstance(value, dict) else (value,):
         if isinstance(text, str) and CONTROLS.search(text):
             raise ValueError(f"{name}: {shown(text, 40)} holds a control character")
-    if not _fits(value, kind):
-        raise ValueError(f"{name}: {shown(value, 40)} is not {getattr(kind, '__name__', kind)}")
-    return value
 
 
-def _fits(value: Any, kind: Any) -> bool:
+@functools.cache
+def _test(kind: Any) -> Callable[[Any], bool]:
+    """The function that says whether a value is of type `kind`."""
     if kind is Any:
-        return True
+        return lambda value: True
     match typing.get_origin(kind):
         case typing.Literal:
-            return value in typing.get_args(kind)
+            known = typing.get_args(kind)
+            return lambda value: value in known
         case types.UnionType:
-            return any(_fits(value, option) for option in typing.get_args(kind))
+            options = [_test(option) for option in typing.get_args(kind)]
+            return lambda value: any(fits(value) for fits in options)
         case origin if origin is dict:
-            first, second = typing.get_args(kind)
-            return isinstance(value, dict) and all(_fits(k, first) and _fits(v, second) for k, v in value.items())
-    if type(value) is int:  # what exceeds int64 is neither a valid count nor a valid float
-        return kind in (int, float) and abs(value) < 1 << 63
-    return type(value) is kind
+            first, second = map(_test, typing.get_args(kind))
+            return lambda value: isinstance(value, dict) and all(first(k) and second(v) for k, v in value.items())
+    if kind in (int, float):  # what exceeds int64 is neither a valid count nor a valid float
+        return lambda value: abs(value) < 1 << 63 if type(value) is int else type(value) is kind
+    return lambda value: type(value) is kind

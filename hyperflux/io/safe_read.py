@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import tomllib
 from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +19,12 @@ from typing import Any
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, which a terminal may obey, and surrogates, which UTF-8 cannot encode."""
+MAX_KEY_PARTS = 50
+"""Most parts of a dotted key in TOML; those of our settings have two."""
+_STRINGS = re.compile(
+    r""""{3}(?:[^\\]|\\.)*?(?:"{3}|\Z)|'{3}.*?(?:'{3}|\Z)|"(?:[^"\\\n]|\\[^\n])*+"?|'[^'\n]*+'?|#[^\n]*+""", re.DOTALL
+)
+_DEEP_KEY = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_KEY_PARTS}}}")
 MIN_READ = 1 << 16
 """Bytes read from a file whose size is given as 0, as in /proc."""
 
@@ -71,7 +78,23 @@ def inside(folder: Path, name: str) -> Path:
 def parse_json(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for invalid JSON, excessive nesting and duplicate keys."""
     try:
+        value = json.loads(text)
+        if isinstance(value, dict) and len(value) == text.count(":"):  # as many keys as there can be: none is twice
+            return value
         return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text. Raises ValueError for invalid TOML and excessive nesting.
+
+    A dotted key of n parts takes the parser n² steps and as much memory, so it is refused beforehand.
+    """
+    if _DEEP_KEY.search(_STRINGS.sub("s", text)):
+        raise ValueError(f"a key of more than {MAX_KEY_PARTS} parts")
+    try:
+        return tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

@@ -273,10 +273,15 @@ def _least_squares(x: Array, y: Array, degree: Degree, inliers: NDArray[np.bool_
     estimate, _, rank, _ = np.linalg.lstsq(terms, y, rcond=None)
     if rank <= degree:
         raise InputError("pressure: the values lie too close together to tell a law; sweep a wider range of pressures")
+    if not 0 < (c := float(_exp(estimate[0]))) < math.inf:
+        raise InputError(
+            f"pressure: all values are too far from 1, where the law would give a density of e^{estimate[0]:.4g}; "
+            "measure pressures in another unit"
+        )
     unexplained, freedom = float(((y - terms @ estimate) ** 2).sum()), len(y) - degree - 1
     least = MIN_SCALE * float(np.abs(y).max())
     return PruningLaw(
-        c=float(_exp(estimate[0])),
+        c=c,
         alpha0=float(estimate[1]),
         alpha1=float(estimate[2]) if degree == 2 else 0.0,
         r2=1 - unexplained / float(((y - y.mean()) ** 2).sum()),

@@ -10,10 +10,10 @@ from typing import Any
 
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
-from hyperflux.io.safe_read import inside, read_text
+from hyperflux.io.safe_read import inside, parse_toml, read_text
 
-MAX_BYTES = 1 << 20
-"""Most bytes of a TOML file."""
+MAX_BYTES = 1 << 18
+"""Most bytes of a TOML file; all settings take two thousand."""
 
 
 def names() -> list[str]:
@@ -53,8 +53,8 @@ def load_settings(folder: Path) -> dict[str, Any]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_text(path, MAX_BYTES))
+        return parse_toml(read_text(path, MAX_BYTES))
     except OSError as error:
         raise InputError(f"recipe {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"recipe {path}: not valid TOML ({error})") from error

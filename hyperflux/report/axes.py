@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hyperflux.report.style import COLOURS, MUTED, SHADE
 from hyperflux.report.svg import Key
 
 Numbers = NDArray[np.float64]
+LEAST, MOST = 1e-306, 1e306
+"""Ends of a logarithmic axis: further out, what matplotlib computes is infinite or 0."""
 MAX_TICKS = 6
 """Most numbers on a logarithmic axis."""
 LABEL_WIDTH = 0.15
@@ -29,10 +31,16 @@ def log_axis(axes: Any, which: str, values: Iterable[Any]) -> None:
     """
     found = np.concatenate([np.ravel(np.asarray(part, float)) for part in values])
     found = found[np.isfinite(found) & (found > 0)]
-    low, high = (found.min() / 1.15, found.max() * 1.15) if len(found) else (1.0, 1.0)
-    widen = math.sqrt(max(1.0, 3 * low / high))
-    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / widen, high * widen)})
+    axes.set(**{f"{which}scale": "log", f"{which}lim": log_limits(found, 1.15)})
     label_log_axis(axes, which)
+
+
+def log_limits(values: ArrayLike, margin: float) -> tuple[float, float]:
+    """Limits of a logarithmic axis by a factor `margin` around positive values, at least threefold apart."""
+    found = np.clip(np.asarray(values, float), LEAST, MOST)
+    low, high = (float(found.min()) / margin, float(found.max()) * margin) if len(found) else (1.0, 1.0)
+    widen = math.sqrt(max(1.0, 3 * low / high))
+    return low / widen, high * widen
 
 
 def label_log_axis(axes: Any, which: str) -> None:

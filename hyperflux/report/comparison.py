@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperflux.io.atomic_write import write_atomic
+from hyperflux.io.atomic_write import write_together
 from hyperflux.report.markup import markdown_table
-from hyperflux.report.style import COLOURS, figure, png
+from hyperflux.report.style import COLOURS, figure, plain_settings, png, title_text
 from hyperflux.report.table_files import csv_file, json_file
 from hyperflux.runs.compare import Comparison
 
@@ -37,12 +37,12 @@ def markdown(rows: Sequence[Comparison]) -> str:
 def write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
     """Write `comparison.md`, `.json`, `.csv` and `.png` into the folder. Raises WriteError where the disk refuses."""
     tables = [row.to_dict() for row in rows]
-    write_atomic(folder / "comparison.md", markdown(rows).encode())
-    write_atomic(folder / "comparison.json", json_file(tables))
-    write_atomic(folder / "comparison.csv", csv_file(tables))
-    write_atomic(folder / "comparison.png", plot(rows, title))
+    contents = (markdown(rows).encode(), json_file(tables), csv_file(tables), plot(rows, title))
+    endings = ("md", "json", "csv", "png")
+    write_together(folder, {f"comparison.{end}": content for end, content in zip(endings, contents, strict=True)})
 
 
+@plain_settings()
 def plot(rows: Sequence[Comparison], title: str) -> bytes:
     """Plot mean accuracy at the density reached, with its spread over seeds, a line per method, as a PNG."""
     drawn, axes = figure()
@@ -63,7 +63,9 @@ def plot(rows: Sequence[Comparison], title: str) -> bytes:
     dense = [row.dense_accuracy for row in rows if row.dense_accuracy is not None]
     if dense:
         axes.axhline(100 * sum(dense) / len(dense), color="#555555", linewidth=1, linestyle="--", label="dense")
-    axes.set(xscale="log", xlabel="density (% of the weights left)", ylabel="test accuracy (%)", title=title)
+    axes.set(
+        xscale="log", xlabel="density (% of the weights left)", ylabel="test accuracy (%)", title=title_text(title)
+    )
     axes.minorticks_off()
     targets = sorted({round(100 * (1 - row.target_sparsity), 6) for row in rows})
     axes.set_xticks(targets, [f"{target:g}" for target in targets])

@@ -81,8 +81,8 @@ def plot_accuracy(runs: Sequence[ReportedRun]) -> Plot | None:
     with drawing("accuracy"):
         drawn, axes = blank()
         for number, run in enumerate(runs):
-            values = [100 * row.accuracy for row in run.epochs]
-            axes.plot([row.epoch for row in run.epochs], values, **line_look(number), **_dots(values), gid="data")
+            values = [100 * row.accuracy for row in run.drawn_epochs]
+            axes.plot([row.epoch for row in run.drawn_epochs], values, **line_look(number), **_dots(values), gid="data")
         if len(dense) == 1:
             axes.axhline(100 * next(iter(dense)), color=MUTED, linewidth=1, linestyle="--")
         low, high = _accuracies(runs)
@@ -102,7 +102,7 @@ def plot_accuracy(runs: Sequence[ReportedRun]) -> Plot | None:
 
 def plot_losses(runs: Sequence[ReportedRun]) -> Plot | None:
     """Loss of training and test data by epoch, of one run."""
-    rows = runs[0].epochs
+    rows = runs[0].drawn_epochs
     values = {name: positive(np.array([getattr(row, name) for row in rows])) for name in ("train_loss", "test_loss")}
     if len(runs) > 1 or not all(np.isfinite(part).any() for part in values.values()):
         return None

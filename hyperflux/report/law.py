@@ -11,8 +11,8 @@ import numpy as np
 
 from hyperflux.errors import InputError
 from hyperflux.law.fit import Interval, LawComparison, PruningLaw, compare_degrees
-from hyperflux.report.axes import label_log_axis
-from hyperflux.report.style import COLOURS, figure, png
+from hyperflux.report.axes import label_log_axis, log_limits
+from hyperflux.report.style import COLOURS, figure, plain_settings, png, title_text
 from hyperflux.schedules.feasibility import require_fraction
 
 HEADINGS = ("", "linear", "quadratic")
@@ -72,13 +72,15 @@ class Study:
             "pressures": [self._asked(sparsity) for sparsity in self.sparsities],
         }
 
+    @np.errstate(all="ignore")
+    @plain_settings()
     def plot(self, title: str, others: Sequence[tuple[float, float]] = ()) -> bytes:
         """Plot the points, both laws and the band of the chosen one, as a PNG. `others` were never fitted."""
         drawn, axes = figure()
         out = np.isin(np.arange(len(self.pressure)), self.outliers)
         pressure, percent = np.asarray(self.pressure), 100 * np.asarray(self.density)
         ends = [*pressure, *(x for x, _ in others)]
-        curve = np.geomspace(min(ends) / MARGIN, max(ends) * MARGIN, CURVE_POINTS)
+        curve = np.geomspace(*log_limits(ends, MARGIN), CURVE_POINTS)
         chosen = self.laws.preferred
         low, high = (100 * end for end in chosen.predict_interval(curve, LEVEL))
         if chosen.freedom:
@@ -89,13 +91,13 @@ class Study:
         axes.plot(pressure[~out], percent[~out], "o", color="black", markersize=5, label="settled density")
         if out.any():
             axes.plot(pressure[out], percent[out], "x", color="#cc0000", markersize=8, label="outlier, left out")
-        if others:
-            points = [(x, 100 * y) for x, y in others if y > 0]
+        if points := [(x, 100 * y) for x, y in others if y > 0]:
             axes.plot(*zip(*points, strict=True), "o", color="#888888", fillstyle="none", label="not fitted")
         shown = [100 * y for y in (*self.density, *(y for _, y in others if y > 0))]
+        lowest, highest = log_limits(shown, 2)
         axes.set(
-            xscale="log", yscale="log", xlabel="pressure γ", ylabel="density (% of the weights left)", title=title,
-            ylim=(min(shown) / 2, min(200.0, 2 * max(shown))),
+            xscale="log", yscale="log", xlabel="pressure γ", ylabel="density (% of the weights left)",
+            title=title_text(title), xlim=(curve[0] / 1.2, curve[-1] * 1.2), ylim=(lowest, min(200.0, highest)),
         )  # fmt: skip
         label_log_axis(axes, "x")
         label_log_axis(axes, "y")

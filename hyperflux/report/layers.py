@@ -13,6 +13,7 @@ from hyperflux.report.formatting import shortened
 from hyperflux.report.run import ReportedRun
 from hyperflux.report.style import COLOURS, line_look
 from hyperflux.report.svg import SIZE, Key, Plot, blank, drawing, inline
+from hyperflux.telemetry.columns import layer_numbers
 
 MAX_LINES = 8
 """Layers that are drawn as lines; more become a heat map."""
@@ -31,7 +32,7 @@ def plot_layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
     tables = runs[0].telemetry
     if len(runs) > 1 or tables is None:
         return None
-    names = list(dict.fromkeys(tables["layers"]["layer"].tolist()))
+    names, _ = layer_numbers(tables["layers"])
     return _lines(runs[0], names) if len(names) <= MAX_LINES else _heat_map(runs[0], names)
 
 
@@ -88,11 +89,11 @@ def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
 
 def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
     """A row per layer and a column per moment, as one image."""
-    columns = []
+    columns, end = [], max(1, run.last_step)
     for name in names:
         rows = run.layer(name)
         assert rows is not None
-        moments = np.linspace(0, run.last_step, 201)[1:]
+        moments = np.linspace(0, end, 201)[1:]
         place = np.minimum(np.searchsorted(rows["step"], moments), len(rows) - 1)
         columns.append(100 * rows["surviving"][place] / rows["total"][place])
     values = np.array(columns)
@@ -103,7 +104,7 @@ def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
         drawn, axes = blank(height)
         least = min(values[values > 0].min(initial=100.0), 99.0)
         shown = np.ma.masked_less_equal(values, 0)
-        extent = (0, run.last_step, len(names) - 0.5, -0.5)
+        extent = (0, end, len(names) - 0.5, -0.5)
         norm = LogNorm(least, 100)
         look = {"norm": norm, "cmap": "cividis", "aspect": "auto", "interpolation": "none"}
         axes.imshow(shown, **look, extent=extent, zorder=1, gid="data")
@@ -140,5 +141,5 @@ def _name_rows(axes: Any, names: Sequence[str], row: float) -> None:
     ending = ".weight" if all(name.endswith(".weight") for name in names) else ""
     inches = (_height(len(names), row) - BORDER) / len(names)
     places = range(0, len(names), math.ceil(NAME_HEIGHT / inches))
-    shown = [shortened(names[place].removesuffix(ending), NAME_LENGTH).replace("$", r"\$") for place in places]
+    shown = [shortened(names[place].removesuffix(ending), NAME_LENGTH) for place in places]
     axes.set_yticks(places, shown, fontsize=8)

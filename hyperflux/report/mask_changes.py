@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hyperflux.report.axes import isolated_points, line_keys, log_axis, shade_stages
-from hyperflux.report.run import ReportedRun
+from hyperflux.report.run import MAX_POINTS, ReportedRun, few_of
 from hyperflux.report.style import INK, PRESENT, PRUNED, line_look
 from hyperflux.report.svg import Key, Plot, blank, drawing, inline
 from hyperflux.report.timeline import shade_common_stages, timelines
@@ -105,7 +105,9 @@ def plot_settling(runs: Sequence[ReportedRun]) -> Plot | None:
                 if ages[side].any():
                     steps, place = np.unique(ages["step"], return_inverse=True)
                     grown = np.cumsum(np.bincount(place.ravel(), ages[side]))
-                    steps, shares = np.append(steps, run.last_step), np.append(grown, grown[-1]) / grown[-1]
+                    shown = few_of(np.arange(len(steps)), MAX_POINTS)
+                    steps, shares = np.append(steps[shown], run.last_step), np.append(grown[shown], grown[-1])
+                    shares = shares / grown[-1]
                     axes.plot(steps, 100 * shares, drawstyle="steps-post", **look, gid="data")
         shade_common_stages(axes, timelines(runs)[1])
         axes.set(xlabel="optimizer step", ylabel="in their final state (%)", ylim=(-3, 103))

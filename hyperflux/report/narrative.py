@@ -24,6 +24,7 @@ class Finding:
     text: str
 
 
+@np.errstate(all="ignore")
 def narrative(run: ReportedRun) -> list[Finding]:
     """Everything that a run's files say about it, in the order in which a reader asks."""
     return _given(
@@ -38,6 +39,7 @@ def narrative(run: ReportedRun) -> list[Finding]:
     )
 
 
+@np.errstate(all="ignore")
 def short_narrative(run: ReportedRun) -> list[Finding]:
     """What matters of one run among several."""
     return _given(
@@ -116,9 +118,8 @@ def _first_pruned(run: ReportedRun) -> str:
 def _progress(run: ReportedRun, step: int) -> str:
     """How far into its stage a step is, in parentheses."""
     end = run.last_pruning_step
-    if step <= end:
-        return f" ({_share(step, end)} into the pruning stage)"
-    return f" ({_share(step - end, run.last_step - end)} into the regrowth stage)"
+    name, passed, length = ("pruning", step, end) if step <= end else ("regrowth", step - end, run.last_step - end)
+    return f" ({_share(passed, length)} into the {name} stage)" if length > 0 else ""
 
 
 def _share(part: float, whole: float) -> str:

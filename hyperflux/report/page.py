@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from hyperflux.report.context import report_context
 from hyperflux.report.course import plot_accuracy, plot_density, plot_losses, plot_mask_changes, plot_pressure
 from hyperflux.report.layers import plot_final_density, plot_layer_density
@@ -38,6 +40,7 @@ def html_page(runs: Sequence[ReportedRun]) -> str:
     return page_around(draw_plots(runs), runs)
 
 
+@np.errstate(all="ignore")
 def draw_plots(runs: Sequence[ReportedRun]) -> dict[str, list[Plot]]:
     """The plots for which the runs have recorded enough, by heading."""
     drawn = {heading: [plot(runs) for plot in plots] for heading, plots in (SHARED if runs[1:] else SECTIONS).items()}

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, one_line
 from hyperflux.report.formatting import percent
 from hyperflux.runs.folder import read_run
 from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
-from hyperflux.telemetry.columns import Table, Tables
+from hyperflux.telemetry.columns import NAME_LENGTH, Table, Tables, layer_numbers
 
 MAX_POINTS = 250
 """Of a line: what a plot of a hand's width can show."""
@@ -50,6 +52,11 @@ class ReportedRun:
     def epochs(self) -> list[EpochRow]:
         """The epochs of all stages."""
         return self.recorded.epochs
+
+    @property
+    def drawn_epochs(self) -> list[EpochRow]:
+        """The epochs that a plot shows: at most `MAX_POINTS`."""
+        return [self.epochs[place] for place in few_of(np.arange(len(self.epochs)), MAX_POINTS)]
 
     @property
     def pruning_epochs(self) -> list[EpochRow]:
@@ -89,10 +96,18 @@ class ReportedRun:
 
     def layer_rows(self, name: str) -> Table | None:
         """All rows of a layer; None if telemetry has none."""
-        if self.telemetry is None:
+        if self.telemetry is None or name[:NAME_LENGTH] not in self._places:
             return None
-        rows = self.telemetry["layers"][self.telemetry["layers"]["layer"] == name]
-        return rows if len(rows) else None
+        return self.telemetry["layers"][self._places[name[:NAME_LENGTH]]]
+
+    @cached_property
+    def _places(self) -> dict[str, NDArray[np.intp]]:
+        """The places of every layer's rows in the table of layers, in their order."""
+        assert self.telemetry is not None
+        names, numbers = layer_numbers(self.telemetry["layers"])
+        order = np.argsort(numbers, kind="stable")
+        ends = np.cumsum(np.bincount(numbers, minlength=len(names)))
+        return dict(zip(names, np.split(order, ends[:-1]), strict=True))
 
     @property
     def last_pruning_step(self) -> int:
@@ -142,6 +157,12 @@ def thinned(rows: Table, max_rows: int) -> Table:
     for name in ("pruned", "regrown"):
         kept[name] = np.add.reduceat(rows[name], starts[:-1])
     return kept
+
+
+def few_of(values: NDArray[Any], most: int) -> NDArray[Any]:
+    """At most `most` of the values, evenly spaced from the first to the last."""
+    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return np.take(values, np.unique(places))
 
 
 def _labels(names: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:

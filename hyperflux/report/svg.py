@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperflux.report.style import GRID, INK, MUTED, VARIABLES
+from hyperflux.report.style import GRID, INK, MUTED, VARIABLES, plain_settings
 
 SIZE = (4.6, 3.0)
 """Inches: at this width ten-point text can be read on a phone."""
@@ -51,8 +51,7 @@ def drawing(name: str) -> Iterator[None]:
     """Use the settings of all plots, whatever the user's own, with text that stays text."""
     import matplotlib
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
+    with plain_settings():
         matplotlib.rcParams.update(
             {
                 "svg.fonttype": "none",

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hyperflux.io.atomic_write import write_atomic
+from hyperflux.io.atomic_write import write_together
 from hyperflux.law.saliency import LOW_QUANTILE, MEASURES
 from hyperflux.law.sweep import SweepRow, SweepSettings
 from hyperflux.report.axes import label_log_axis
 from hyperflux.report.law import Study
-from hyperflux.report.style import COLOURS, figure, png
+from hyperflux.report.style import COLOURS, figure, plain_settings, png, title_text
 from hyperflux.report.table_files import csv_file, json_file
 from hyperflux.spec import KAPPA
 
@@ -51,17 +51,13 @@ def cells(row: SweepRow) -> tuple[str, ...]:
     )
 
 
-def write_rows(rows: Sequence[SweepRow], folder: Path, outliers: Collection[float] = ()) -> None:
-    """Write `law.csv` and `saliencies.csv` of what has been measured so far.
+def write_rows(rows: Sequence[SweepRow], folder: Path) -> None:
+    """Write `law.csv` and `saliencies.csv` of what has been measured so far. Raises WriteError if the disk refuses."""
+    write_together(folder, _tables(rows, ()))
 
-    Args:
-        rows: The sweep's rows.
-        folder: Where to.
-        outliers: Pressures whose rows are marked as left out of the fit.
 
-    Raises:
-        WriteError: The disk refuses.
-    """
+def _tables(rows: Sequence[SweepRow], outliers: Collection[float]) -> dict[str, bytes]:
+    """`law.csv` and `saliencies.csv`; rows whose pressure is one of `outliers` are marked as left out of the fit."""
     names = ("pressure", "density", "surviving", "total", "epochs", "settled", "accuracy")
     table = [
         {
@@ -71,21 +67,21 @@ def write_rows(rows: Sequence[SweepRow], folder: Path, outliers: Collection[floa
         for row in rows
         if row.method == "hyperflux"
     ]
-    write_atomic(folder / "law.csv", csv_file(table))
-    write_atomic(folder / "saliencies.csv", csv_file(_saliency_table(rows)))
+    return {"law.csv": csv_file(table), "saliencies.csv": csv_file(_saliency_table(rows))}
 
 
 def write_study(
     rows: Sequence[SweepRow], settings: SweepSettings, found: Study | None, folder: Path, title: str
 ) -> None:
     """Write all files of a finished sweep. Raises WriteError if the disk refuses."""
-    write_rows(rows, folder, [found.pressure[index] for index in found.outliers] if found else [])
-    write_atomic(folder / "law.json", json_file(to_dict(rows, settings, found)))
+    files = _tables(rows, [found.pressure[index] for index in found.outliers] if found else [])
+    files["law.json"] = json_file(to_dict(rows, settings, found))
     if any(row.surviving for row in rows):
-        write_atomic(folder / "saliencies.png", plot_saliencies(rows, title))
+        files["saliencies.png"] = plot_saliencies(rows, title)
     if found:
         others = [(row.pressure, row.density) for row in rows if row.method == "hyperflux" and row.fault]
-        write_atomic(folder / "law.png", found.plot(title, others))
+        files["law.png"] = found.plot(title, others)
+    write_together(folder, files)
 
 
 def to_dict(rows: Sequence[SweepRow], settings: SweepSettings, found: Study | None) -> dict[str, Any]:
@@ -97,6 +93,7 @@ def to_dict(rows: Sequence[SweepRow], settings: SweepSettings, found: Study | No
     }
 
 
+@plain_settings()
 def plot_saliencies(rows: Sequence[SweepRow], title: str) -> bytes:
     """Plot the smallest value and a low quantile of each measure against density, as a PNG.
 
@@ -117,11 +114,13 @@ def plot_saliencies(rows: Sequence[SweepRow], title: str) -> bytes:
             balance = [
                 (100 * row.density, row.pressure / row.total / KAPPA) for row in present if row.method == "hyperflux"
             ]
-            axis.plot(*zip(*balance, strict=True), "--", color="#555555", linewidth=1, label="γ/(κN)")
+            if balance:
+                axis.plot(*zip(*balance, strict=True), "--", color="#555555", linewidth=1, label="γ/(κN)")
             axis.legend(frameon=False, fontsize=8)
         axis.set(xscale="log", yscale="log", ylabel=f"{name} {SYMBOLS[name]}")
+        label_log_axis(axis, "y")
     axes[0].legend(frameon=False, fontsize=8)
-    axes[0].set_title(f"{title}: saliency of surviving weights")
+    axes[0].set_title(f"{title_text(title)}: saliency of surviving weights")
     axes[-1].set_xlabel("density (% of the weights left)")
     label_log_axis(axes[-1], "x")
     return png(drawn)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyperflux.report.axes import Numbers, shade_stages
-from hyperflux.report.run import ReportedRun
+from hyperflux.report.run import MAX_POINTS, ReportedRun, few_of
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,14 @@ def _by_step(run: ReportedRun) -> Timeline:
 
 def _by_epoch(run: ReportedRun) -> Timeline:
     rows, total = run.pruning_epochs, run.outcome.total_weights
+    shown = few_of(np.arange(len(rows)), MAX_POINTS)
+    drawn = [rows[place] for place in shown]
     return Timeline(
-        time=np.arange(1.0, len(rows) + 1),
-        density=np.array([row.density for row in rows]),
-        target_density=np.array([row.wanted for row in rows]),
-        pressure=np.array([row.pressure for row in rows]),
-        pruned=np.array([np.nan if row.pruned is None else row.pruned / total for row in rows]),
-        regrown=np.array([np.nan if row.regrown is None else row.regrown / total for row in rows]),
+        time=shown + 1.0,
+        density=np.array([row.density for row in drawn]),
+        target_density=np.array([row.wanted for row in drawn]),
+        pressure=np.array([row.pressure for row in drawn]),
+        pruned=np.array([np.nan if row.pruned is None else row.pruned / total for row in drawn]),
+        regrown=np.array([np.nan if row.regrown is None else row.regrown / total for row in drawn]),
         pruning_end=float(sum(row.stage == "pruning" for row in rows)),
     )

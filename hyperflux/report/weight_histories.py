@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from hyperflux.report.axes import shade_stages
 from hyperflux.report.formatting import shortened
-from hyperflux.report.run import MAX_POINTS, ReportedRun
+from hyperflux.report.run import MAX_POINTS, ReportedRun, few_of
 from hyperflux.report.style import INK, MUTED, PRESENT, PRUNED
 from hyperflux.report.svg import Key, Plot, drawing, inline, stacked
-from hyperflux.telemetry.columns import Table
+from hyperflux.telemetry.columns import Table, layer_numbers
 
 FATES = {"never pruned": 1, "came back and stayed": 2, "came back, pruned in the end": 2, "pruned once, for good": 1}
 """What becomes of weights, and how many of each kind are drawn."""
@@ -77,18 +77,18 @@ def plot_weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
 
 
 def _draw(axes: Any, history: WeightHistory) -> None:
-    few = np.unique(np.linspace(0, len(history.t) - 1, MAX_POINTS).round().astype(int))
+    few = few_of(np.arange(len(history.t)), MAX_POINTS)
     steps, t = history.steps[few], history.t[few]
     for colour, side in ((PRESENT, t >= 0), (PRUNED, t <= 0)):
         axes.fill_between(steps, 0, t, where=side, interpolate=True, color=colour, alpha=0.35, linewidth=0)
     axes.plot(steps, t, color=INK, linewidth=0.8, gid="data")
     axes.axhline(0, color=MUTED, linewidth=0.8)
     for change, marker in ((-1, "v"), (1, "^")):
-        at = history.turns == change
-        if at.any():
+        at = few_of(np.flatnonzero(history.turns == change), MAX_POINTS)
+        if len(at):
             colour = PRESENT if change > 0 else PRUNED
             axes.plot(history.steps[at], history.t[at], linestyle="", marker=marker, markersize=3.5, color=colour)
-    name = f"{shortened(history.layer, 24)} [{history.index}]: {history.fate}".replace("$", r"\$")
+    name = f"{shortened(history.layer, 24)} [{history.index}]: {history.fate}"
     axes.set_title(name, fontsize=9, loc="left", pad=2, color=INK)
     axes.locator_params(axis="y", nbins=3)
     axes.tick_params(axis="y", labelsize=8)
@@ -99,27 +99,27 @@ def chosen_histories(sample: Table) -> list[WeightHistory]:
 
     Weights that came back are chosen from those that were seen pruned at the end of an interval, if there are any.
     """
-    rows = sample[np.lexsort((sample["step"], sample["index"], sample["layer"]))]
-    starts = np.flatnonzero((rows["layer"][1:] != rows["layer"][:-1]) | (rows["index"][1:] != rows["index"][:-1])) + 1
-    histories = [_history(part) for part in np.split(rows, starts)]
+    names, layers = layer_numbers(sample)
+    layers = np.argsort(np.argsort(names))[layers]
+    order = np.lexsort((sample["step"], sample["index"], layers))
+    new = np.diff(layers[order]).astype(bool) | np.diff(sample["index"][order]).astype(bool)
+    starts = np.concatenate([[0], np.flatnonzero(new) + 1])
+    ends = np.append(starts[1:], len(order))
+    present = sample["present"][order]
+    turned = np.add.reduceat(np.append(False, (present[1:] != present[:-1]) & ~new).astype(np.int64), starts)
+    stayed, flips = present[ends - 1], sample["flips"][order[ends - 1]]
+    members = (stayed & (flips == 0), stayed & (flips != 0), ~stayed & (flips > 1), ~stayed & (flips <= 1))
     chosen = []
-    for fate, number in FATES.items():
-        group = sorted((history for history in histories if history.fate == fate), key=_turned)
-        if fate.startswith("came back"):
-            group = [history for history in group if _turned(history) >= 2] or group
-        picks = {len(group) * (2 * pick + 1) // (2 * number) for pick in range(number)} if group else set()
-        chosen += [group[pick] for pick in sorted(picks)]
+    for (fate, number), is_member in zip(FATES.items(), members, strict=True):
+        group = np.flatnonzero(is_member)
+        group = group[np.argsort(turned[group], kind="stable")]
+        if fate.startswith("came back") and (turned[group] >= 2).any():
+            group = group[turned[group] >= 2]
+        picks = {len(group) * (2 * pick + 1) // (2 * number) for pick in range(number)} if len(group) else set()
+        chosen += [_history(sample[order[starts[place] : ends[place]]], fate) for place in group[sorted(picks)]]
     return chosen
 
 
-def _turned(history: WeightHistory) -> int:
-    return int(np.abs(history.turns).sum())
-
-
-def _history(rows: Table) -> WeightHistory:
+def _history(rows: Table, fate: str) -> WeightHistory:
     last = rows[-1]
-    if last["present"]:
-        fate = "never pruned" if last["flips"] == 0 else "came back and stayed"
-    else:
-        fate = "pruned once, for good" if last["flips"] <= 1 else "came back, pruned in the end"
     return WeightHistory(str(last["layer"]), int(last["index"]), rows["step"], rows["t"], rows["present"], fate)

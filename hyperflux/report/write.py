@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyperflux.errors import InputError, RunError
-from hyperflux.io.atomic_write import write_atomic
+from hyperflux.io.atomic_write import write_together
 from hyperflux.report.markdown import markdown_report
 from hyperflux.report.page import html_page
 from hyperflux.report.run import ReportedRun
@@ -22,11 +22,10 @@ def default_folder(folders: Sequence[Path]) -> Path:
 
 def write_report(runs: Sequence[ReportedRun], folder: Path) -> Path:
     """Write both files and return the page's path. Raises InputError if they can't be written."""
-    files = {"report.html": html_page(runs), "report.md": markdown_report(runs)}
+    texts = {"report.html": html_page(runs), "report.md": markdown_report(runs)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_atomic(folder / name, text.encode("utf-8", "replace"))
+        write_together(folder, {name: text.encode("utf-8", "replace") for name, text in texts.items()})
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror}); name a folder with --out") from error
     except RunError as error:

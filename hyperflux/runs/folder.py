@@ -24,7 +24,7 @@ import tomli_w
 from safetensors.numpy import save
 
 from hyperflux.backends.base import Tensors
-from hyperflux.config import RunConfig
+from hyperflux.config import MAX_EPOCHS, RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.io.atomic_write import write_atomic
 from hyperflux.io.parse import parse_dataclass
@@ -36,8 +36,8 @@ from hyperflux.runs.validation import NewerFormatError, check_epochs, check_outc
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
 
-MAX_REPORT_BYTES = 1 << 24
-"""Most bytes of a report.json."""
+MAX_REPORT_BYTES = 1 << 22
+"""Most bytes of a report.json: ten thousand layers take fewer."""
 MAX_METRICS_BYTES = 1 << 26
 """Most bytes of a metrics.jsonl: more than the longest run writes."""
 
@@ -196,6 +196,8 @@ def _parse_outcome(path: Path) -> Outcome:
 def _parse_epochs(path: Path) -> list[EpochRow]:
     """metrics.jsonl, checked. Raises OSError and ValueError."""
     *lines, last = read_text(inside(path, "metrics.jsonl"), MAX_METRICS_BYTES).split("\n")
+    if len(lines) > MAX_EPOCHS:
+        raise ValueError(f"metrics.jsonl: {len(lines):,} lines, and a run has at most {MAX_EPOCHS:,} epochs")
     epochs = [parse_dataclass(EpochRow, parse_json(line)) for line in lines]
     if last:
         raise ValueError("metrics.jsonl: its last line is torn")

@@ -6,9 +6,11 @@ library locks the first one, a line break, and the owner stands behind it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,8 @@ from hyperflux.errors import InputError, RunError
 
 LOCK = "lock"
 """The file in a run's folder that is locked while a process writes there; it names the process."""
+MAX_OWNER = 4096
+"""Bytes that are read of a lock: number and host of a process take fewer."""
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
@@ -60,6 +64,8 @@ def _acquire(path: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | no_link, 0o644)
         try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OSError(errno.EINVAL, f"its {LOCK} is a pipe or a device, not a file")
             if not lock_descriptor(file, blocking=False):
                 number, host = _owner(file, start=1)
                 who = f"process {number} on {host}" if number else "another process"
@@ -101,7 +107,7 @@ def _owner(file: int, start: int) -> tuple[int, str]:
     """Number and host of the process that the lock names behind `start` bytes; 0 where it names none."""
     try:
         os.lseek(file, start, os.SEEK_SET)
-        content = json.loads(os.read(file, os.fstat(file).st_size))
+        content = json.loads(os.read(file, MAX_OWNER))
         return int(content["process"]), str(content["host"])
     except (ValueError, KeyError, TypeError):
         return 0, ""

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 Table = NDArray[np.void]
 Tables = dict[str, Table]
 
+_ROWS_AT_ONCE = 10_000
+
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 """Quantiles of flux, by nearest rank: each is the flux of one weight."""
 POPULATIONS = ("pruned", "restored", "surviving")
@@ -29,8 +31,11 @@ def flux_column(population: str, quantile: float) -> str:
     return f"{population}_flux_p{100 * quantile:02.0f}"
 
 
+NAME_LENGTH = 96
+"""Characters of a layer's name that a table keeps."""
+
 _STEP = [("step", "i8")]
-_LAYER = [("layer", "U96")]
+_LAYER = [("layer", f"U{NAME_LENGTH}")]
 MEASURED = [
     ("total", "i8"),  # prunable weights
     ("surviving", "i8"),  # present weights
@@ -60,3 +65,16 @@ SCHEMA = {
 `wanted` is the target density. `pressure` (γ) and `presence_lr` (η_t) are those of the interval's last step; η_t is NaN
 if t was frozen. `index` is the weight's row-major position in its layer. `flux` is restoring flux, a running mean over
 about ten steps (see E4)."""
+
+
+def layer_numbers(table: Table) -> tuple[list[str], NDArray[np.int64]]:
+    """The names in a table's column of layers, in the order of their first rows, and each row's number among them.
+
+    NumPy would copy and sort the column, which is nine tenths of some tables.
+    """
+    numbers: dict[str, int] = {}
+    found = np.empty(len(table), np.int64)
+    for start in range(0, len(table), _ROWS_AT_ONCE):
+        part = table["layer"][start : start + _ROWS_AT_ONCE].tolist()
+        found[start : start + len(part)] = [numbers.setdefault(name, len(numbers)) for name in part]
+    return list(numbers), found

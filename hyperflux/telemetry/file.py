@@ -11,9 +11,11 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
 from hyperflux.io.safe_read import open_file
@@ -21,8 +23,14 @@ from hyperflux.telemetry.columns import SCHEMA, Table, Tables
 
 MAX_BYTES = 1 << 29
 """Most unpacked bytes of all tables: full telemetry of hundreds of layers takes less."""
+MAX_ROWS = 1 << 20
+"""Most rows of a table: full telemetry of a thousand layers has fewer."""
+MAX_INTERVALS = 1 << 14
+"""Most rows of the table of the network: full telemetry has about a thousand."""
 MAX_MEMBERS = 100
 """Most files in the archive."""
+PIECE = 1 << 20
+"""Bytes that are unpacked at once."""
 
 
 def file_content(tables: Tables) -> bytes:
@@ -64,7 +72,22 @@ def _table(archive: zipfile.ZipFile, name: str) -> Table:
             shape, _, dtype = read(member)
         if dtype != SCHEMA[name] or len(shape) != 1:
             raise ValueError(f"table {name} has other columns")
+        if shape[0] > (most := MAX_INTERVALS if name == "network" else MAX_ROWS):
+            raise ValueError(f"table {name} has {shape[0]:,} rows, more than {most:,}")
         size = shape[0] * dtype.itemsize
         if member.tell() + size != archive.getinfo(f"{name}.npy").file_size:
             raise ValueError(f"table {name} does not have the {shape[0]:,} rows that its header states")
-        return np.frombuffer(bytearray(member.read()), dtype=dtype)
+        table = np.empty(shape[0], dtype)
+        _fill(table.view(np.uint8), member)
+        return table
+
+
+def _fill(target: NDArray[np.uint8], file: IO[bytes]) -> None:
+    """Read into an array, piece by piece, so that nothing is in memory twice. Raises EOFError where the file ends."""
+    start = 0
+    while start < len(target):
+        piece = np.frombuffer(file.read(PIECE), np.uint8)
+        if not len(piece):
+            raise EOFError
+        target[start : start + len(piece)] = piece
+        start += len(piece)

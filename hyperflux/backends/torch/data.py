@@ -22,6 +22,8 @@ from hyperflux.seeding import generator
 
 IN_MEMORY_SIDE = 64
 """Folders whose images have at most this many pixels per side are read into memory."""
+MAX_CIFAR_BYTES = 1 << 28
+"""Most bytes of one of CIFAR's files."""
 STREAMED_SIDE = 224
 STREAMED_RESIZE = 256
 """Larger images: for testing, the shorter side is resized to this and the middle STREAMED_SIDE² pixels are taken."""
@@ -149,6 +151,12 @@ def _cifar(name: str, folder: Path) -> tuple[Images, Images, int]:
     """CIFAR in torchvision's layout, which reads the files only if their checksums are right."""
     datasets = require("torchvision.datasets", extra="vision", needed_by=f"data set {name}")
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    for file in (kind.meta["filename"], *(file for file, _ in (*kind.train_list, *kind.test_list))):
+        path = folder / kind.base_folder / file
+        if os.path.isfile(path) and (size := os.path.getsize(path)) > MAX_CIFAR_BYTES:  # its checksum takes a while
+            raise InputError(
+                f"{path}: has {size:,} bytes, and none of {name}'s files has more than {MAX_CIFAR_BYTES:,}"
+            )
     parts: list[Images] = []
     for train in (True, False):
         try:

@@ -33,6 +33,9 @@ _WEIGHTS = {
     nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
 }
 """Types of modules whose weights are prunable by default, with the names of those weights."""
+MAX_PATTERNS = 1000
+MAX_PATTERN = 1000
+"""Most patterns, and most characters of each: matching takes their square."""
 _WHOLE_WEIGHTS = "pruning needs whole weights on every rank, as with DistributedDataParallel"
 
 
@@ -161,7 +164,13 @@ def _as_list(option: str, patterns: Patterns | None) -> list[Pattern]:
     alone = isinstance(patterns, str | bytes | re.Pattern | type | nn.Module)
     one = alone or not isinstance(patterns, Iterable) or getattr(patterns, "ndim", 1) == 0
     found: list[Any] = [patterns] if one else list(cast(Iterable[Pattern], patterns))
+    if len(found) > MAX_PATTERNS:
+        raise InputError(f"patterns: {len(found):,} are too many; give {MAX_PATTERNS:,} or fewer")
     for pattern in found:
+        if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
+            raise InputError(
+                f"pattern {shown(pattern, 40)}: has {len(pattern):,} characters, more than {MAX_PATTERN:,}"
+            )
         is_module = isinstance(pattern, type) and issubclass(pattern, nn.Module)
         is_text = isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str)
         if not (is_module or is_text or isinstance(pattern, str)):

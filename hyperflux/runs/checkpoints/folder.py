@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -9,10 +10,13 @@ from pathlib import Path
 
 from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.io.atomic_write import write_atomic
-from hyperflux.runs.checkpoints.file import Checkpoint, checksum
+from hyperflux.io.safe_read import open_file, read_file
+from hyperflux.runs.checkpoints.file import HEADER_SIZE, Checkpoint, checksum
 
 KEPT = 2
 """Good checkpoints that are kept: the older one is used if the newer one is damaged."""
+MAX_BYTES = 1 << 36
+"""Most bytes of a checkpoint."""
 _NAME = re.compile(r"(\d{6,})-([0-9a-f]{64})\.safetensors")
 
 
@@ -103,7 +107,10 @@ class CheckpointFolder:
 def _read(path: Path) -> bytes:
     """The file's bytes; empty if it cannot be read, for example from a broken sector, so that it counts as damaged."""
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            header, size = int.from_bytes(file.read(HEADER_SIZE), "little"), os.fstat(file.fileno()).st_size
+        # A file of zeros may take no room on the disk, however long it is.
+        return read_file(path, MAX_BYTES) if 0 < header <= size else b""
     except OSError:
         return b""
 

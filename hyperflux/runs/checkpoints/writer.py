@@ -129,7 +129,8 @@ def catch_stop_signals() -> Iterator[Stop]:
 
     def restore() -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is note:  # a command that is about to end ignores both
+                signal.signal(number, handler)
 
     for number in before:
         signal.signal(number, note)
