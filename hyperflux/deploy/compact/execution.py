@@ -1,4 +1,4 @@
-"""Execute a traced graph node by node, and find the input sizes that a network takes."""
+"""Execute a traced graph node by node."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ from torch.utils._pytree import tree_map
 from hyperflux.errors import InputError
 
 Inputs = tuple[Tensor, ...]
-Shapes = tuple[tuple[int, ...], ...]
-Sizes = tuple[Shapes, Shapes]
-"""The inputs' shapes in executions 0 and 1."""
-
-LARGER = 32
-"""Pixels or tokens that execution 1 has more, where the network takes them: a multiple of most strides."""
 CALL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
 """What a call raises on tensors that it does not take."""
 
@@ -86,59 +80,15 @@ def invoke(module: fx.GraphModule, node: fx.Node, args: Any, kwargs: Any) -> Any
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def find_sizes(module: fx.GraphModule, inputs: Inputs) -> Sizes:
-    """Find two shapes per input that the network takes, to tell dynamic dimensions from fixed ones.
-
-    Args:
-        module: The traced module in float64.
-        inputs: The example.
-
-    Returns:
-        The shapes of execution 0, with a batch of 2 where possible, and of execution 1, larger along every dimension in
-        which the network takes any size: by one sample, or by `LARGER` pixels or tokens.
-    """
-    own = tuple(tuple(x.shape) for x in inputs)
-    first = tuple((2, *shape[1:]) if shape else shape for shape in own)
-    if not _takes(module, inputs, first):
-        first = own
-    second = first
-    for dim in range(max(map(len, first), default=0)):
-        larger = tuple(_enlarge(shape, dim) for shape in second)
-        if larger != second and _takes(module, inputs, larger):
-            second = larger
-    return first, second
-
-
-def _takes(module: fx.GraphModule, inputs: Inputs, shapes: Shapes) -> bool:
-    try:
-        execute_in_float64(module.graph, module, resize(inputs, shapes))
-    except CALL_ERRORS:
-        return False
-    return True
-
-
-def _enlarge(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
-    """Return the shape with one more sample, or with `LARGER` more along a later dimension of three or more."""
-    if dim >= len(shape) or (dim > 0 and len(shape) < 3):
-        return shape
-    return (*shape[:dim], shape[dim] + (LARGER if dim else 1), *shape[dim + 1 :])
-
-
-def resize(inputs: Inputs, shapes: Shapes) -> Inputs:
-    """Return the inputs in other shapes, on the CPU: cut, or filled up by repeating slices from the first."""
-    result = []
-    for x, shape in zip(inputs, shapes, strict=True):
-        x = x.cpu()
-        for dim, size in enumerate(shape):
-            x = x.index_select(dim, torch.arange(size) % x.shape[dim])
-        result.append(x)
-    return tuple(result)
-
-
 def to_float64(result: Any) -> Any:
     """Cast the floating-point tensors of a nested result to float64."""
     narrower = (torch.float16, torch.bfloat16, torch.float32)
     return tree_map(lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.dtype in narrower else leaf, result)
+
+
+def shapes_only(results: dict[fx.Node, Any]) -> dict[fx.Node, Any]:
+    """Return results without the values of their tensors, which take memory."""
+    return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, results)  # type: ignore[no-any-return]
 
 
 def leaves(tree: Any) -> list[Any]:

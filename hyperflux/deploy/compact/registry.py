@@ -33,7 +33,7 @@ DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "
 DATA_MOVEMENT = {
     "view", "reshape", "flatten", "permute", "transpose", "swapaxes", "movedim", "t", "unsqueeze", "squeeze", "chunk",
     "split", "unbind", "narrow", "expand", "cat", "concat", "stack", "getitem", "pad", "index_select", "roll", "flip",
-    "pixel_shuffle",
+    "pixel_shuffle", "unflatten",
 }  # fmt: skip
 POOL_MODULES = {
     kind: int(kind.__name__[-2])
