@@ -81,8 +81,10 @@ class AbstractTensor:
         for dim, size in enumerate(self.shapes[execution]):
             if size != value.shape[dim]:
                 one = value.narrow(dim, 0, min(1, value.shape[dim]))
-                value = one.expand([size if d == dim else -1 for d in range(value.ndim)]) if one.numel() else (
-                    value.new_zeros([size if d == dim else n for d, n in enumerate(value.shape)])
+                value = (
+                    one.expand([size if d == dim else -1 for d in range(value.ndim)])
+                    if one.numel()
+                    else (value.new_zeros([size if d == dim else n for d, n in enumerate(value.shape)]))
                 )
         return value if self.dtype.is_floating_point else value.to(self.dtype)
 

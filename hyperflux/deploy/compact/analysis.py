@@ -9,10 +9,10 @@ from torch import fx
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.data_movement import SIZE_CALLS
 from hyperflux.deploy.compact.execution import CALL_ERRORS, tensors
+from hyperflux.deploy.compact.nodes import call_name
 from hyperflux.deploy.compact.ops import Op, Opaque, Source
 from hyperflux.deploy.compact.registry import rule
 from hyperflux.deploy.compact.trace import Trace, abstract_tensors
-from hyperflux.deploy.compact.tracing import call_name
 
 
 def analyze(trace: Trace) -> list[Op]:
@@ -104,11 +104,12 @@ def _is_read(trace: Trace, node: fx.Node) -> bool:
 def _pin_scalars(trace: Trace) -> None:
     """Keep tensors whole whose size enters a computation and would change; sizes in a reshape are rewritten instead."""
     trace.update_scalars()
-    changed = trace.changed_scalars()
+    changed, checked = trace.changed_scalars(), trace.changed_scalars(in_executions=True)
     for node in trace.graph.nodes:
-        if _is_read(trace, node) and not (node.op in ("call_function", "call_method") and call_name(node) in SIZE_CALLS):
+        is_rewritten = node.op in ("call_function", "call_method") and call_name(node) in SIZE_CALLS
+        if _is_read(trace, node) and not is_rewritten:
             for source in node.all_input_nodes:
-                if source in changed:
+                if source in (checked if call_name(node) == "_assert" else changed):
                     for tensor in _shape_sources(trace, source):
                         tensor.mark_all_live()
 

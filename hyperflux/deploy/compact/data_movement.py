@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.execution import CALL_ERRORS, tensors
+from hyperflux.deploy.compact.nodes import call_name
 from hyperflux.deploy.compact.ops import Op
 from hyperflux.deploy.compact.trace import Trace, abstract_tensors
-from hyperflux.deploy.compact.tracing import call_name
 
-SIZE_CALLS = ("reshape", "view", "expand")
+SIZE_CALLS = ("reshape", "view", "expand", "unflatten")
 """Calls whose arguments are sizes of the result."""
-ELEMENTS_STAY = (*SIZE_CALLS, "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "unsqueeze", "squeeze")
+ELEMENTS_STAY = (*SIZE_CALLS, "flatten", "permute", "transpose", "swapaxes", "movedim", "unsqueeze", "squeeze")
 """Calls that neither add nor drop elements, whatever their arguments are."""
 
 
@@ -124,6 +125,8 @@ class DataMovement(Op):
         """Return the arguments for the live parts, sizes rewritten."""
         node, args, (out, *_) = self.node, list(self.node.args), self.outputs
         name = "" if node.op == "call_module" else call_name(node)
+        if name == "unflatten":
+            return self._smaller_unflatten(), dict(node.kwargs)
         if name in SIZE_CALLS:
             listed = len(args) == 2 and isinstance(args[1], list | tuple)
             sizes = list(args[1]) if listed else args[1:]  # type: ignore[arg-type]
@@ -167,6 +170,12 @@ class DataMovement(Op):
                     sliced.append(dim)
                 dim += 1
         return sliced
+
+    def _smaller_unflatten(self) -> tuple[Any, ...]:
+        """Return (operand, dimension, sizes of what that dimension becomes), sizes rewritten."""
+        source, dim, sizes = cast(tuple[Any, int, Sequence[Any]], self.node.args)
+        first = dim % len(self.operands[0].shape)
+        return source, dim, [self._smaller_size(size, self.outputs[0], first + n) for n, size in enumerate(sizes)]
 
     def _is_needed(self, operand: Any) -> bool:
         tensor = self.trace.tensor_of(operand)
@@ -231,6 +240,6 @@ def _becomes_split(node: fx.Node, args: tuple[Any, ...]) -> bool:
     return call_name(node) == "chunk" and len(args) > 1 and isinstance(args[1], list)
 
 
-def is_data_movement(module: nn.Module) -> bool:
+def is_data_movement(kind: type[nn.Module]) -> bool:
     """Return whether a module only moves elements, by arguments that do not depend on the number of channels."""
-    return type(module) in (nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d)
+    return kind in (nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d)

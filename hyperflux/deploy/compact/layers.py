@@ -59,8 +59,8 @@ class LinearOrConvolution(Op):
         """An output channel that reads a constant other than 0 varies near the border, where zeros are added."""
         if not (self._pads_with_zeros and any(map(tensor.is_dynamic, range(2, len(tensor.shape))))):
             return super().constants_of_every_size(tensor)
-        varies = (self.reads & (self.input.channel_constants(1) != 0)).any(1)
-        return (~varies).view(1, -1, *[1] * (len(tensor.shape) - 2)).expand(tensor.shape)
+        steady: Tensor = ~(self.reads & (self.input.channel_constants(1) != 0)).any(1)
+        return steady.view(1, -1, *[1] * (len(tensor.shape) - 2)).expand(tensor.shape)
 
     def propagate_liveness(self) -> None:
         """All positions stay, and the input channels that live outputs read."""
@@ -162,8 +162,8 @@ class GroupedConvolution(Op):
         if not (pads_with_zeros(self.module) and any(map(tensor.is_dynamic, range(2, len(tensor.shape))))):
             return super().constants_of_every_size(tensor)
         nonzero = (self.input.channel_constants(1) != 0).view(self.groups, 1, -1)
-        varies = (self.reads & nonzero).any(2).flatten()
-        return (~varies).view(1, -1, *[1] * (len(tensor.shape) - 2)).expand(tensor.shape)
+        steady: Tensor = ~(self.reads & nonzero).any(2).flatten()
+        return steady.view(1, -1, *[1] * (len(tensor.shape) - 2)).expand(tensor.shape)
 
     def propagate_liveness(self) -> None:
         """All positions stay, and whole groups."""

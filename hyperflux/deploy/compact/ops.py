@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, fx
 
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
+from hyperflux.deploy.compact.aliasing import is_in_place
 from hyperflux.deploy.compact.execution import leaves
+from hyperflux.deploy.compact.layer_types import layer_type
+from hyperflux.deploy.compact.nodes import call_name
 from hyperflux.deploy.compact.trace import Trace, abstract_tensors
-from hyperflux.deploy.compact.tracing import call_name, is_in_place
-
 
 AVERAGES = ("maxpool", "max_pool", "avgpool", "avg_pool", "upsample", "interpolate", "mean", "amax", "amin")
 """Reductions that give, of equal values, that value."""
@@ -103,7 +104,7 @@ class Source(Op):
     def _is_shared(self) -> bool:
         readers = [n for n in self.trace.graph.nodes if n.op == "get_attr" and n.target == self.node.target]
         owner = str(self.node.target).rpartition(".")[0]
-        called = any(n.op == "call_module" and n.target == owner for n in self.trace.graph.nodes)
+        called = any(n.op == "call_module" and f"{owner}.".startswith(f"{n.target}.") for n in self.trace.graph.nodes)
         return len(readers) > 1 or called
 
 
@@ -210,7 +211,7 @@ class Reduction(Op):
         super().__init__(trace, node)
         self.name = call_name(node)
         if node.op == "call_module":
-            self.name = type(trace.submodule(node)).__name__
+            self.name = layer_type(trace.submodule(node)).__name__
         self.operand = self.inputs[0]
         self.dims = sorted(dim % len(self.operand.shape) for dim in dims)
 

@@ -9,12 +9,10 @@ from torch import fx
 
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.execution import leaves
-from hyperflux.deploy.compact.tracing import call_name, is_getitem
+from hyperflux.deploy.compact.nodes import KIND_READS, is_getitem, read_name
 
 Dependence = bool | tuple[bool, ...]
 """Whether a scalar depends on the size of the inputs; for a torch.Size, whether each entry does."""
-INDEPENDENT = ("dim", "ndim", "ndimension", "dtype", "device", "is_floating_point", "is_complex", "is_cuda", "layout")
-"""Attributes and methods of a tensor that are the same for every size."""
 
 
 def size_dependence(
@@ -40,8 +38,7 @@ def size_dependence(
 def _dependence(
     node: fx.Node, tensor_of: Callable[[Any], AbstractTensor | None], found: Mapping[fx.Node, Dependence]
 ) -> Dependence:
-    name = call_name(node)
-    name = str(node.args[1]) if name == "getattr" and len(node.args) > 1 else name
+    name = read_name(node)
     tensor = tensor_of(node.args[0]) if node.args else None
     if tensor is not None:
         return _of_tensor(node, name, tensor)
@@ -53,7 +50,7 @@ def _dependence(
 
 
 def _of_tensor(node: fx.Node, name: str, tensor: AbstractTensor) -> Dependence:
-    if name in INDEPENDENT and tensor.has_fixed_rank:
+    if name in KIND_READS and tensor.has_fixed_rank:
         return False
     dynamic = tuple(tensor.is_dynamic(dim) for dim in range(len(tensor.shape)))
     if name == "shape" or (name == "size" and len(node.args) == 1 and not node.kwargs):

@@ -25,9 +25,9 @@ def _add(step: int) -> Change:
     return lambda size: size + step
 
 
-def _add_multiple(size: int) -> int:
-    """Add a multiple of most strides that is large enough to change the size behind them."""
-    return size + (32 if size <= 32 else 64)
+def _next_multiple(size: int) -> int:
+    """Return a multiple of most strides, more than 32 larger, so that sizes behind strides up to 32 change."""
+    return (size // 32 + 2) * 32
 
 
 def _double(size: int) -> int:
@@ -38,9 +38,9 @@ def _halve(size: int) -> int:
     return size // 2
 
 
-ANY_SIZE: Sequence[Change] = (_add_multiple, _double, _add(1), _add(-1), _halve)
+ANY_SIZE: Sequence[Change] = (_next_multiple, _add(32), _double, _add(1), _add(-1), _halve)
 """Sizes to try, in this order, to learn whether a dimension may vary at all."""
-TOGETHER: Sequence[Change] = (_add_multiple, _double, _add(-1), _halve)
+TOGETHER: Sequence[Change] = (_next_multiple, _add(32), _double, _add(-1), _halve)
 """The same for dimensions that may vary only together."""
 REMAINDERS: Sequence[Sequence[Change]] = ((_add(1), _add(2), _add(16)), (_add(2), _add(3), _add(16)))
 """Sizes to try for executions of other remainders; dimensions next to each other take turns."""
@@ -84,10 +84,12 @@ def find_sizes(model: nn.Module, inputs: Inputs) -> Sizes:
     else:
         batch = first
     larger, groups = _vary(takes, batch, [(axis,) for axis in axes], lambda _: ANY_SIZE)
-    larger, joint = _vary(takes, larger, _together([axis for axis in axes if (axis,) not in groups]), lambda _: TOGETHER)
+    left = [axis for axis in axes if (axis,) not in groups]
+    larger, joint = _vary(takes, larger, _together(left), lambda _: TOGETHER)
     groups += joint
     others = [
-        *(_vary(takes, first, groups, lambda d, turn=turn: REMAINDERS[(d + turn) % 2])[0] for turn in (0, 1)),
+        _vary(takes, first, groups, lambda dim: REMAINDERS[dim % 2])[0],
+        _vary(takes, first, groups, lambda dim: REMAINDERS[(dim + 1) % 2])[0],
         _vary(takes, first, groups, lambda _: SMALLER)[0],
     ]
     return tuple(dict.fromkeys([first, larger, *others]))

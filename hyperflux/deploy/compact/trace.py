@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
+from hyperflux.deploy.compact.aliasing import reject_aliased_writes
 from hyperflux.deploy.compact.execution import (
     Inputs,
     execute_example,
@@ -21,9 +22,10 @@ from hyperflux.deploy.compact.execution import (
     tensors,
     to_float64,
 )
+from hyperflux.deploy.compact.nodes import call_name, is_getitem
 from hyperflux.deploy.compact.size_dependence import Dependence, depends, size_dependence
-from hyperflux.deploy.compact.sizes import Sizes, find_sizes, resize
-from hyperflux.deploy.compact.tracing import call_name, is_getitem, reject_aliased_writes, traced
+from hyperflux.deploy.compact.sizes import find_sizes, resize
+from hyperflux.deploy.compact.tracing import traced
 
 Scalars = Mapping[fx.Node, Any]
 """Results that are no tensors, such as the sizes that a graph computes, by node."""
@@ -37,25 +39,27 @@ class Trace:
     Attributes:
         module: The copy that is made smaller, in its own dtype.
         sizes: The inputs' shapes in every execution.
+        unreadable: By path of a submodule that torch.fx can't read and that stays a single call, the reason.
         tensors: By node, its abstract tensors, nested as the node's result is.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, sizes: Sizes | None = None) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, earlier: Trace | None = None) -> None:
         """Trace the module and execute it in several sizes.
 
         Args:
-            model: The module; it stays as it is.
+            model: The module, prepared; it stays as it is.
             inputs: An example of all its inputs.
-            sizes: The shapes of all executions, if known; else they are found by trying.
+            earlier: The trace that `model` comes from, if any. Its sizes are used again.
 
         Raises:
-            InputError: The module can't be traced or does not take the inputs.
+            InputError: The module can't be traced.
         """
-        self.module = traced(model, len(inputs))
+        self.sizes: Sizes = earlier.sizes if earlier else find_sizes(model, inputs)
+        self.unreadable: dict[str, str] = dict(earlier.unreadable) if earlier else {}
+        self.module = traced(model, self.resized_examples(inputs), self.unreadable)
         example = execute_example(self.module, inputs)
         reject_aliased_writes(self.module, example)
         self._double = copy.deepcopy(self.module).double()
-        self.sizes = sizes or find_sizes(self.module, inputs)
         runs = [shapes_only(self._execute_double(resize(inputs, shapes))) for shapes in self.sizes]
         self.tensors: dict[fx.Node, Any] = {}
         self._scalars: list[dict[fx.Node, Any]] = [{} for _ in runs]
@@ -125,16 +129,18 @@ class Trace:
         """Return a call's argument with computed scalars filled in, as the smaller network will compute them."""
         return fx.node.map_arg(argument, lambda node: self._smaller_scalars[0].get(node))
 
-    def changed_scalars(self) -> set[fx.Node]:
+    def changed_scalars(self, in_executions: bool = False) -> set[fx.Node]:
         """Return the nodes whose scalar will be different in the smaller network, in some size of input.
 
-        What is computed from a changed scalar counts as changed, however equal it was in the executions.
+        What is computed from a changed scalar counts as changed, however equal it was in the executions, unless only
+        those are asked for.
         """
         changed: set[fx.Node] = set()
         for node in self._scalars[0]:
             pairs = zip(self._scalars, self._smaller_scalars, strict=True)
             differs = any(before[node] != after[node] for before, after in pairs)
-            if differs or (not is_getitem(node) and not changed.isdisjoint(node.all_input_nodes)):
+            computed = not (in_executions or is_getitem(node)) and not changed.isdisjoint(node.all_input_nodes)
+            if differs or computed:
                 changed.add(node)
         return changed
 
@@ -185,7 +191,7 @@ class Trace:
             return to_float64(invoke(self._double, node, args, kwargs))
 
     def _execute_double(self, inputs: Inputs) -> dict[fx.Node, Any]:
-        return execute_in_float64(self.graph, self._double, inputs)
+        return execute_in_float64(self.graph, self._double, self.module, inputs)
 
     def _recompute_scalars(self, execution: int) -> dict[fx.Node, Any]:
         def of_live_shape(tensor: AbstractTensor) -> Tensor:
