@@ -110,6 +110,7 @@ def _compaction(original: nn.Module, inputs: Inputs, drop_inputs: bool) -> Compa
         removed = merge_removed(removed, step, counts)
         trace = Trace(trace.module, inputs, earlier=trace)
         ops = analyze(trace)
+        counts = layer_counts(ops) | counts  # a layer whose other calls are gone can be cut now
     taken = _drop_inputs(trace, ops) if drop_inputs else None
     result = Compaction(
         module=trace.module,

@@ -134,11 +134,14 @@ def _layer_rule(trace: Trace, node: fx.Node, module: Any) -> Op:
     kind = layer_type(module)
     called = [n for n in trace.graph.nodes if n.op == "call_module"]
     calls = [n for n in called if any(part is module for part in trace.submodule(n).modules())]
-    own = {id(parameter) for parameter in module.parameters()}
+    own_parameters = list(module.parameters())
+    own = {id(parameter) for parameter in own_parameters}
     others = [m for m in trace.module.modules() if m is not module and own & {id(p) for p in m._parameters.values()}]
     read = [n for n in trace.graph.nodes if n.op == "get_attr" and str(n.target).startswith(f"{node.target}.")]
     if len(calls) > 1 or others or read:
         return Opaque(trace, node, "its weights are used more than once")
+    if not all(parameter.numel() for parameter in own_parameters):
+        return Opaque(trace, node, "it has a parameter of 0 elements")
     if kind in NORMS and module.running_mean is None:
         return Opaque(trace, node, "it has no running statistics")
     if kind in NORMS:

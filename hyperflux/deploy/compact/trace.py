@@ -24,7 +24,7 @@ from hyperflux.deploy.compact.execution import (
 )
 from hyperflux.deploy.compact.nodes import call_name, is_getitem
 from hyperflux.deploy.compact.size_dependence import Dependence, depends, size_dependence
-from hyperflux.deploy.compact.sizes import find_sizes, resize
+from hyperflux.deploy.compact.sizes import Sizes, find_sizes, resize
 from hyperflux.deploy.compact.tracing import traced
 
 Scalars = Mapping[fx.Node, Any]
@@ -56,7 +56,7 @@ class Trace:
         """
         self.sizes: Sizes = earlier.sizes if earlier else find_sizes(model, inputs)
         self.unreadable: dict[str, str] = dict(earlier.unreadable) if earlier else {}
-        self.module = traced(model, self.resized_examples(inputs), self.unreadable)
+        self.module = traced(model, len(inputs), self.resized_examples(inputs), self.unreadable)
         example = execute_example(self.module, inputs)
         reject_aliased_writes(self.module, example)
         self._double = copy.deepcopy(self.module).double()

@@ -54,17 +54,19 @@ class SizeTracer(fx.Tracer):
         sites: Where branches were taken by choice.
     """
 
-    def __init__(self, examples: Sequence[Inputs], leaves: Sequence[str], choices: dict[Site, bool]) -> None:
+    def __init__(
+        self, inputs: int, examples: Sequence[Inputs], leaves: Sequence[str], choices: dict[Site, bool]
+    ) -> None:
         """Prepare for one trace.
 
         Args:
-            examples: The inputs of every execution. `forward` is called with as many positional arguments; the others
-                keep their defaults.
+            inputs: Number of positional arguments that `forward` is called with; the others keep their defaults.
+            examples: The inputs of every execution.
             leaves: Paths of modules that are kept as single calls.
             choices: By place, which way to go; true for places that are not listed.
         """
         super().__init__()
-        self._examples, self._leaves, self._choices = examples, leaves, choices
+        self._count, self._leaves, self._choices = inputs, leaves, choices
         self._results: list[dict[fx.Node, Any]] = [{} for _ in examples]
         self._inputs = [iter(example) for example in examples]
         self._executing = False
@@ -80,7 +82,7 @@ class SizeTracer(fx.Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Return the function to trace, and the module and one placeholder per input as its arguments."""
         self._state = global_state()
-        count = len(self._examples[0])
+        count = self._count
         parameters = inspect.signature(root_fn).parameters.values()
         named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
         names = [*named, *(f"input_{number}" for number in range(len(named), count))][:count]
@@ -151,6 +153,8 @@ class SizeTracer(fx.Tracer):
 
     def _values(self, node: fx.Node) -> list[Any]:
         """Return a node's result in every execution."""
+        if not self._results:
+            raise UnreadableError("it branches on a size or a value")
         self._executing = True
         state = torch.get_rng_state()
         try:

@@ -59,8 +59,8 @@ def require_example(model: nn.Module, inputs: Inputs) -> None:
     """Raise InputError unless the inputs are tensors that a module takes."""
     if not all(isinstance(x, torch.Tensor) and x.numel() for x in inputs):
         raise InputError(
-            "compact: example_input must be a non-empty tensor, or a tuple of non-empty tensors; for other inputs, give a "
-            "module that takes tensors and calls yours"
+            "compact: example_input must be a non-empty tensor, or a tuple of non-empty tensors; for other inputs, "
+            "give a module that takes tensors and calls yours"
         )
     try:
         _outputs(model, tuple(x.cpu() for x in inputs))
@@ -68,7 +68,9 @@ def require_example(model: nn.Module, inputs: Inputs) -> None:
         raise InputError(f"compact: the module can't take the example input ({_one_line(error)})") from error
 
 
-def traced(model: nn.Module, examples: Sequence[Inputs], left_alone: dict[str, str]) -> fx.GraphModule:
+def traced(
+    model: nn.Module, inputs: int, examples: Sequence[Inputs] = (), left_alone: dict[str, str] | None = None
+) -> fx.GraphModule:
     """Trace a prepared module.
 
     torch's packed transformer modules are rewritten as ordinary layers first. Where the network calls them in an
@@ -76,7 +78,8 @@ def traced(model: nn.Module, examples: Sequence[Inputs], left_alone: dict[str, s
 
     Args:
         model: The module; it stays as it is.
-        examples: Inputs of several sizes; the graph takes as many positional arguments.
+        inputs: Number of positional arguments that the graph takes.
+        examples: Inputs of several sizes. Without any, a forward may not branch on sizes.
         left_alone: Takes, by path, the reason for each submodule that stays a single call.
 
     Returns:
@@ -94,27 +97,35 @@ def traced(model: nn.Module, examples: Sequence[Inputs], left_alone: dict[str, s
     for unpack in (True, False):
         try:
             copied = unpack_transformers(copy.deepcopy(model)) if unpack else copy.deepcopy(model)
-            return _traced(copied, examples, expected, left_alone)
+            found, leaves = _traced(copied, inputs, examples, expected)
         except UnsupportedCallError:
             continue
         except InputError as refusal:
             refusals.append(refusal)
+        else:
+            (left_alone if left_alone is not None else {}).update(leaves)
+            return found
     raise refusals[-1]
 
 
 def _traced(
-    model: nn.Module, examples: Sequence[Inputs], expected: list[list[torch.Tensor]], left_alone: dict[str, str]
-) -> fx.GraphModule:
+    model: nn.Module, inputs: int, examples: Sequence[Inputs], expected: list[list[torch.Tensor]]
+) -> tuple[fx.GraphModule, dict[str, str]]:
     """Trace a module, with other choices at branches that depend on sizes until the outputs are the module's own."""
-    found, tracer, leaves = _trace_once(copy.deepcopy(model), examples, {})
+    found, tracer, leaves = _trace_once(copy.deepcopy(model), inputs, examples, {})
     sites = sorted(tracer.sites)
     for chosen in islice(product((True, False), repeat=len(sites)), 1, MOST_CHOICES):
         if _gives(found, examples, expected, exactly=bool(sites)):
             break
-        found, tracer, leaves = _trace_once(copy.deepcopy(model), examples, dict(zip(sites, chosen, strict=True)))
+        found, tracer, leaves = _trace_once(
+            copy.deepcopy(model), inputs, examples, dict(zip(sites, chosen, strict=True))
+        )
     if not _gives(found, examples, expected, exactly=bool(sites)):
         if not _gives(model, examples, expected, exactly=True):
-            raise InputError("compact: the module is random in evaluation mode, so its outputs can't be compared")
+            raise InputError(
+                "compact: the module is random in evaluation mode, or changes its own state: called again with the same "
+                "input it gives other outputs, so they can't be compared"
+            )
         if sites:
             reason = f"{_place(sites[0])}it branches on a size, and neither branch is right for every size of input"
             raise InputError(
@@ -122,20 +133,19 @@ def _traced(
                 "or move it into a submodule, which is kept as it is"
             )
         raise InputError(
-            f"compact: torch.fx can't trace this {type(model).__name__} (the graph gives other outputs than the module); "
-            "its forward must not depend on more than its inputs, such as settings of torch, types, or a state it changes"
+            f"compact: torch.fx can't trace this {type(model).__name__} (its graph gives other outputs than the module"
+            "); its forward must depend on its inputs alone, not on types, settings of torch, or a state that it changes"
         )
-    left_alone.update(leaves)
-    return found
+    return found, leaves
 
 
 def _trace_once(
-    model: nn.Module, examples: Sequence[Inputs], choices: dict[tuple[str, int], bool]
+    model: nn.Module, inputs: int, examples: Sequence[Inputs], choices: dict[tuple[str, int], bool]
 ) -> tuple[fx.GraphModule, SizeTracer, dict[str, str]]:
     """Trace a module; each submodule that can't be read becomes a single call."""
     leaves: dict[str, str] = {}
     while True:
-        tracer = SizeTracer(examples, list(leaves), choices)
+        tracer = SizeTracer(inputs, examples, list(leaves), choices)
         try:
             graph = tracer.trace(model)
         except UnsupportedCallError:
@@ -145,7 +155,8 @@ def _trace_once(
             if path:
                 leaves[path] = f"torch.fx can't trace it: {reason}"
                 continue
-            inner = "".join(f"; in {name}, {why}" for name, why in islice(leaves.items(), 1))
+            causes = (f"; in {name}, {why}" for name, why in leaves.items() if reason not in why)
+            inner = next(causes, "")
             raise InputError(
                 f"compact: torch.fx can't trace this {type(model).__name__} ({reason}{inner}); {WAY_OUT}"
             ) from error
