@@ -21,10 +21,7 @@ from hyperflux.errors import InputError
 
 MOST_CHOICES = 8
 """Ways through branches that depend on sizes that are tried, at most."""
-WAY_OUT = (
-    "its forward must not branch on the values of tensors, or change settings of torch; a submodule that does is kept "
-    "as it is"
-)
+WAY_OUT = "write it without branches on values, or move it into a submodule, which is then kept as it is"
 
 
 def prepared(model: nn.Module) -> nn.Module:
@@ -117,24 +114,20 @@ def _traced(
     for chosen in islice(product((True, False), repeat=len(sites)), 1, MOST_CHOICES):
         if _gives(found, examples, expected, exactly=bool(sites)):
             break
-        found, tracer, leaves = _trace_once(
-            copy.deepcopy(model), inputs, examples, dict(zip(sites, chosen, strict=True))
-        )
+        choices = dict(zip(sites, chosen, strict=True))
+        found, tracer, leaves = _trace_once(copy.deepcopy(model), inputs, examples, choices)
     if not _gives(found, examples, expected, exactly=bool(sites)):
         if not _gives(model, examples, expected, exactly=True):
             raise InputError(
-                "compact: the module is random in evaluation mode, or changes its own state: called again with the same "
+                "compact: the module is random in evaluation mode or changes its own state: called again with the same "
                 "input it gives other outputs, so they can't be compared"
             )
         if sites:
             reason = f"{_place(sites[0])}it branches on a size, and neither branch is right for every size of input"
-            raise InputError(
-                f"compact: torch.fx can't trace this {type(model).__name__} ({reason}); make that line unconditional, "
-                "or move it into a submodule, which is kept as it is"
-            )
-        raise InputError(
-            f"compact: torch.fx can't trace this {type(model).__name__} (its graph gives other outputs than the module"
-            "); its forward must depend on its inputs alone, not on types, settings of torch, or a state that it changes"
+            raise _unreadable(model, reason)
+        raise _unreadable(
+            model,
+            "its graph gives other outputs; forward depends on types, settings of torch or its own changing state",
         )
     return found, leaves
 
@@ -157,11 +150,13 @@ def _trace_once(
                 continue
             causes = (f"; in {name}, {why}" for name, why in leaves.items() if reason not in why)
             inner = next(causes, "")
-            raise InputError(
-                f"compact: torch.fx can't trace this {type(model).__name__} ({reason}{inner}); {WAY_OUT}"
-            ) from error
+            raise _unreadable(model, reason + inner) from error
         graph._tracer_cls = None  # otherwise a saved module would need this package to load
         return fx.GraphModule(model, graph, type(model).__name__), tracer, leaves
+
+
+def _unreadable(model: nn.Module, reason: str) -> InputError:
+    return InputError(f"compact: torch.fx can't trace this {type(model).__name__} ({reason}); {WAY_OUT}")
 
 
 def _gives(module: nn.Module, examples: Sequence[Inputs], expected: list[list[torch.Tensor]], exactly: bool) -> bool:
