@@ -141,7 +141,7 @@ def networks(draw, family):
             _statistics(draw, module, generator)
         elif isinstance(module, nn.Linear | nn.Conv2d):
             weight = torch.randn(module.weight.shape, generator=generator, dtype=torch.float64)
-            module.weight.data = weight * _mask(draw(st.sampled_from(MASKS)), weight, generator)
+            module.weight.data = weight * mask(draw(st.sampled_from(MASKS)), weight, generator)
             if module.bias is not None:
                 bias = torch.randn(module.bias.shape, generator=generator, dtype=torch.float64)
                 module.bias.data = bias * draw(st.sampled_from((0.0, 1.0)))
@@ -159,7 +159,7 @@ def _statistics(draw, module, generator):
         module.weight.data, module.bias.data = numbers() * scale, numbers() * draw(st.sampled_from((0.0, 1.0, 10.0)))
 
 
-def _mask(kind, weight, generator):
+def mask(kind, weight, generator):
     """Which weights survive."""
 
     def drawn(*shape):

@@ -3,7 +3,8 @@
 The passes, in order:
 
 1. `tracing` turns the module into a torch.fx graph, `unpacking` opens torch's packed transformer modules.
-2. `trace` runs the graph on inputs of two sizes (`execution`) and keeps an `AbstractTensor` per tensor.
+2. `sizes` finds several sizes of input; `trace` runs the graph on them (`execution`) and keeps an `AbstractTensor` per
+   tensor; `size_dependence` tells which scalars depend on the size.
 3. `registry` picks a rule (`Op`) for every call: `ops`, `data_movement`, `layers`, `batch_norm`, `attention`.
 4. `analysis` propagates constants forward and liveness backward until nothing changes.
 5. `driver` rewrites the graph, repeats until nothing is removed, and checks the outputs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,14 +11,14 @@ from torch import Tensor
 CONSTANT_SPREAD = 1e-14
 """Values of a channel that differ by at most this fraction of the largest are one constant: they differ by rounding."""
 RERUN_SPREAD = 1e-12
-"""The same for one value computed at both input sizes, where sums may have different lengths."""
+"""The same for one value computed at several input sizes, where sums may have different lengths."""
 
 
 @dataclass(eq=False)
 class AbstractTensor:
-    """A tensor of the graph, as seen in executions 0 and 1, on inputs of two sizes.
+    """A tensor of the graph, as seen in several executions, on inputs of several sizes.
 
-    A dimension whose size differs between the two is *dynamic*: the batch, and height and width where the network takes
+    A dimension whose size differs between any two is *dynamic*: the batch, and height and width where the network takes
     images of any size. Dynamic dimensions are never cut, and a constant has one value all along them.
 
     The live part is a product of slices, so the smaller tensor is again a tensor: slice i of dimension d is live where
@@ -27,14 +27,14 @@ class AbstractTensor:
     Attributes:
         shapes: The shape in each execution.
         dtype: The dtype in the network itself.
-        constants: Float64, of the first shape: elements that are the same for every input, NaN for all others.
+        constants: Float64, of the shape in execution 0: elements that are the same for every input, NaN for all others.
         live: One boolean mask (size,) per dimension.
         needed: Whether any call reads the tensor.
         is_input: Whether it holds the network's input, at most rearranged.
         changed: Set whenever something more becomes live; whoever iterates to a fixed point clears it.
     """
 
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    shapes: tuple[tuple[int, ...], ...]
     dtype: torch.dtype
     constants: Tensor = field(init=False, repr=False)
     live: list[Tensor] = field(init=False, repr=False)
@@ -58,12 +58,17 @@ class AbstractTensor:
 
     @property
     def has_fixed_rank(self) -> bool:
-        """Whether both executions gave it the same number of dimensions."""
-        return len(self.shapes[0]) == len(self.shapes[1])
+        """Whether all executions gave it the same number of dimensions."""
+        return len(set(map(len, self.shapes))) == 1
+
+    @property
+    def is_sometimes_empty(self) -> bool:
+        """Whether it has no elements in some executions, so that not all that it may hold was seen."""
+        return len(set(self.shapes)) > 1 and any(0 in shape for shape in self.shapes)
 
     def is_dynamic(self, dim: int) -> bool:
         """Return whether the size of a dimension depends on the size of the inputs."""
-        return not self.has_fixed_rank or self.shapes[0][dim] != self.shapes[1][dim]
+        return not self.has_fixed_rank or len({shape[dim] for shape in self.shapes}) > 1
 
     @property
     def known(self) -> Tensor:
@@ -74,8 +79,13 @@ class AbstractTensor:
         """Return the constants in the shape of an execution, 0 elsewhere; float64, or the own dtype for integers."""
         value = self.constants.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
         for dim, size in enumerate(self.shapes[execution]):
-            if execution and size != value.shape[dim]:
-                value = value.narrow(dim, 0, 1).expand([size if d == dim else -1 for d in range(value.ndim)])
+            if size != value.shape[dim]:
+                one = value.narrow(dim, 0, min(1, value.shape[dim]))
+                value = (
+                    one.expand([size if d == dim else -1 for d in range(value.ndim)])
+                    if one.numel()
+                    else (value.new_zeros([size if d == dim else n for d, n in enumerate(value.shape)]))
+                )
         return value if self.dtype.is_floating_point else value.to(self.dtype)
 
     def set_constants(self, value: Tensor, known: Tensor) -> None:
@@ -84,15 +94,17 @@ class AbstractTensor:
             return
         value = value.double().masked_fill(~known, torch.nan)
         for dim in range(value.ndim):
-            if self.is_dynamic(dim):
+            if self.is_dynamic(dim) and value.shape[dim]:
                 first = value.narrow(dim, 0, 1)
                 same = ((value - first).abs() <= CONSTANT_SPREAD * first.abs()) | (value == first)
                 value = value.masked_fill(~same.all(dim, keepdim=True), torch.nan)
         self.constants = value.clone()
 
     def intersect_constants(self, rerun: Tensor) -> None:
-        """Keep only the constants that execution 1 gives too; `rerun` is its result."""
+        """Keep only the constants that another execution gives too; `rerun` is its result."""
         first, second = self.constants, rerun.double()
+        if not first.numel() or not second.numel():
+            return
         for dim in range(first.ndim):
             if self.is_dynamic(dim):
                 start = second.narrow(dim, 0, 1)
@@ -105,9 +117,24 @@ class AbstractTensor:
     def channel_constants(self, dim: int) -> Tensor:
         """Return the single value of each slice along a dimension: (size,), NaN for slices that vary."""
         rows = self.constants.movedim(dim, 0).flatten(1)
+        if not rows.numel():
+            return torch.full(rows.shape[:1], torch.nan, dtype=rows.dtype)
         low, high = rows.amin(1), rows.amax(1)
         uniform = (high - low <= CONSTANT_SPREAD * rows.abs().amax(1)) | (high == low)
         return torch.where(uniform, rows[:, 0], torch.nan)
+
+    def keep_constants(self, where: Tensor) -> None:
+        """Forget the constants that are not under the mask."""
+        self.constants = self.constants.masked_fill(~where, torch.nan)
+
+    def is_uniform_along(self, dims: Collection[int]) -> Tensor:
+        """Return the mask of constants that have the same value all along some dimensions; of the tensor's shape."""
+        uniform = self.known
+        for dim in dims:
+            if self.shape[dim]:
+                same = self.constants == self.constants.narrow(dim, 0, 1)
+                uniform = uniform & same.all(dim, keepdim=True)
+        return uniform
 
     def mark_live(self, masks: Sequence[Tensor]) -> None:
         """Make slices live: one mask (size,) per dimension."""
@@ -125,6 +152,13 @@ class AbstractTensor:
         if (mask & ~self.live[dim]).any():
             self.live[dim] = self.live[dim] | mask
             self.changed = True
+
+    def mark_present(self) -> None:
+        """Keep the tensor because its shape is read: at least one slice of every dimension."""
+        self._mark_needed()
+        for dim, mask in enumerate(self.live):
+            if len(mask) and not mask.any():
+                self.mark_live_along(dim, torch.arange(len(mask)) == 0)
 
     def mark_elements_live(self, mask: Tensor) -> None:
         """Make live the smallest product of slices that holds these elements; `mask` has the tensor's shape."""
@@ -145,7 +179,7 @@ class AbstractTensor:
     def live_indices(self, dim: int, execution: int = 0) -> Tensor:
         """Return the indices of a dimension's live slices."""
         if execution and self.is_dynamic(dim):
-            return torch.arange(self.shapes[1][dim])
+            return torch.arange(self.shapes[execution][dim])
         return self.live[dim].nonzero().flatten()
 
     def live_count(self, dim: int, execution: int = 0) -> int:

@@ -9,10 +9,10 @@ from torch import fx
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.data_movement import SIZE_CALLS
 from hyperflux.deploy.compact.execution import CALL_ERRORS, tensors
+from hyperflux.deploy.compact.nodes import call_name
 from hyperflux.deploy.compact.ops import Op, Opaque, Source
 from hyperflux.deploy.compact.registry import rule
 from hyperflux.deploy.compact.trace import Trace, abstract_tensors
-from hyperflux.deploy.compact.tracing import call_name
 
 
 def analyze(trace: Trace) -> list[Op]:
@@ -59,14 +59,20 @@ def _propagate_constants(trace: Trace, node: fx.Node) -> Op:
 
 
 def _drop_size_dependent_constants(trace: Trace, op: Op) -> None:
-    """Forget constants that differ on inputs of the second size."""
+    """Forget constants that differ in another execution, and those that may differ in a size that none has."""
     known = [tensor for tensor in op.outputs if bool(tensor.known.any())]
-    if trace.sizes[0] == trace.sizes[1] or isinstance(op, Source) or not known:
+    if len(trace.sizes) == 1 or isinstance(op, Source) or not known:
         return
-    results = tensors(trace.evaluate(op.node, execution=1))
-    for tensor, result in zip(op.outputs, results, strict=True):
-        if tensor in known:
-            tensor.intersect_constants(result)
+    for execution in trace.executions[1:]:
+        results = tensors(trace.evaluate(op.node, execution))
+        for tensor, result in zip(op.outputs, results, strict=True):
+            if tensor in known:
+                tensor.intersect_constants(result)
+    for tensor in known:
+        if any(operand.is_sometimes_empty for operand in op.inputs):
+            tensor.reset()
+        elif bool(tensor.known.any()):
+            tensor.keep_constants(op.constants_of_every_size(tensor))
 
 
 def _propagate_liveness(trace: Trace, ops: list[Op]) -> None:
@@ -87,19 +93,36 @@ def _propagate_liveness(trace: Trace, ops: list[Op]) -> None:
                 op.propagate_liveness()
         if not any(tensor.changed for tensor in every):
             _pin_scalars(trace)
+            _keep_shape_sources(trace, ops)
+
+
+def _is_read(trace: Trace, node: fx.Node) -> bool:
+    """Return whether a node turns scalars into tensors, or checks them."""
+    return node in trace.tensors or node.op == "output" or call_name(node) == "_assert"
 
 
 def _pin_scalars(trace: Trace) -> None:
     """Keep tensors whole whose size enters a computation and would change; sizes in a reshape are rewritten instead."""
     trace.update_scalars()
-    changed = trace.changed_scalars()
+    changed, checked = trace.changed_scalars(), trace.changed_scalars(in_executions=True)
     for node in trace.graph.nodes:
-        is_read = node in trace.tensors or call_name(node) == "_assert"
-        if is_read and not (node.op in ("call_function", "call_method") and call_name(node) in SIZE_CALLS):
+        is_rewritten = node.op in ("call_function", "call_method") and call_name(node) in SIZE_CALLS
+        if _is_read(trace, node) and not is_rewritten:
             for source in node.all_input_nodes:
-                if source in changed:
+                if source in (checked if call_name(node) == "_assert" else changed):
                     for tensor in _shape_sources(trace, source):
                         tensor.mark_all_live()
+
+
+def _keep_shape_sources(trace: Trace, ops: list[Op]) -> None:
+    """Keep at least one slice of tensors whose shape a live call reads, though nothing may read their values."""
+    dead = {op.node for op in ops if not op.needed}
+    for node in trace.graph.nodes:
+        if _is_read(trace, node) and node not in dead:
+            for source in node.all_input_nodes:
+                if source not in trace.tensors:
+                    for tensor in _shape_sources(trace, source):
+                        tensor.mark_present()
 
 
 def _shape_sources(trace: Trace, node: fx.Node) -> Iterator[AbstractTensor]:

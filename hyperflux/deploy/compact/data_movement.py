@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.execution import CALL_ERRORS, tensors
+from hyperflux.deploy.compact.nodes import call_name
 from hyperflux.deploy.compact.ops import Op
 from hyperflux.deploy.compact.trace import Trace, abstract_tensors
-from hyperflux.deploy.compact.tracing import call_name
 
-SIZE_CALLS = ("reshape", "view", "expand")
+SIZE_CALLS = ("reshape", "view", "expand", "unflatten")
 """Calls whose arguments are sizes of the result."""
+ELEMENTS_STAY = (*SIZE_CALLS, "flatten", "permute", "transpose", "swapaxes", "movedim", "unsqueeze", "squeeze")
+"""Calls that neither add nor drop elements, whatever their arguments are."""
 
 
 class DataMovement(Op):
@@ -24,7 +27,7 @@ class DataMovement(Op):
 
     Which one it is follows from making the call on element indices in place of values. Where slices go, sizes among the
     arguments are rewritten, and the call is made again on the indices of the live elements: `can_rewrite` is true if
-    that gives the live results, in both executions.
+    that gives the live results, in all executions.
     """
 
     def __init__(self, trace: Trace, node: fx.Node) -> None:
@@ -36,7 +39,8 @@ class DataMovement(Op):
         others = [tensor for tensor in self.inputs if tensor not in self.operands]
         if not all(bool(tensor.known.all()) for tensor in others):
             raise ValueError("where elements go depends on the input")
-        self._source_indices = [self._find_source_indices(execution) for execution in (0, 1)]
+        self._moved_dims = self._find_moved_dims()
+        self._source_indices = [self._find_source_indices(execution) for execution in trace.executions]
 
     @property
     def preserves_order(self) -> bool:
@@ -52,6 +56,20 @@ class DataMovement(Op):
             out.set_constants(value, known[source] | (source < 0))
             out.is_input = all(operand.is_input for operand in self.operands)
 
+    def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
+        """Where a size says which elements are taken, they must all be the same, and the same as added constants."""
+        if not self._moved_dims:
+            return torch.ones(tensor.shape, dtype=torch.bool)
+        uniform = torch.cat([operand.is_uniform_along(self._moved_dims).flatten() for operand in self.operands])
+        source = self._source_indices[0][self.outputs.index(tensor)]
+        held = uniform[source] | (source < 0)
+        if call_name(self.node) == "pad":
+            value = self.node.args[3] if len(self.node.args) > 3 else self.node.kwargs.get("value")
+            added = 0.0 if value is None else value
+            same = tensor.constants == added if isinstance(added, int | float) else torch.zeros_like(held)
+            held = same & tensor.is_uniform_along(self._moved_dims)
+        return held
+
     def propagate_liveness(self) -> None:
         """An element that is live in a result is live in its operand, and the other way round."""
         read = torch.zeros(self._operand_elements(0), dtype=torch.bool)
@@ -60,6 +78,9 @@ class DataMovement(Op):
                 read[source[out.live_elements() & (source >= 0)]] = True
         for operand, start in self._starts(0):
             operand.mark_elements_live(read[start : start + operand.constants.numel()].view(operand.shape))
+        for operand in self.operands:
+            for dim in self._moved_dims if operand.needed else ():
+                operand.mark_live_along(dim, torch.ones_like(operand.live[dim]))
         live = torch.cat([operand.live_elements().flatten() for operand in self.operands])
         for out, source in zip(self.outputs, self._source_indices[0], strict=True):
             if out.needed:
@@ -73,7 +94,7 @@ class DataMovement(Op):
         if not self._shrinks():
             return True
         try:
-            return all(self._gives_live_results(execution) for execution in (0, 1))
+            return all(self._gives_live_results(execution) for execution in self.trace.executions)
         except CALL_ERRORS:
             return False
 
@@ -104,6 +125,8 @@ class DataMovement(Op):
         """Return the arguments for the live parts, sizes rewritten."""
         node, args, (out, *_) = self.node, list(self.node.args), self.outputs
         name = "" if node.op == "call_module" else call_name(node)
+        if name == "unflatten":
+            return self._smaller_unflatten(), dict(node.kwargs)
         if name in SIZE_CALLS:
             listed = len(args) == 2 and isinstance(args[1], list | tuple)
             sizes = list(args[1]) if listed else args[1:]  # type: ignore[arg-type]
@@ -121,12 +144,47 @@ class DataMovement(Op):
             return (args[0], self._smaller_padding(list(args[1])), *args[2:]), dict(node.kwargs)  # type: ignore[arg-type]
         return tuple(args), dict(node.kwargs)
 
+    def _find_moved_dims(self) -> list[int]:
+        """Return the dimensions of the operands along which a size says which elements are taken or added."""
+        node, name, rank = self.node, call_name(self.node), max(len(operand.shape) for operand in self.operands)
+        if not self.trace.depends_on_size((node.args, node.kwargs)) or name in ELEMENTS_STAY:
+            return []
+        if name == "pad" and len(node.args) > 1 and isinstance(node.args[1], list | tuple):
+            places = [place for place, amount in enumerate(node.args[1]) if self.trace.depends_on_size(amount)]
+            return sorted({rank - 1 - place // 2 for place in places})
+        if name == "getitem":
+            index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+            if not any(isinstance(part, fx.Node) and part in self.trace.tensors for part in index):
+                return self._sliced_dims(index, rank)
+        return list(range(rank))
+
+    def _sliced_dims(self, index: tuple[Any, ...], rank: int) -> list[int]:
+        """Return the dimensions that an index of numbers and slices takes by a size."""
+        taken, dim = len([part for part in index if part is not None and part is not Ellipsis]), 0
+        sliced = []
+        for part in index:
+            if part is Ellipsis:
+                dim += rank - taken
+            elif part is not None:
+                if self.trace.depends_on_size(part):
+                    sliced.append(dim)
+                dim += 1
+        return sliced
+
+    def _smaller_unflatten(self) -> tuple[Any, ...]:
+        """Return (operand, dimension, sizes of what that dimension becomes), sizes rewritten."""
+        source, dim, sizes = cast(tuple[Any, int, Sequence[Any]], self.node.args)
+        first = dim % len(self.operands[0].shape)
+        return source, dim, [self._smaller_size(size, self.outputs[0], first + n) for n, size in enumerate(sizes)]
+
     def _is_needed(self, operand: Any) -> bool:
         tensor = self.trace.tensor_of(operand)
         return tensor is None or tensor.needed
 
     def _smaller_size(self, size: Any, out: AbstractTensor, dim: int) -> Any:
         """Return a size argument; a plain number only where the given one would be wrong for the smaller network."""
+        if not out.is_dynamic(dim) and self.trace.depends_on_size(size):
+            raise ValueError("a dimension's size depends on the size of the inputs")
         fits = out.is_dynamic(dim) or self.trace.resolve_smaller(size) in (-1, out.live_count(dim))
         return size if fits else out.live_count(dim)
 
@@ -182,6 +240,6 @@ def _becomes_split(node: fx.Node, args: tuple[Any, ...]) -> bool:
     return call_name(node) == "chunk" and len(args) > 1 and isinstance(args[1], list)
 
 
-def is_data_movement(module: nn.Module) -> bool:
+def is_data_movement(kind: type[nn.Module]) -> bool:
     """Return whether a module only moves elements, by arguments that do not depend on the number of channels."""
-    return type(module) in (nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d)
+    return kind in (nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad1d, nn.ZeroPad2d)

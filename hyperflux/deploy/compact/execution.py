@@ -1,4 +1,4 @@
-"""Execute a traced graph node by node, and find the input sizes that a network takes."""
+"""Execute a traced graph node by node."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from hyperflux.errors import InputError
-
 Inputs = tuple[Tensor, ...]
-Shapes = tuple[tuple[int, ...], ...]
-Sizes = tuple[Shapes, Shapes]
-"""The inputs' shapes in executions 0 and 1."""
-
-LARGER = 32
-"""Pixels or tokens that execution 1 has more, where the network takes them: a multiple of most strides."""
 CALL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, NotImplementedError)
 """What a call raises on tensors that it does not take."""
 
@@ -27,44 +19,47 @@ def execute_example(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any
 
     Returns:
         The result of every node. Memory that calls share is shared in the results too.
-
-    Raises:
-        InputError: The example is not made of non-empty tensors, or the module does not take it.
     """
-    if not all(isinstance(x, Tensor) and x.numel() for x in inputs):
-        raise InputError("compact: example_input must be a non-empty tensor, or a tuple of non-empty tensors")
-    try:
-        return _execute(module.graph, module, [x.cpu() for x in inputs], double=False)
-    except CALL_ERRORS as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"compact: the module can't take the example input ({reason})") from error
+    results: dict[fx.Node, Any] = {}
+    remaining = iter([x.cpu() for x in inputs])
+    with torch.no_grad():
+        for node in module.graph.nodes:
+            results[node] = execute_node(module, node, results, remaining)
+    return results
 
 
-def execute_in_float64(graph: fx.Graph, module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
+def execute_in_float64(graph: fx.Graph, module: fx.GraphModule, own: nn.Module, inputs: Inputs) -> dict[fx.Node, Any]:
     """Execute a graph, casting every floating-point result to float64.
 
     Args:
         graph: The graph whose nodes are executed.
-        module: The graph's module, or a float64 copy of it, from which submodules and attributes are taken.
+        module: A float64 copy of the graph's module, from which submodules and attributes are taken.
+        own: The graph's module in its own dtype. It makes those calls that fail in float64.
         inputs: The inputs.
 
     Returns:
         The result of every node of `graph`; raises whatever its calls raise.
     """
-    return _execute(graph, module, [to_float64(x) for x in inputs], double=True)
+    dtype = next((p.dtype for p in own.parameters() if p.is_floating_point()), torch.float32)
 
+    def narrow(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 else leaf
 
-def _execute(graph: fx.Graph, module: fx.GraphModule, inputs: list[Tensor], double: bool) -> dict[fx.Node, Any]:
     results: dict[fx.Node, Any] = {}
-    remaining = iter(inputs)
+    remaining = iter([to_float64(x) for x in inputs])
     with torch.no_grad():
         for node in graph.nodes:
-            result = _execute_node(module, node, results, remaining)
-            results[node] = to_float64(result) if double else result
+            try:
+                result = execute_node(module, node, results, remaining)
+            except CALL_ERRORS:
+                sources = {source: tree_map(narrow, results[source]) for source in node.all_input_nodes}
+                result = execute_node(own, node, sources, remaining)
+            results[node] = to_float64(result)
     return results
 
 
-def _execute_node(module: fx.GraphModule, node: fx.Node, results: dict[fx.Node, Any], inputs: Iterator[Tensor]) -> Any:
+def execute_node(module: nn.Module, node: fx.Node, results: dict[fx.Node, Any], inputs: Iterator[Tensor]) -> Any:
+    """Return a node's result from those of the nodes before it; an input is the next of `inputs`."""
     if node.op == "placeholder":
         value = next(inputs, node.args[0] if node.args else None)
         if value is None and not node.args:
@@ -77,7 +72,7 @@ def _execute_node(module: fx.GraphModule, node: fx.Node, results: dict[fx.Node, 
     return args[0] if node.op == "output" else invoke(module, node, args, kwargs)
 
 
-def invoke(module: fx.GraphModule, node: fx.Node, args: Any, kwargs: Any) -> Any:
+def invoke(module: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Make the call of a node with other arguments; raises whatever the call raises."""
     if node.op == "call_module":
         return module.get_submodule(str(node.target))(*args, **kwargs)
@@ -86,59 +81,15 @@ def invoke(module: fx.GraphModule, node: fx.Node, args: Any, kwargs: Any) -> Any
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def find_sizes(module: fx.GraphModule, inputs: Inputs) -> Sizes:
-    """Find two shapes per input that the network takes, to tell dynamic dimensions from fixed ones.
-
-    Args:
-        module: The traced module in float64.
-        inputs: The example.
-
-    Returns:
-        The shapes of execution 0, with a batch of 2 where possible, and of execution 1, larger along every dimension in
-        which the network takes any size: by one sample, or by `LARGER` pixels or tokens.
-    """
-    own = tuple(tuple(x.shape) for x in inputs)
-    first = tuple((2, *shape[1:]) if shape else shape for shape in own)
-    if not _takes(module, inputs, first):
-        first = own
-    second = first
-    for dim in range(max(map(len, first), default=0)):
-        larger = tuple(_enlarge(shape, dim) for shape in second)
-        if larger != second and _takes(module, inputs, larger):
-            second = larger
-    return first, second
-
-
-def _takes(module: fx.GraphModule, inputs: Inputs, shapes: Shapes) -> bool:
-    try:
-        execute_in_float64(module.graph, module, resize(inputs, shapes))
-    except CALL_ERRORS:
-        return False
-    return True
-
-
-def _enlarge(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
-    """Return the shape with one more sample, or with `LARGER` more along a later dimension of three or more."""
-    if dim >= len(shape) or (dim > 0 and len(shape) < 3):
-        return shape
-    return (*shape[:dim], shape[dim] + (LARGER if dim else 1), *shape[dim + 1 :])
-
-
-def resize(inputs: Inputs, shapes: Shapes) -> Inputs:
-    """Return the inputs in other shapes, on the CPU: cut, or filled up by repeating slices from the first."""
-    result = []
-    for x, shape in zip(inputs, shapes, strict=True):
-        x = x.cpu()
-        for dim, size in enumerate(shape):
-            x = x.index_select(dim, torch.arange(size) % x.shape[dim])
-        result.append(x)
-    return tuple(result)
-
-
 def to_float64(result: Any) -> Any:
     """Cast the floating-point tensors of a nested result to float64."""
     narrower = (torch.float16, torch.bfloat16, torch.float32)
     return tree_map(lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.dtype in narrower else leaf, result)
+
+
+def shapes_only(results: dict[fx.Node, Any]) -> dict[fx.Node, Any]:
+    """Return results without the values of their tensors, which take memory."""
+    return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, results)  # type: ignore[no-any-return]
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.ops import Op
 from hyperflux.deploy.compact.trace import Trace
 
@@ -53,6 +54,13 @@ class LinearOrConvolution(Op):
         shape = [1] * value.ndim
         shape[self.dim] = -1
         self.output.set_constants(value, known.view(shape).expand(value.shape))
+
+    def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
+        """An output channel that reads a constant other than 0 varies near the border, where zeros are added."""
+        if not (self._pads_with_zeros and any(map(tensor.is_dynamic, range(2, len(tensor.shape))))):
+            return super().constants_of_every_size(tensor)
+        steady: Tensor = ~(self.reads & (self.input.channel_constants(1) != 0)).any(1)
+        return steady.view(1, -1, *[1] * (len(tensor.shape) - 2)).expand(tensor.shape)
 
     def propagate_liveness(self) -> None:
         """All positions stay, and the input channels that live outputs read."""
@@ -128,15 +136,7 @@ class LinearOrConvolution(Op):
 
     @property
     def _pads_with_zeros(self) -> bool:
-        """Whether a constant channel is not constant where the kernel meets the border."""
-        if isinstance(self.module, TRANSPOSED):
-            return True
-        if isinstance(self.module, nn.Linear) or self.module.padding_mode != "zeros":
-            return False
-        padding = self.module.padding
-        if isinstance(padding, str):
-            return padding == "same" and any(size > 1 for size in self.module.kernel_size)
-        return any(amount > 0 for amount in padding)
+        return pads_with_zeros(self.module)
 
 
 class GroupedConvolution(Op):
@@ -156,6 +156,14 @@ class GroupedConvolution(Op):
         known = ~(self.reads & unknown).any(2).flatten()
         value = self.trace.evaluate(self.node)
         self.output.set_constants(value, known.view(1, -1, *[1] * (value.ndim - 2)).expand(value.shape))
+
+    def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
+        """An output channel that reads a constant other than 0 varies near the border, where zeros are added."""
+        if not (pads_with_zeros(self.module) and any(map(tensor.is_dynamic, range(2, len(tensor.shape))))):
+            return super().constants_of_every_size(tensor)
+        nonzero = (self.input.channel_constants(1) != 0).view(self.groups, 1, -1)
+        steady: Tensor = ~(self.reads & nonzero).any(2).flatten()
+        return steady.view(1, -1, *[1] * (len(tensor.shape) - 2)).expand(tensor.shape)
 
     def propagate_liveness(self) -> None:
         """All positions stay, and whole groups."""
@@ -182,6 +190,17 @@ class GroupedConvolution(Op):
         """Return the mask of groups with a live channel on either side."""
         read, written = (tensor.live[1].view(self.groups, -1).any(1) for tensor in (self.input, self.output))
         return read | written
+
+
+def pads_with_zeros(layer: Any) -> bool:
+    """Return whether a constant channel is not constant where a layer's kernel meets the border."""
+    if isinstance(layer, TRANSPOSED):
+        return True
+    if isinstance(layer, nn.Linear) or layer.padding_mode != "zeros":
+        return False
+    if isinstance(layer.padding, str):
+        return layer.padding == "same" and any(size > 1 for size in layer.kernel_size)
+    return any(amount > 0 for amount in layer.padding)
 
 
 def copy_without_tensors(module: Any) -> Any:

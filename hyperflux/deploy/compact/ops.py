@@ -6,13 +6,20 @@ Every rule is a subclass of `Op`. A call without a rule of its own is `Opaque`: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
+from hyperflux.deploy.compact.aliasing import is_in_place
+from hyperflux.deploy.compact.execution import leaves
+from hyperflux.deploy.compact.layer_types import layer_type
+from hyperflux.deploy.compact.nodes import call_name
 from hyperflux.deploy.compact.trace import Trace, abstract_tensors
-from hyperflux.deploy.compact.tracing import call_name, is_in_place
+
+AVERAGES = ("maxpool", "max_pool", "avgpool", "avg_pool", "upsample", "interpolate", "mean", "amax", "amin")
+"""Reductions that give, of equal values, that value."""
 
 
 class Op:
@@ -38,6 +45,17 @@ class Op:
 
     def propagate_constants(self) -> None:
         """Set the constants of the results from those of the inputs. Called once, in the order of the graph."""
+
+    def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
+        """Return the mask of a result's constants that hold in every size of input, given that the operands' do.
+
+        `tensor` has only constants that were the same in all executions. A call whose arguments are computed from sizes
+        may do in another size what it did in none of them.
+        """
+        return torch.full(tensor.shape, not self._depends_on_size())
+
+    def _depends_on_size(self) -> bool:
+        return self.trace.depends_on_size((self.node.args, self.node.kwargs))
 
     def propagate_liveness(self) -> None:
         """Mark live what must stay together, inputs and results. Called, where `needed`, until nothing changes."""
@@ -86,7 +104,7 @@ class Source(Op):
     def _is_shared(self) -> bool:
         readers = [n for n in self.trace.graph.nodes if n.op == "get_attr" and n.target == self.node.target]
         owner = str(self.node.target).rpartition(".")[0]
-        called = any(n.op == "call_module" and n.target == owner for n in self.trace.graph.nodes)
+        called = any(n.op == "call_module" and f"{owner}.".startswith(f"{n.target}.") for n in self.trace.graph.nodes)
         return len(readers) > 1 or called
 
 
@@ -119,6 +137,11 @@ class Elementwise(Op):
                 value, known = value.masked_fill(zero, 0.0), known | zero
         out.set_constants(value, known)
         out.is_input = len(self.inputs) == 1 and self.inputs[0].is_input
+
+    def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
+        """A constant times or over a size is a constant only where it is 0."""
+        held = super().constants_of_every_size(tensor)
+        return held | (tensor.constants == 0) if self._is_product() or self._is_quotient() else held
 
     def propagate_liveness(self) -> None:
         """Slices of operands and result stay together, except for an operand that is folded into a buffer."""
@@ -156,6 +179,11 @@ class Elementwise(Op):
     def _is_product(self) -> bool:
         return call_name(self.node).strip("_") in ("mul", "imul", "multiply")
 
+    def _is_quotient(self) -> bool:
+        return call_name(self.node).strip("_") in ("truediv", "itruediv", "div", "divide") and (
+            self.trace.tensor_of(self.node.args[0]) is not None
+        )
+
     def _foldable_operand(self) -> AbstractTensor | None:
         """Return the one computed operand of two that is all constants and varies along one dimension at most."""
         (out,) = self.outputs
@@ -181,6 +209,9 @@ class Reduction(Op):
 
     def __init__(self, trace: Trace, node: fx.Node, dims: Sequence[int]) -> None:
         super().__init__(trace, node)
+        self.name = call_name(node)
+        if node.op == "call_module":
+            self.name = layer_type(trace.submodule(node)).__name__
         self.operand = self.inputs[0]
         self.dims = sorted(dim % len(self.operand.shape) for dim in dims)
 
@@ -194,6 +225,28 @@ class Reduction(Op):
         if len(out.shape) < len(self.operand.shape):
             known = known.squeeze(self.dims)
         out.set_constants(value, known.expand(out.shape))
+
+    def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
+        """A mean or a maximum of equal values is that value in every size; zeros that are counted lower a mean."""
+        if any(self.operand.is_dynamic(dim) for dim in self.dims) and self._counts_more_than_values():
+            return tensor.constants == 0
+        kind = self.name.lower().replace("adaptive", "").strip("_").rstrip("123d")
+        return torch.full(tensor.shape, True) if kind in AVERAGES else super().constants_of_every_size(tensor)
+
+    def _counts_more_than_values(self) -> bool:
+        """Return whether an average pool counts padded zeros, or divides by a number of its own, near the border."""
+        if not self.name.lower().startswith(("avgpool", "avg_pool")):
+            return False
+        node, module = self.node, self.trace.submodule(self.node) if self.node.op == "call_module" else None
+
+        def setting(position: int, name: str, default: Any) -> Any:
+            if module is not None:
+                return getattr(module, name, default)
+            return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+        padding = leaves(setting(3, "padding", 0))
+        counted = any(amount != 0 for amount in padding) and setting(5, "count_include_pad", True) is not False
+        return counted or setting(6, "divisor_override", None) is not None
 
     def propagate_liveness(self) -> None:
         """`dims` stay whole; slices along the other dimensions stay together in operand and result."""

@@ -11,10 +11,11 @@ from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.attention import Attention, MatrixProduct
 from hyperflux.deploy.compact.batch_norm import BatchNorm, FunctionalBatchNorm
 from hyperflux.deploy.compact.data_movement import DataMovement, is_data_movement
+from hyperflux.deploy.compact.layer_types import layer_type
 from hyperflux.deploy.compact.layers import NORMS, TRANSPOSED, GroupedConvolution, LinearOrConvolution
+from hyperflux.deploy.compact.nodes import call_name, is_getitem
 from hyperflux.deploy.compact.ops import Elementwise, Op, Opaque, Reduction, Source
 from hyperflux.deploy.compact.trace import Trace
-from hyperflux.deploy.compact.tracing import call_name, is_getitem
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
@@ -33,7 +34,7 @@ DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "
 DATA_MOVEMENT = {
     "view", "reshape", "flatten", "permute", "transpose", "swapaxes", "movedim", "t", "unsqueeze", "squeeze", "chunk",
     "split", "unbind", "narrow", "expand", "cat", "concat", "stack", "getitem", "pad", "index_select", "roll", "flip",
-    "pixel_shuffle",
+    "pixel_shuffle", "unflatten",
 }  # fmt: skip
 POOL_MODULES = {
     kind: int(kind.__name__[-2])
@@ -104,7 +105,9 @@ def _is_torch_function(node: fx.Node) -> bool:
 
 def _module_rule(trace: Trace, node: fx.Node) -> Op:
     module: Any = trace.submodule(node)
-    kind, operands = type(module), trace.operands(node)
+    kind, operands = layer_type(module), trace.operands(node)
+    if node.target in trace.unreadable:
+        return Opaque(trace, node, trace.unreadable[str(node.target)])
     if module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module):
         return Opaque(trace, node, "it has hooks or a parametrization")
     if len(operands) != 1 or trace.tensor_of(node) is None:
@@ -113,13 +116,13 @@ def _module_rule(trace: Trace, node: fx.Node) -> Op:
         return Elementwise(trace, node)
     if kind in POOL_MODULES and not getattr(module, "return_indices", False):
         return Reduction(trace, node, range(-POOL_MODULES[kind], 0))
-    if kind is nn.Upsample:
+    if kind in (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d):
         return Reduction(trace, node, range(2, len(operands[0].shape)))
     if kind in (nn.Softmax, nn.LogSoftmax) and module.dim is not None:
         return Reduction(trace, node, [module.dim])
     if kind is nn.LayerNorm:
         return Reduction(trace, node, range(-len(module.normalized_shape), 0))
-    if is_data_movement(module):
+    if is_data_movement(kind):
         return DataMovement(trace, node)
     if kind in PRUNABLE or kind in NORMS:
         return _layer_rule(trace, node, module)
@@ -128,13 +131,17 @@ def _module_rule(trace: Trace, node: fx.Node) -> Op:
 
 def _layer_rule(trace: Trace, node: fx.Node, module: Any) -> Op:
     """Return the rule of a layer with weights; opaque if something else depends on its shape."""
-    kind = type(module)
-    calls = [n for n in trace.graph.nodes if n.op == "call_module" and trace.submodule(n) is module]
-    own = {id(parameter) for parameter in module.parameters()}
+    kind = layer_type(module)
+    called = [n for n in trace.graph.nodes if n.op == "call_module"]
+    calls = [n for n in called if any(part is module for part in trace.submodule(n).modules())]
+    own_parameters = list(module.parameters())
+    own = {id(parameter) for parameter in own_parameters}
     others = [m for m in trace.module.modules() if m is not module and own & {id(p) for p in m._parameters.values()}]
     read = [n for n in trace.graph.nodes if n.op == "get_attr" and str(n.target).startswith(f"{node.target}.")]
     if len(calls) > 1 or others or read:
         return Opaque(trace, node, "its weights are used more than once")
+    if not all(parameter.numel() for parameter in own_parameters):
+        return Opaque(trace, node, "it has a parameter of 0 elements")
     if kind in NORMS and module.running_mean is None:
         return Opaque(trace, node, "it has no running statistics")
     if kind in NORMS:

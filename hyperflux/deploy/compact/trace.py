@@ -1,4 +1,4 @@
-"""A traced network executed at two input sizes: abstract tensors, scalars, and single calls on chosen tensors."""
+"""A traced network executed at several input sizes: abstract tensors, scalars, and single calls on chosen tensors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
+from hyperflux.deploy.compact.aliasing import reject_aliased_writes
 from hyperflux.deploy.compact.execution import (
     Inputs,
-    Sizes,
     execute_example,
     execute_in_float64,
-    find_sizes,
     invoke,
     leaves,
-    resize,
+    shapes_only,
     tensors,
     to_float64,
 )
-from hyperflux.deploy.compact.tracing import call_name, is_getitem, reject_aliased_writes, traced
+from hyperflux.deploy.compact.nodes import call_name, is_getitem
+from hyperflux.deploy.compact.size_dependence import Dependence, depends, size_dependence
+from hyperflux.deploy.compact.sizes import Sizes, find_sizes, resize
+from hyperflux.deploy.compact.tracing import traced
 
 Scalars = Mapping[fx.Node, Any]
 """Results that are no tensors, such as the sizes that a graph computes, by node."""
@@ -36,34 +38,39 @@ class Trace:
 
     Attributes:
         module: The copy that is made smaller, in its own dtype.
-        sizes: The inputs' shapes in executions 0 and 1.
+        sizes: The inputs' shapes in every execution.
+        unreadable: By path of a submodule that torch.fx can't read and that stays a single call, the reason.
         tensors: By node, its abstract tensors, nested as the node's result is.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, sizes: Sizes | None = None) -> None:
-        """Trace the module and execute it twice.
+    def __init__(self, model: nn.Module, inputs: Inputs, earlier: Trace | None = None) -> None:
+        """Trace the module and execute it in several sizes.
 
         Args:
-            model: The module; it stays as it is.
+            model: The module, prepared; it stays as it is.
             inputs: An example of all its inputs.
-            sizes: The shapes of both executions, if known; else they are found by trying.
+            earlier: The trace that `model` comes from, if any. Its sizes are used again.
 
         Raises:
-            InputError: The module can't be traced or does not take the inputs.
+            InputError: The module can't be traced.
         """
-        self.module = traced(model, len(inputs))
+        self.sizes: Sizes = earlier.sizes if earlier else find_sizes(model, inputs)
+        self.unreadable: dict[str, str] = dict(earlier.unreadable) if earlier else {}
+        self.module = traced(model, len(inputs), self.resized_examples(inputs), self.unreadable)
         example = execute_example(self.module, inputs)
         reject_aliased_writes(self.module, example)
         self._double = copy.deepcopy(self.module).double()
-        self.sizes = sizes or find_sizes(self._double, inputs)
-        first, second = (execute_in_float64(self.graph, self._double, resize(inputs, shapes)) for shapes in self.sizes)
+        runs = [shapes_only(self._execute_double(resize(inputs, shapes))) for shapes in self.sizes]
         self.tensors: dict[fx.Node, Any] = {}
-        self._scalars: tuple[dict[fx.Node, Any], dict[fx.Node, Any]] = ({}, {})
+        self._scalars: list[dict[fx.Node, Any]] = [{} for _ in runs]
         for node in self.graph.nodes:
-            if tensors(first[node]):
-                self.tensors[node] = self._abstract(node, first[node], second[node], example[node])
+            results = [run[node] for run in runs]
+            if tensors(results[0]):
+                self.tensors[node] = self._abstract(node, results, example[node])
             else:
-                self._scalars[0][node], self._scalars[1][node] = first[node], second[node]
+                for scalars, result in zip(self._scalars, results, strict=True):
+                    scalars[node] = result
+        self._dependence: dict[fx.Node, Dependence] = size_dependence(self.graph, self.tensor_of, self._scalars[0])
         self.update_scalars()
 
     @property
@@ -101,8 +108,17 @@ class Trace:
         read = (self.tensors.get(source) for source in node.all_input_nodes)
         return list(dict.fromkeys(tensor for tree in read for tensor in abstract_tensors(tree)))
 
+    @property
+    def executions(self) -> range:
+        """The numbers of the executions."""
+        return range(len(self.sizes))
+
+    def depends_on_size(self, argument: Any) -> bool:
+        """Return whether an argument of a call contains a scalar that depends on the size of the inputs."""
+        return depends(argument, self._dependence)
+
     def resized_examples(self, inputs: Inputs) -> list[Inputs]:
-        """Return the example in the sizes of both executions, in its own dtype."""
+        """Return the example in the sizes of all executions, in its own dtype."""
         return [resize(inputs, shapes) for shapes in self.sizes]
 
     def resolve(self, argument: Any) -> Any:
@@ -113,18 +129,24 @@ class Trace:
         """Return a call's argument with computed scalars filled in, as the smaller network will compute them."""
         return fx.node.map_arg(argument, lambda node: self._smaller_scalars[0].get(node))
 
-    def changed_scalars(self) -> set[fx.Node]:
-        """Return the nodes whose scalar will be different in the smaller network."""
-        return {
-            node
-            for before, after in zip(self._scalars, self._smaller_scalars, strict=True)
-            for node, value in before.items()
-            if after[node] != value
-        }
+    def changed_scalars(self, in_executions: bool = False) -> set[fx.Node]:
+        """Return the nodes whose scalar will be different in the smaller network, in some size of input.
+
+        What is computed from a changed scalar counts as changed, however equal it was in the executions, unless only
+        those are asked for.
+        """
+        changed: set[fx.Node] = set()
+        for node in self._scalars[0]:
+            pairs = zip(self._scalars, self._smaller_scalars, strict=True)
+            differs = any(before[node] != after[node] for before, after in pairs)
+            computed = not (in_executions or is_getitem(node)) and not changed.isdisjoint(node.all_input_nodes)
+            if differs or computed:
+                changed.add(node)
+        return changed
 
     def update_scalars(self) -> None:
         """Recompute what the graph will compute from the shapes of the live parts."""
-        self._smaller_scalars = tuple(self._recompute_scalars(execution) for execution in (0, 1))
+        self._smaller_scalars = [self._recompute_scalars(execution) for execution in self.executions]
 
     def evaluate(self, node: fx.Node, execution: int = 0) -> Any:
         """Make a node's call in float64 on the known constants, 0 for unknown elements; raises what the call raises."""
@@ -168,6 +190,9 @@ class Trace:
         with torch.no_grad():
             return to_float64(invoke(self._double, node, args, kwargs))
 
+    def _execute_double(self, inputs: Inputs) -> dict[fx.Node, Any]:
+        return execute_in_float64(self.graph, self._double, self.module, inputs)
+
     def _recompute_scalars(self, execution: int) -> dict[fx.Node, Any]:
         def of_live_shape(tensor: AbstractTensor) -> Tensor:
             return torch.empty(tensor.live_shape(execution))
@@ -182,20 +207,21 @@ class Trace:
                 after[node] = self._call(node, node.args, node.kwargs, of_live_shape, after)
         return after
 
-    def _abstract(self, node: fx.Node, first: Any, second: Any, example: Any) -> Any:
+    def _abstract(self, node: fx.Node, results: list[Any], example: Any) -> Any:
         """Return a result's abstract tensors; the output, and the pick of a tuple's part, share their sources'."""
         if node.op == "output":
             return fx.node.map_arg(node.args[0], lambda source: self.tensors.get(source))
         if is_getitem(node) and isinstance(self.tensors.get(node.args[0]), tuple | list):  # type: ignore[arg-type]
             return self.tensors[node.args[0]][node.args[1]]  # type: ignore[index]
-        firsts, seconds, examples = map(tensors, (first, second, example))
-        shapes: list[tuple[int, ...]] = [tuple(tensor.shape) for tensor in seconds]
-        if not len(firsts) == len(seconds) == len(examples):  # one part per sample: mark the rank as not fixed
-            examples, shapes = examples[:1] * len(firsts), [(*tensor.shape, 0) for tensor in firsts]
-        made = iter(
-            [AbstractTensor((tuple(a.shape), b), c.dtype) for a, b, c in zip(firsts, shapes, examples, strict=True)]
-        )
-        return tree_map(lambda leaf: next(made) if isinstance(leaf, Tensor) else leaf, first)
+        parts, examples = [tensors(result) for result in results], tensors(example)
+        if len({*map(len, parts), len(examples)}) > 1:  # one part per sample: mark the rank as not fixed
+            first = [tuple(part.shape) for part in parts[0]]
+            others = max(1, len(parts) - 1)
+            made = iter([AbstractTensor((shape, *[(*shape, 0)] * others), examples[0].dtype) for shape in first])
+        else:
+            shapes = zip(*([tuple(part.shape) for part in run] for run in parts), strict=True)
+            made = iter([AbstractTensor(own, part.dtype) for own, part in zip(shapes, examples, strict=True)])
+        return tree_map(lambda leaf: next(made) if isinstance(leaf, Tensor) else leaf, results[0])
 
 
 def abstract_tensors(tree: Any) -> list[AbstractTensor]:

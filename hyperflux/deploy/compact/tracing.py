@@ -1,117 +1,198 @@
-"""Trace a module into a graph of calls with torch.fx, and refuse what the graph would misrepresent."""
+"""Read a module into a graph of calls with torch.fx, and say what can't be read, where and why."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
-from typing import Any
+import linecache
+import os
+import traceback
+from collections.abc import Sequence
+from itertools import islice, product
 
-from torch import Tensor, fx, nn
+import torch
+from torch import fx, nn
 
+from hyperflux.backends.torch.selection import unwrap
+from hyperflux.deploy.compact.execution import CALL_ERRORS, Inputs, tensors
+from hyperflux.deploy.compact.tracer import SizeTracer, UnreadableError, user_line
 from hyperflux.deploy.compact.unpacking import UnsupportedCallError, unpack_transformers
+from hyperflux.deploy.equivalence import outputs_match
 from hyperflux.errors import InputError
 
-
-class _Tracer(fx.Tracer):
-    """Traces `forward` as called with `inputs` positional arguments; the others keep their defaults."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self._inputs = inputs
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """Return the function to trace, and the module and one placeholder per input as its arguments."""
-        parameters = inspect.signature(root_fn).parameters.values()
-        named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-        names = [*named, *(f"input_{number}" for number in range(len(named), self._inputs))][: self._inputs]
-        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in names)]
+MOST_CHOICES = 8
+"""Ways through branches that depend on sizes that are tried, at most."""
+WAY_OUT = "write it without branches on values, or move it into a submodule, which is then kept as it is"
 
 
-def traced(model: nn.Module, inputs: int, unpack: bool = True) -> fx.GraphModule:
-    """Trace a copy of a module, on the CPU and in evaluation mode.
-
-    Args:
-        model: The module; it stays as it is.
-        inputs: Number of positional arguments that the graph takes.
-        unpack: Whether to rewrite torch's packed transformer modules as ordinary layers first. Where the network calls
-            them in an unsupported way (with a mask, say), they stay single calls.
-
-    Returns:
-        The graph module. It loads where this package is not installed.
+def prepared(model: nn.Module) -> nn.Module:
+    """Return a copy of a module on the CPU, in evaluation mode, without wrappers such as torch.compile's.
 
     Raises:
-        InputError: The module has hooks or a `forward` of its own, or torch.fx can't trace it.
+        InputError: It is no module, is TorchScript or from torch.export, has hooks or a `forward` of its own, or can't
+            be copied.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"compact: model is a {type(model).__name__}; give a torch.nn.Module")
+    model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("compact: torch.fx can't read TorchScript; give the module that it was made from")
+    if isinstance(model, fx.GraphModule) and any("_guards" in name or "_in_spec" in name for name in vars(model)):
+        raise InputError("compact: a module of torch.export has fixed sizes; give the module that it was made from")
     if model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model):
         raise InputError(
             "compact: the module has hooks or an overridden forward, which compaction would lose; remove them"
         )
     try:
-        copied = copy.deepcopy(model).cpu().eval()
-        if isinstance(copied, fx.GraphModule):
-            return copied
-        graph = _Tracer(inputs).trace(unpack_transformers(copied) if unpack else copied)
-    except UnsupportedCallError:
-        return traced(model, inputs, unpack=False)
-    except Exception as error:  # the tracer runs the user's own code, which may raise anything
-        if unpack:
-            return traced(model, inputs, unpack=False)
-        reason = " ".join(str(error).split())[:200]
+        copies: dict[int, object] = {}
+        for module in reversed(list(model.modules())):
+            if unwrap(module) is not module:
+                copies[id(module)] = copy.deepcopy(unwrap(module), copies)
+        return copy.deepcopy(model, copies).cpu().eval()
+    except Exception as error:  # copying runs the user's own code, which may raise anything
+        raise InputError(f"compact: the module can't be copied ({_one_line(error)})") from error
+
+
+def require_example(model: nn.Module, inputs: Inputs) -> None:
+    """Raise InputError unless the inputs are tensors that a module takes."""
+    if not all(isinstance(x, torch.Tensor) and x.numel() for x in inputs):
         raise InputError(
-            f"compact: torch.fx can't trace this {type(model).__name__} ({reason}); its forward must not branch on the "
-            "values of tensors"
-        ) from error
-    graph._tracer_cls = None  # otherwise a saved module would need this package to load
-    return fx.GraphModule(copied, graph, type(model).__name__)
+            "compact: example_input must be a non-empty tensor, or a tuple of non-empty tensors; for other inputs, "
+            "give a module that takes tensors and calls yours"
+        )
+    try:
+        _outputs(model, tuple(x.cpu() for x in inputs))
+    except CALL_ERRORS as error:
+        raise InputError(f"compact: the module can't take the example input ({_one_line(error)})") from error
 
 
-def call_name(node: fx.Node) -> str:
-    """Return the name of the function or method that a node calls, such as `relu`."""
-    return str(getattr(node.target, "__name__", node.target))
+def traced(
+    model: nn.Module, inputs: int, examples: Sequence[Inputs] = (), left_alone: dict[str, str] | None = None
+) -> fx.GraphModule:
+    """Trace a prepared module.
 
-
-def is_getitem(node: fx.Node) -> bool:
-    """Return whether a node indexes its first argument."""
-    return node.op == "call_function" and call_name(node) == "getitem"
-
-
-def is_in_place(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a call writes to its first argument."""
-    if node.op == "call_module":
-        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = call_name(node)
-    by_name = name in ("iadd", "isub", "imul", "itruediv") or (name.endswith("_") and not name.endswith("__"))
-    return by_name or bool(node.kwargs.get("inplace", False))
-
-
-def reject_aliased_writes(module: fx.GraphModule, results: dict[fx.Node, Any]) -> None:
-    """Refuse a graph in which an in-place call changes a tensor that a later call reads through another node.
+    torch's packed transformer modules are rewritten as ordinary layers first. Where the network calls them in an
+    unsupported way (with a mask, say), they stay single calls. So does a submodule that torch.fx can't read.
 
     Args:
-        module: The traced module.
-        results: The result of every node in one execution. Tensors that share memory are aliases.
+        model: The module; it stays as it is.
+        inputs: Number of positional arguments that the graph takes.
+        examples: Inputs of several sizes. Without any, a forward may not branch on sizes.
+        left_alone: Takes, by path, the reason for each submodule that stays a single call.
+
+    Returns:
+        The graph module. It gives the module's outputs for all examples, and loads where this package is not installed.
 
     Raises:
-        InputError: The graph has such a call. Rewriting it could change what the later call reads.
+        InputError: torch.fx can't trace the module, or what it traces gives other outputs.
     """
-    order = {node: number for number, node in enumerate(module.graph.nodes)}
-    memory = {
-        node: result.untyped_storage().data_ptr() for node, result in results.items() if isinstance(result, Tensor)
-    }
-    for node in module.graph.nodes:
-        written = node.args[0] if node.args and is_in_place(module, node) else None
-        if not isinstance(written, fx.Node) or written not in memory:
+    if isinstance(model, fx.GraphModule):
+        return copy.deepcopy(model)
+    expected = [_outputs(model, example) for example in examples]
+    if not all(expected):
+        raise InputError("compact: the module must return a tensor, or a tuple, list or dict with tensors")
+    refusals: list[InputError] = []
+    for unpack in (True, False):
+        try:
+            copied = unpack_transformers(copy.deepcopy(model)) if unpack else copy.deepcopy(model)
+            found, leaves = _traced(copied, inputs, examples, expected)
+        except UnsupportedCallError:
             continue
-        for alias, address in memory.items():
-            if address == memory[written] and order[alias] < order[node]:
-                for user in alias.users:
-                    if order[user] > order[node] and isinstance(results.get(user), Tensor | tuple | list):
-                        raise InputError(
-                            f"compact: {node.name} changes a tensor in place that {user.name} reads again; write it "
-                            "without inplace=True"
-                        )
+        except InputError as refusal:
+            refusals.append(refusal)
+        else:
+            (left_alone if left_alone is not None else {}).update(leaves)
+            return found
+    raise refusals[-1]
+
+
+def _traced(
+    model: nn.Module, inputs: int, examples: Sequence[Inputs], expected: list[list[torch.Tensor]]
+) -> tuple[fx.GraphModule, dict[str, str]]:
+    """Trace a module, with other choices at branches that depend on sizes until the outputs are the module's own."""
+    found, tracer, leaves = _trace_once(copy.deepcopy(model), inputs, examples, {})
+    sites = sorted(tracer.sites)
+    for chosen in islice(product((True, False), repeat=len(sites)), 1, MOST_CHOICES):
+        if _gives(found, examples, expected, exactly=bool(sites)):
+            break
+        choices = dict(zip(sites, chosen, strict=True))
+        found, tracer, leaves = _trace_once(copy.deepcopy(model), inputs, examples, choices)
+    if not _gives(found, examples, expected, exactly=bool(sites)):
+        if not _gives(model, examples, expected, exactly=True):
+            raise InputError(
+                "compact: the module is random in evaluation mode or changes its own state: called again with the same "
+                "input it gives other outputs, so they can't be compared"
+            )
+        if sites:
+            reason = f"{_place(sites[0])}it branches on a size, and neither branch is right for every size of input"
+            raise _unreadable(model, reason)
+        raise _unreadable(
+            model,
+            "its graph gives other outputs; forward depends on types, settings of torch or its own changing state",
+        )
+    return found, leaves
+
+
+def _trace_once(
+    model: nn.Module, inputs: int, examples: Sequence[Inputs], choices: dict[tuple[str, int], bool]
+) -> tuple[fx.GraphModule, SizeTracer, dict[str, str]]:
+    """Trace a module; each submodule that can't be read becomes a single call."""
+    leaves: dict[str, str] = {}
+    while True:
+        tracer = SizeTracer(inputs, examples, list(leaves), choices)
+        try:
+            graph = tracer.trace(model)
+        except UnsupportedCallError:
+            raise
+        except Exception as error:  # the tracer runs the user's own code, which may raise anything
+            path, reason = tracer.unreadable_path(), _reason(error)
+            if path:
+                leaves[path] = f"torch.fx can't trace it: {reason}"
+                continue
+            causes = (f"; in {name}, {why}" for name, why in leaves.items() if reason not in why)
+            inner = next(causes, "")
+            raise _unreadable(model, reason + inner) from error
+        graph._tracer_cls = None  # otherwise a saved module would need this package to load
+        return fx.GraphModule(model, graph, type(model).__name__), tracer, leaves
+
+
+def _unreadable(model: nn.Module, reason: str) -> InputError:
+    return InputError(f"compact: torch.fx can't trace this {type(model).__name__} ({reason}); {WAY_OUT}")
+
+
+def _gives(module: nn.Module, examples: Sequence[Inputs], expected: list[list[torch.Tensor]], exactly: bool) -> bool:
+    """Return whether a module gives the expected outputs, exactly or up to rounding."""
+    match = _equal if exactly else outputs_match
+    try:
+        found = [_outputs(module, example) for example in examples]
+    except CALL_ERRORS:
+        return False
+    return all(
+        len(given) == len(wanted) and all(map(match, given, wanted))
+        for given, wanted in zip(found, expected, strict=True)
+    )
+
+
+def _equal(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return found.shape == wanted.shape and torch.equal(found.nan_to_num(), wanted.nan_to_num())
+
+
+def _outputs(module: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return tensors(module(*(x.clone() for x in inputs)))
+
+
+def _reason(error: Exception) -> str:
+    """Return what can't be read, and where."""
+    frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+    text = str(error) if isinstance(error, UnreadableError) else _one_line(error)
+    return f"{_place(user_line(frames))}{text}"
+
+
+def _place(site: tuple[str, int]) -> str:
+    file, line = site
+    code = linecache.getline(file, line).strip() if line else ""
+    return f"line {line} of {os.path.basename(file)}, {code[:100]!r}: " if code else ""
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
