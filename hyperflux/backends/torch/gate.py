@@ -25,26 +25,22 @@ from torch.utils.hooks import RemovableHandle
 from hyperflux.backends.torch.capacity import meet_capacity
 from hyperflux.backends.torch.contents_check import ContentsCheck
 from hyperflux.backends.torch.distributed import require_same_masks
-from hyperflux.backends.torch.finite import first_fault
 from hyperflux.backends.torch.gated_parameter import GatedParameter
 from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate
 from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_state_dtype, require_hooks
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
+from hyperflux.backends.torch.weight_states import WeightStates
 from hyperflux.errors import InputError
-from hyperflux.schedules.base import LayerCount
-from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import INITIAL_PRESENCE
 
-KINDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
-"""Tensors that a gate keeps per parameter, with words for messages."""
 SPARSE = 0.01
 """A network counts as sparse if at least this share of its weights is exactly 0."""
 NEAR = 0.5
 """The k-th largest t is searched first within this share of t's travel between control steps, around 0."""
 
 
-class TorchGate:
+class TorchGate(WeightStates):
     """Parameters under the gate while an optimizer trains them: a `hyperflux.session.pruning.SessionGate`.
 
     w and t have the widest dtype of all parameters, at least float32. In a step, a parameter without a gradient keeps
@@ -56,8 +52,6 @@ class TorchGate:
         pressure: γ of the next step.
         presence_lr: η_t of the next step; None freezes t and its moments.
         steps: Optimizer steps taken; skipped steps do not count.
-        total: N, the number of weights of all parameters.
-        states: The state of every parameter by name; the tensors are those in use, not copies.
         before_step: Called before every step, before anything changes.
         after_step: Called after every step. It may call `meet_capacity`, but must not read the parameters, because θ is
             written afterwards.
@@ -95,13 +89,12 @@ class TorchGate:
         self.trained_by: str | None = None
         self.lacks_state = False
         self.steps = 0
-        self.total = sum(parameter.numel() for parameter in parameters.values())
         dtype = functools.reduce(torch.promote_types, (p.dtype for p in parameters.values()), torch.float32)
         self._entries = {
             name: GatedParameter(name, parameter, WeightState.of(parameter, dtype, seed, name, initial))
             for name, parameter in parameters.items()
         }
-        self.states = {name: entry.state for name, entry in self._entries.items()}
+        super().__init__({name: entry.state for name, entry in self._entries.items()})
         self._kernels = Kernels()
         self._contents = ContentsCheck(self._kernels)
         self._active: list[tuple[GatedParameter, Tensor, Tensor]] = []
@@ -199,36 +192,6 @@ class TorchGate:
         tensors = chain.from_iterable(state.tensors().values() for state in self.states.values())
         return [*tensors, *self._kernels.buffers()]
 
-    def masks(self) -> dict[str, Tensor]:
-        """The mask m of every parameter by name, bool."""
-        return {name: state.mask() for name, state in self.states.items()}
-
-    def layers(self) -> list[LayerCount]:
-        """Prunable and surviving weights of every parameter, in the model's order; waits for the device."""
-        counts = [torch.count_nonzero(mask) for mask in self.masks().values()]
-        present = torch.stack([count.to(counts[0].device) for count in counts]).tolist()
-        return [
-            LayerCount(name, state.latent.numel(), count)
-            for (name, state), count in zip(self.states.items(), present, strict=True)
-        ]
-
-    def surviving(self) -> int:
-        """Number of present weights; waits for the device."""
-        return sum(layer.surviving for layer in self.layers())
-
-    def fault(self, latent: bool) -> Fault | None:
-        """The first t that is not finite, with `latent` also the first w, or None. Waits for the device."""
-        return first_fault(self.named_tensors(("presence", "latent") if latent else ("presence",)))
-
-    def named_tensors(self, kinds: Iterable[str] = KINDS) -> dict[str, Tensor]:
-        """The tensors of some `kinds` for all parameters, by their names in messages."""
-        kept = {name: state.tensors() for name, state in self.states.items()}
-        return {f"a {KINDS[kind]} of {name}": tensors[kind] for kind in kinds for name, tensors in kept.items()}
-
-    def above(self, level: float) -> int:
-        """Number of weights whose t is at `level` or above; waits for the device."""
-        return sum(int(torch.count_nonzero(state.presence >= level)) for state in self.states.values())
-
     @torch.no_grad()
     def meet_capacity(self, count: int) -> float:
         """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
@@ -238,21 +201,10 @@ class TorchGate:
         self.write_effective()
         return shift
 
-    @torch.no_grad()
-    def rank_by_magnitude(self) -> None:
-        """Set t of the present weights to |w|, of the pruned ones to −1."""
-        for state in self.states.values():
-            state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
-
     def confirm_masks(self) -> None:
         """Raise RunError, with a parameter's name, if replicas hold different masks; waits for the device."""
         if self._group is not None:
             require_same_masks(self.masks(), self._group, self.steps)
-
-    @torch.no_grad()
-    def typical_flux(self) -> float:
-        """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
-        return sum(float(state.root_of_second_moment().sum()) for state in self.states.values()) / self.total
 
     @torch.no_grad()
     def write_effective(self) -> None:

@@ -15,6 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from hyperflux.backends.torch.arguments import require_optimizer
 from hyperflux.errors import InputError
 
+_STEP = torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
+"""The code that torch wraps around every optimizer's step; it runs the hooks."""
+
 
 def require_hooks(optimizer: torch.optim.Optimizer) -> None:
     """Raise InputError for an optimizer whose `step` runs no hooks or needs a closure."""
@@ -40,20 +43,22 @@ def calls_itself(optimizer: torch.optim.Optimizer) -> bool:
 
     This happens if a subclass calls its base class's step: both run the hooks.
     """
-    return is_called_by_step_of(optimizer, sys._getframe(2))
+    return _steps_under_way(optimizer) > 1
 
 
-def is_called_by_step_of(optimizer: torch.optim.Optimizer, step: FrameType) -> bool:
-    """Whether a step of an optimizer called the function of a frame, which runs the hooks of some optimizer's step.
+def is_inside_step_of(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of the optimizer has called this function, directly or not."""
+    return _steps_under_way(optimizer) > 0
 
-    The call stack is inspected because it holds no trace of earlier steps that raised an error.
-    """
-    outer = step.f_back
-    while outer is not None:
-        if outer.f_code is step.f_code and outer.f_locals.get("args", ())[:1] == (optimizer,):
-            return True
-        outer = outer.f_back
-    return False
+
+def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:
+    """Steps of an optimizer on the call stack, which holds no trace of earlier steps that raised an error."""
+    frame: FrameType | None = sys._getframe(1)
+    count = 0
+    while frame is not None:
+        count += frame.f_code is _STEP and frame.f_locals.get("args", ())[:1] == (optimizer,)
+        frame = frame.f_back
+    return count
 
 
 def keep_state_dtype(

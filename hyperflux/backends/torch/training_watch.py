@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from collections.abc import Iterable
 from itertools import chain
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from hyperflux.backends.torch.gate import TorchGate
-from hyperflux.backends.torch.optimizer_hooks import is_called_by_step_of
+from hyperflux.backends.torch.optimizer_hooks import is_inside_step_of
 from hyperflux.backends.torch.selection import Patterns, select
 from hyperflux.errors import InputError
 from hyperflux.session.warnings import Warnings
@@ -82,27 +80,22 @@ class TrainingWatch:
         if self._is_new(self._gate.optimizer):
             self._warn_of_joined(self._gate.optimizer)
 
-    def is_bypassed_by(self, optimizer: torch.optim.Optimizer, step: FrameType) -> bool:
-        """Whether another optimizer is about to train weights under the Pruner, and did not do so before.
-
-        Args:
-            optimizer: The optimizer whose step begins.
-            step: The frame of that step, from which the steps around it are seen.
-        """
+    def is_bypassed_by(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether another optimizer is about to train weights under the Pruner, and did not do so before."""
         gate = self._gate
         if optimizer is gate.optimizer or not gate.is_attached:
             return False
-        if gate.is_stepping and is_called_by_step_of(gate.optimizer, step):
+        if gate.is_stepping and is_inside_step_of(gate.optimizer):
             return False
         if (gate.trained_by and type(optimizer).__name__ in self._reported) or _wraps(optimizer, gate.optimizer):
             return False
         trained = {id(parameter) for parameter in _parameters(optimizer) if parameter.grad is not None}
         return any(id(parameter) in trained for parameter in self._parameters)
 
-    def before_step(self, optimizer: torch.optim.Optimizer, step: FrameType) -> None:
-        """Warn of what another optimizer trains without the Pruner. Arguments as in `is_bypassed_by`."""
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Warn of what another optimizer trains without the Pruner."""
         gate = self._gate
-        if self.is_bypassed_by(optimizer, step):
+        if self.is_bypassed_by(optimizer):
             if gate.trained_by is None:
                 self._reported = set()
             gate.trained_by = type(optimizer).__name__
@@ -174,11 +167,10 @@ def _install_hook() -> None:
 
 
 def _before_any_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    step = sys._getframe(1)
-    if any(watch.is_bypassed_by(optimizer, step) for watch in _watches):
+    if any(watch.is_bypassed_by(optimizer) for watch in _watches):
         gc.collect()  # do not warn for a Pruner that nothing but its own optimizer refers to
     for watch in list(_watches):
-        watch.before_step(optimizer, step)
+        watch.before_step(optimizer)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> chain[nn.Parameter]:
