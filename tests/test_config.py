@@ -117,6 +117,7 @@ def test_programs_that_keep_a_number_of_weights(settings, kind, count):
         ({"pruning": {"label_smoothing": -0.1}}, "pruning.label_smoothing: -0.1"),
         ({"pruning": {"controller_step": 0.0}}, "controller step: 0.0"),
         ({"pruning": {"presence_learning_rate": math.inf}}, "pruning.presence_learning_rate: inf"),
+        ({"pruning": {"epochs": 60_000}, "regrowth": {"epochs": 50_000}}, "epochs: 110,030 in all stages together"),
         ({"regrowth": {"epochs": -1}}, "regrowth.epochs: -1"),
         ({"regrowth": {"presence_decay": 1.5}}, "regrowth.presence_decay: 1.5"),
         ({"regrowth": {"presence_reset": -1.0}}, "regrowth.presence_reset: -1.0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hyperflux.errors import InputError, WriteError
@@ -46,7 +47,8 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
             _flush_folder(folder)
         finally:
             for part in parts.values():
-                part.unlink(missing_ok=True)
+                with suppress(OSError):
+                    part.unlink()
     except OSError as error:
         raise WriteError(f"{target}: cannot be written ({error.strerror})") from error
 

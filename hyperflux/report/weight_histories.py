@@ -107,14 +107,11 @@ def chosen_histories(sample: Table) -> list[WeightHistory]:
     ends = np.append(starts[1:], len(order))
     present = sample["present"][order]
     turned = np.add.reduceat(np.append(False, (present[1:] != present[:-1]) & ~new).astype(np.int64), starts)
-    fates = np.where(
-        present[ends - 1],
-        np.where(sample["flips"][order[ends - 1]] == 0, "never pruned", "came back and stayed"),
-        np.where(sample["flips"][order[ends - 1]] <= 1, "pruned once, for good", "came back, pruned in the end"),
-    )
+    stayed, flips = present[ends - 1], sample["flips"][order[ends - 1]]
+    members = (stayed & (flips == 0), stayed & (flips != 0), ~stayed & (flips > 1), ~stayed & (flips <= 1))
     chosen = []
-    for fate, number in FATES.items():
-        group = np.flatnonzero(fates == fate)
+    for (fate, number), is_member in zip(FATES.items(), members, strict=True):
+        group = np.flatnonzero(is_member)
         group = group[np.argsort(turned[group], kind="stable")]
         if fate.startswith("came back") and (turned[group] >= 2).any():
             group = group[turned[group] >= 2]

@@ -6,9 +6,11 @@ library locks the first one, a line break, and the owner stands behind it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,6 +64,8 @@ def _acquire(path: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | no_link, 0o644)
         try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OSError(errno.EINVAL, f"its {LOCK} is a pipe or a device, not a file")
             if not lock_descriptor(file, blocking=False):
                 number, host = _owner(file, start=1)
                 who = f"process {number} on {host}" if number else "another process"

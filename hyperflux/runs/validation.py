@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from hyperflux._version import __version__
 from hyperflux.io.safe_read import shown
 from hyperflux.runs.schema import FORMAT, EpochRow, Outcome
 from hyperflux.telemetry.columns import NAME_LENGTH, Tables, layer_numbers
+from hyperflux.telemetry.file import MAX_INTERVALS
 
 MAX_LAYERS = 10_000
 MAX_CLASSES = 1 << 16
@@ -89,8 +92,12 @@ def check_telemetry(tables: Tables, outcome: Outcome) -> None:
     names = {layer.name[:NAME_LENGTH] for layer in outcome.layers}
     for table, rows in tables.items():
         fields = rows.dtype.names or ()
-        if "layer" in fields and not set(layer_numbers(rows)[0]) <= names:
-            raise ValueError(f"table {table}: a layer that report.json does not know")
+        if "layer" in fields:
+            found, numbers = layer_numbers(rows)
+            if not set(found) <= names:
+                raise ValueError(f"table {table}: a layer that report.json does not know")
+            if table == "layers" and np.bincount(numbers, minlength=1).max() > MAX_INTERVALS:
+                raise ValueError(f"table layers: more than {MAX_INTERVALS:,} rows of one layer")
         for field in {"step", "total", "surviving", "pruned", "regrown", "flips", "weights", "present"} & {*fields}:
             if len(rows) and rows[field].min() < 0:
                 raise ValueError(f"table {table}: {field} below 0")

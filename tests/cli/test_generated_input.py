@@ -21,13 +21,13 @@ def faults(outcome):
     lines = outcome.err.splitlines()
     if outcome.code not in (0, 2):
         yield f"exit code {outcome.code}: {outcome.err[-1500:]}"
-    elif outcome.code == 0 and outcome.err:
+    elif outcome.code == 0 and not all(line.startswith("hyperflux: ") for line in lines):
         yield f"on standard error: {outcome.err[:500]!r}"
     elif outcome.code == 2 and not (len(lines) == 1 and lines[0].startswith("hyperflux: ") and lines[0].isprintable()):
         yield f"not one line: {outcome.err[:500]!r}"
     if outcome.code == 2 and (outcome.left_behind or outcome.out):
         yield f"left behind: {outcome.left_behind}, {outcome.out[:200]!r}"
-    if any("executed" in name or ".part" in name for name in outcome.left_behind):
+    if "'executed'" in outcome.left_behind or any(".part" in name for name in outcome.left_behind):
         yield f"left behind: {outcome.left_behind}"
     if outcome.seconds > LONGEST:
         yield f"took {outcome.seconds:.1f} s"

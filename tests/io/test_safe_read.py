@@ -3,13 +3,25 @@
 import errno
 import json
 import os
+import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hyperflux import InputError, RunError
 from hyperflux.errors import one_line
-from hyperflux.io.atomic_write import write_atomic
-from hyperflux.io.safe_read import inside, open_file, parse_json, read_file, read_text, shown
+from hyperflux.io.atomic_write import write_atomic, write_together
+from hyperflux.io.safe_read import (
+    MAX_KEY_PARTS,
+    inside,
+    open_file,
+    parse_json,
+    parse_toml,
+    read_file,
+    read_text,
+    shown,
+)
 from hyperflux.runs.schema import FORMAT
 from hyperflux.runs.validation import NewerFormatError, require_format
 
@@ -85,6 +97,38 @@ def test_writing_follows_no_link(tmp_path):
     assert (tmp_path / "report.md").read_text() == "new"
     assert not (tmp_path / "report.md").is_symlink()
     assert sorted(os.listdir(tmp_path)) == ["outside", "report.md"]
+
+
+def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path):
+    write_together(tmp_path, {"a.json": b"1", "a.png": b"2"})
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "b.png" / "full").touch()
+    (tmp_path / ".c.png.part").mkdir()
+    with pytest.raises(RunError, match=r"c\.png: cannot be written"):
+        write_together(tmp_path, {"a.json": b"new", "b.json": b"new", "c.png": b"new"})
+    assert (tmp_path / "a.json").read_bytes() == b"1"
+    assert sorted(os.listdir(tmp_path)) == [".c.png.part", "a.json", "a.png", "b.png"]
+
+
+KEY = st.text("ab-1", min_size=1, max_size=3)
+VALUE = st.one_of(
+    st.text("a.\"'\\# \n", max_size=200).map(json.dumps), st.integers().map(str), st.just("[1.5, 2.5, 'a.b.c']")
+)
+
+
+@given(st.dictionaries(KEY, VALUE, max_size=5), st.sampled_from(["", "# a.a.a" + ".a" * 99 + "\n"]))
+def test_what_is_no_key_is_no_deep_key(values, comment):
+    text = comment + "".join(f"{key} = {value}  {comment or chr(10)}" for key, value in values.items())
+    assert parse_toml(text) == tomllib.loads(text)
+
+
+@pytest.mark.parametrize("dot", [".", " . ", "\t.", ". "])
+@pytest.mark.parametrize("part", ["a", "'a.b'", '"a\\"b"', "1-_"])
+@pytest.mark.parametrize("around", ["{} = 1", "[{}]", "[[{}]]", "x = {{ {} = 1 }}", "y = '.'\n{} = 1"])
+def test_a_key_of_many_parts_is_refused_before_it_is_parsed(dot, part, around):
+    assert parse_toml(around.format(dot.join([part] * MAX_KEY_PARTS)))
+    with pytest.raises(ValueError, match=f"more than {MAX_KEY_PARTS} parts"):
+        parse_toml(around.format(dot.join([part] * (MAX_KEY_PARTS + 1))))
 
 
 def test_json_with_a_key_twice_or_without_end_is_refused():

@@ -288,6 +288,7 @@ def test_both_laws_of_a_comparison_use_the_same_points():
         ([1, 2, 3], [0.3, 0.2, 1.0], "density: every value .* and 1 does not"),
         ([1, 2, 3], [0.3, 0.2, 0.0], "density: every value .* and 0 does not"),
         ([1, 2, 3], [0.3, 0.2, float("nan")], "density: every value .* and nan does not"),
+        ([1e300, 1e301, 1e302], [0.3, 1e-9, 1e-18], "pressure: all values are too far from 1, where the law"),
         ([1, 2, 3], [0.2, 0.2, 0.2], "density: no spread, every value is 0.2"),
         ([1, 1, 1], [0.3, 0.2, 0.1], "pressure: 1 different values; degree . needs . or more"),
         (["a", 2, 3], [0.3, 0.2, 0.1], "two lists of numbers"),

@@ -14,10 +14,13 @@ from crafted import deep, subject, tables
 from hyperflux import InputError, RunConfig
 from hyperflux.report import tables as text_tables
 from hyperflux.report.axes import log_ticks, tick_label
+from hyperflux.report.law import Study
 from hyperflux.report.markdown import markdown_report
-from hyperflux.report.page import html_page
+from hyperflux.report.narrative import narrative
+from hyperflux.report.page import draw_plots, html_page
 from hyperflux.report.run import MAX_POINTS, reported_runs, thinned
 from hyperflux.runs.driver import execute
+from hyperflux.telemetry.columns import SCHEMA
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVERY_PLOT = [
@@ -231,6 +234,41 @@ def test_what_files_say_is_text_and_nothing_else(count):
     many = {f"{HOSTILE}{number}": [500] * 20 for number in range(12)}
     sizes = dict.fromkeys(many, 1000)
     checked(html_page([subject(dict.fromkeys(many, 500), tables(many, sizes=sizes), sizes=sizes)]))
+
+
+@pytest.mark.parametrize("name", ["$x^{$", "a$b$c", r"\frac{1}{0}", "_hidden", "größe 雪"])
+def test_a_name_in_a_plot_is_neither_mathematics_nor_code(name):
+    layers = {f"{name}{number}": [500] * 20 for number in range(9)}
+    sizes = dict.fromkeys(layers, 1000)
+    drawn = draw_plots([subject(dict.fromkeys(layers, 500), tables(layers, sizes=sizes), sizes=sizes)])
+    svg = next(plot.svg for plots in drawn.values() for plot in plots if plot.name == "layers")
+    shown = "".join(letter if letter.isascii() else "?" for letter in name)
+    assert svg.count(f">{shown}") == 9
+    law = Study.of([1, 2, 4, 8], [0.4, 0.2, 0.11, 0.05], [0.9])
+    assert law.plot(name).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("pressure", [5e-324, 1e-308, 1e308])
+def test_every_finite_number_is_drawn(pressure):
+    table = tables({"fc1.weight": [500] * 20, "fc2.weight": [500] * 20})
+    table["network"]["pressure"] = pressure
+    run = subject(telemetry=table)
+    assert narrative(run)
+    assert "pressure" in {plot.name for plots in draw_plots([run]).values() for plot in plots}
+    law = Study.of([pressure, 1, 2, 4, 8], [0.5, 0.4, 0.2, 0.11, 0.05], [0.9])
+    assert law.plot("own", [(pressure, 0.3), (1.0, 0.0)]).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("table", SCHEMA)
+def test_tables_of_one_row_and_two_are_told_and_drawn(table, rows):
+    whole = tables({"fc1.weight": [400, 100], "fc2.weight": [400, 0]})
+    run = subject(telemetry={**whole, table: whole[table][:rows]})
+    assert narrative(run)
+    assert draw_plots([run])
+    last = subject(telemetry={name: part[-1:] for name, part in whole.items()})
+    assert narrative(last)
+    assert draw_plots([last])
 
 
 def test_markdown_has_the_figures_the_narrative_and_the_settings(runs):

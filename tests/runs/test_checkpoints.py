@@ -139,6 +139,16 @@ def test_a_file_with_something_behind_it_or_of_zeros_is_seen(folder, tmp_path):
     assert damaged(CheckpointFolder(tmp_path / "other"), bytes(len(WHOLE)))[0] == 1
 
 
+def test_pipes_and_files_of_gigabytes_of_nothing_are_damaged_and_not_read(folder):
+    folder.write(checkpoint(1))
+    os.mkfifo(folder.path / f"000002-{'0' * 64}.safetensors")
+    with (folder.path / f"000003-{'0' * 64}.safetensors").open("wb") as sparse:
+        sparse.truncate(40 << 30)
+    announced = []
+    assert number_of(folder.last(announced.append)) == 1
+    assert len(announced) == 2
+
+
 def test_a_damaged_older_one_is_told_too_and_not_kept(folder):
     for number in (1, 2):
         folder.write(checkpoint(number))

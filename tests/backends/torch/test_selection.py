@@ -159,6 +159,10 @@ class TestPatterns:
     def test_what_is_no_pattern_is_refused(self, pattern):
         assert "give a name, a compiled regular expression or a type of module" in refused(network(), include=pattern)
 
+    def test_patterns_whose_matching_would_take_minutes_are_refused(self):
+        assert "has 100,000 characters, more than 1,000" in refused(network(), include="[" * 100_000)
+        assert "2,000 are too many" in refused(network(), exclude=["*"] * 2000)
+
 
 class TestRefused:
     @pytest.mark.parametrize(
