@@ -13,6 +13,9 @@ torch.set_num_threads(1)
 if importlib.util.find_spec("resource") is None:
     collect_ignore = [
         "cli/test_front_door.py",
+        "cli/test_generated_input.py",
+        "cli/test_output.py",
+        "cli/test_signals.py",
         "io/test_mutated_files.py",
         "io/test_safe_read.py",
         "runs/test_checkpoints.py",
