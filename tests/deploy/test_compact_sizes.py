@@ -73,10 +73,11 @@ def resized_if_needed(s, x):
 
 
 @pytest.mark.parametrize("forward", [padded, resized_if_needed])
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("side", [8, 9])
-def test_constants_that_are_padded_or_resized_by_computed_sizes(forward, side):
+def test_constants_that_are_padded_or_resized_by_computed_sizes(forward, side, kernel):
     down, up = layer(nn.Conv2d, 1, 4, 2, 2), layer(nn.ConvTranspose2d, 4, 6, 2, 2, dead=4)
-    model = Called(forward, down=down, up=up, out=nn.Conv2d(7, 2, 3, padding=1)).double().eval()
+    model = Called(forward, down=down, up=up, out=nn.Conv2d(7, 2, kernel, padding=kernel // 2)).double().eval()
     done = compaction(model, drawn(1, 1, side, side))
     assert done.weights_after < done.weights_before
     for height, width in ((8, 8), (9, 9), (12, 7), (17, 17), (2, 3)):
