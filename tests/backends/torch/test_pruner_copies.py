@@ -100,7 +100,7 @@ class Holder(nn.Module):
 
 
 def test_a_pruner_of_several_processes_is_not_copied():
-    _, _, pruner = pruned(process_group=object(), controller="published", presence_lr=0.05)
+    _, _, pruner = pruned(process_group=torch.distributed.ProcessGroup(0, 2), controller="published", presence_lr=0.05)
     for way in WAYS.values():
         with pytest.raises(InputError, match=r"save its state_dict\(\)"):
             way(pruner)
