@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -253,6 +253,7 @@ PARTS = st.recursive(
 )  # fmt: skip
 
 
+@settings(max_examples=40)
 @given(PARTS, PARTS)
 def test_nested_parts_keep_their_form(inputs, targets):
     ((found, wanted),) = batches_on(CPU, torch.float32, [(inputs, targets)])
