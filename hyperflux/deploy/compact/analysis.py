@@ -63,7 +63,7 @@ def _drop_size_dependent_constants(trace: Trace, op: Op) -> None:
     known = [tensor for tensor in op.outputs if bool(tensor.known.any())]
     if len(trace.sizes) == 1 or isinstance(op, Source) or not known:
         return
-    for execution in trace.executions[1:]:
+    for execution in () if op.is_size_proof else trace.executions[1:]:
         results = tensors(trace.evaluate(op.node, execution))
         for tensor, result in zip(op.outputs, results, strict=True):
             if tensor in known:

@@ -14,6 +14,8 @@ from hyperflux.deploy.compact.trace import Trace
 class BatchNorm(Op):
     """A batch norm module."""
 
+    is_size_proof = True
+
     def __init__(self, trace: Trace, node: fx.Node) -> None:
         super().__init__(trace, node)
         self.module: Any = trace.submodule(node)

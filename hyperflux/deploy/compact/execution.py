@@ -14,47 +14,17 @@ CALL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, 
 """What a call raises on tensors that it does not take."""
 
 
-def execute_example(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
-    """Execute a traced module on the example inputs as they are.
+def execute(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
+    """Execute a traced module, in its own dtype.
 
     Returns:
-        The result of every node. Memory that calls share is shared in the results too.
+        The result of every node; raises whatever its calls raise. Memory that calls share is shared in the results too.
     """
     results: dict[fx.Node, Any] = {}
     remaining = iter([x.cpu() for x in inputs])
     with torch.no_grad():
         for node in module.graph.nodes:
             results[node] = execute_node(module, node, results, remaining)
-    return results
-
-
-def execute_in_float64(graph: fx.Graph, module: fx.GraphModule, own: nn.Module, inputs: Inputs) -> dict[fx.Node, Any]:
-    """Execute a graph, casting every floating-point result to float64.
-
-    Args:
-        graph: The graph whose nodes are executed.
-        module: A float64 copy of the graph's module, from which submodules and attributes are taken.
-        own: The graph's module in its own dtype. It makes those calls that fail in float64.
-        inputs: The inputs.
-
-    Returns:
-        The result of every node of `graph`; raises whatever its calls raise.
-    """
-    dtype = next((p.dtype for p in own.parameters() if p.is_floating_point()), torch.float32)
-
-    def narrow(leaf: Any) -> Any:
-        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 else leaf
-
-    results: dict[fx.Node, Any] = {}
-    remaining = iter([to_float64(x) for x in inputs])
-    with torch.no_grad():
-        for node in graph.nodes:
-            try:
-                result = execute_node(module, node, results, remaining)
-            except CALL_ERRORS:
-                sources = {source: tree_map(narrow, results[source]) for source in node.all_input_nodes}
-                result = execute_node(own, node, sources, remaining)
-            results[node] = to_float64(result)
     return results
 
 

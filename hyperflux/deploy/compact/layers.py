@@ -30,6 +30,8 @@ class LinearOrConvolution(Op):
         reads: Boolean (out, in): whether any weight between two channels is not 0.
     """
 
+    is_size_proof = True
+
     def __init__(self, trace: Trace, node: fx.Node) -> None:
         super().__init__(trace, node)
         self.module: Any = trace.submodule(node)
@@ -57,7 +59,7 @@ class LinearOrConvolution(Op):
 
     def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
         """An output channel that reads a constant other than 0 varies near the border, where zeros are added."""
-        if not (self._pads_with_zeros and any(map(tensor.is_dynamic, range(2, len(tensor.shape))))):
+        if not (self._pads_with_zeros and any(map(self.input.is_dynamic, range(2, len(tensor.shape))))):
             return super().constants_of_every_size(tensor)
         steady: Tensor = ~(self.reads & (self.input.channel_constants(1) != 0)).any(1)
         return steady.view(1, -1, *[1] * (len(tensor.shape) - 2)).expand(tensor.shape)
@@ -142,6 +144,8 @@ class LinearOrConvolution(Op):
 class GroupedConvolution(Op):
     """A convolution of several groups: a group whose outputs nothing reads goes whole, with its inputs."""
 
+    is_size_proof = True
+
     def __init__(self, trace: Trace, node: fx.Node) -> None:
         super().__init__(trace, node)
         self.module: Convolution = trace.submodule(node)
@@ -159,7 +163,7 @@ class GroupedConvolution(Op):
 
     def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
         """An output channel that reads a constant other than 0 varies near the border, where zeros are added."""
-        if not (pads_with_zeros(self.module) and any(map(tensor.is_dynamic, range(2, len(tensor.shape))))):
+        if not (pads_with_zeros(self.module) and any(map(self.input.is_dynamic, range(2, len(tensor.shape))))):
             return super().constants_of_every_size(tensor)
         nonzero = (self.input.channel_constants(1) != 0).view(self.groups, 1, -1)
         steady: Tensor = ~(self.reads & nonzero).any(2).flatten()

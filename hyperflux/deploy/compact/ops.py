@@ -29,9 +29,11 @@ class Op:
         reason: Why a call that might be shrunk is left alone; empty otherwise.
         inputs: The abstract tensors that the call reads, each once.
         outputs: The abstract tensors that it gives.
+        is_size_proof: Whether `constants_of_every_size` alone shows that a constant of one execution is one of all.
     """
 
     reason = ""
+    is_size_proof = False
 
     def __init__(self, trace: Trace, node: fx.Node) -> None:
         self.trace, self.node = trace, node

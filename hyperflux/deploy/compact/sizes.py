@@ -62,7 +62,8 @@ def find_sizes(model: nn.Module, inputs: Inputs) -> Sizes:
 
     Returns:
         The shapes of each execution: first the example's, with a batch of 2 where possible; then larger along every
-        dimension in which the network takes any size; then up to two of other remainders, and one smaller.
+        dimension in which the network takes any size; then up to two of other remainders; then one smaller, of one more
+        sample.
     """
 
     def takes(shapes: Shapes) -> bool:
@@ -83,14 +84,14 @@ def find_sizes(model: nn.Module, inputs: Inputs) -> Sizes:
         axes = [axis for axis in axes if axis[1] > 0]
     else:
         batch = first
-    larger, groups = _vary(takes, batch, [(axis,) for axis in axes], lambda _: ANY_SIZE)
+    larger, groups = _vary(takes, first, [(axis,) for axis in axes], lambda _: ANY_SIZE)
     left = [axis for axis in axes if (axis,) not in groups]
     larger, joint = _vary(takes, larger, _together(left), lambda _: TOGETHER)
     groups += joint
     others = [
         _vary(takes, first, groups, lambda dim: REMAINDERS[dim % 2])[0],
         _vary(takes, first, groups, lambda dim: REMAINDERS[(dim + 1) % 2])[0],
-        _vary(takes, first, groups, lambda _: SMALLER)[0],
+        _vary(takes, batch, groups, lambda _: SMALLER)[0],
     ]
     return tuple(dict.fromkeys([first, larger, *others]))
 

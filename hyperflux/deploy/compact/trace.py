@@ -14,8 +14,7 @@ from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
 from hyperflux.deploy.compact.aliasing import reject_aliased_writes
 from hyperflux.deploy.compact.execution import (
     Inputs,
-    execute_example,
-    execute_in_float64,
+    execute,
     invoke,
     leaves,
     shapes_only,
@@ -57,10 +56,10 @@ class Trace:
         self.sizes: Sizes = earlier.sizes if earlier else find_sizes(model, inputs)
         self.unreadable: dict[str, str] = dict(earlier.unreadable) if earlier else {}
         self.module = traced(model, len(inputs), self.resized_examples(inputs), self.unreadable)
-        example = execute_example(self.module, inputs)
+        example = execute(self.module, inputs)
         reject_aliased_writes(self.module, example)
         self._double = copy.deepcopy(self.module).double()
-        runs = [shapes_only(self._execute_double(resize(inputs, shapes))) for shapes in self.sizes]
+        runs = [shapes_only(execute(self.module, resized)) for resized in self.resized_examples(inputs)]
         self.tensors: dict[fx.Node, Any] = {}
         self._scalars: list[dict[fx.Node, Any]] = [{} for _ in runs]
         for node in self.graph.nodes:
@@ -189,9 +188,6 @@ class Trace:
         args, kwargs = fx.node.map_arg(args, value_of), fx.node.map_arg(kwargs, value_of)
         with torch.no_grad():
             return to_float64(invoke(self._double, node, args, kwargs))
-
-    def _execute_double(self, inputs: Inputs) -> dict[fx.Node, Any]:
-        return execute_in_float64(self.graph, self._double, self.module, inputs)
 
     def _recompute_scalars(self, execution: int) -> dict[fx.Node, Any]:
         def of_live_shape(tensor: AbstractTensor) -> Tensor:
