@@ -32,6 +32,7 @@ from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_state_dt
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.backends.torch.weight_states import WeightStates
 from hyperflux.errors import InputError
+from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import INITIAL_PRESENCE
 
 SPARSE = 0.01
@@ -192,6 +193,11 @@ class TorchGate(WeightStates):
         tensors = chain.from_iterable(state.tensors().values() for state in self.states.values())
         return [*tensors, *self._kernels.buffers()]
 
+    def fault(self, latent: bool) -> Fault | None:
+        """See `WeightStates.fault`. Raises InputError if values that were written to a parameter are lost."""
+        self._require_nothing_lost()
+        return super().fault(latent)
+
     @torch.no_grad()
     def meet_capacity(self, count: int) -> float:
         """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
@@ -218,7 +224,7 @@ class TorchGate(WeightStates):
         """Raise InputError if a parameter was changed since the last step; waits for the device."""
         self._restore()
         self._require_state()
-        self._read_contents()
+        self._require_nothing_lost()
         for entry in self._entries.values():
             self._require_untouched(entry)
 
@@ -274,9 +280,8 @@ class TorchGate(WeightStates):
                 self._require_untouched(entry)
         for entry in entries:
             self._follow_move(entry)
-        self._contents.compare(self._entries.values())
-        if self._contents.is_due():
-            self._read_contents()
+        for entry in self._contents.changed(self._entries.values()):
+            self._require_untouched(entry)
         updates = [_update_of(entry, scale) for entry in entries]
         self._kernels.take_step(updates, self.pressure / self.total, self.presence_lr)
         for entry, update in zip(entries, updates, strict=True):
@@ -331,15 +336,13 @@ class TorchGate(WeightStates):
             entry.remember()
         self._unwritten = []
 
-    def _read_contents(self) -> None:
-        """Raise InputError if a parameter differed from θ before a recent step."""
-        if (name := self._contents.changed()) is None:
-            return
-        self._require_untouched(self._entries[name])
-        raise InputError(
-            f"{name}: its weights were written through .data in the last {self._contents.max_pending} steps, and the "
-            "values are lost; call resync() on the pruner right after such a write"
-        )
+    def _require_nothing_lost(self) -> None:
+        """Raise InputError if a parameter on an accelerator was written through `.data` since this was last called."""
+        if name := self._contents.lost():
+            raise InputError(
+                f"{name}: its weights were written through .data since the last control step, and the values are lost; "
+                "call resync() on the pruner right after such a write"
+            )
 
     def _require_untouched(self, entry: GatedParameter) -> None:
         self._follow_move(entry)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperflux import InputError, Pruner
+from hyperflux.backends.torch import contents_check
 from hyperflux.backends.torch.bench.steps import measure_steps
 from hyperflux.backends.torch.kernels import blocks, choice, fused
 from hyperflux.backends.torch.kernels.choice import AGREEMENT, choose_kernel, require_kernel_agrees
@@ -245,8 +246,11 @@ READING = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__")
 def test_only_control_steps_wait_for_the_device(telemetry, moving, monkeypatch):
     """E13, E14: 50 steps with a control step in five; between them nothing is read back.
 
-    On a CPU telemetry counts by NumPy, on the tensors' own memory, which waits for nothing.
+    On a CPU telemetry counts by NumPy, on the tensors' own memory, which waits for nothing. Contents are compared as on
+    a device.
     """
+    monkeypatch.setattr(contents_check, "is_read_at_once", lambda tensor: False)
+    monkeypatch.setattr(Fused, "differs", lambda self, state, values: Plain().differs(state, values))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 160), nn.ReLU(), nn.Linear(160, 4))
     step, _ = settled_training(model, *next(batches(1, dtype=torch.float32)), telemetry=telemetry)
     waiting = []
