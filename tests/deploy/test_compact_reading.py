@@ -222,7 +222,7 @@ def exported(model):
 OTHERS = {
     torch.jit.script: "can't read TorchScript; give the module",
     exported: "torch.export has fixed sizes; give",
-    str: "model is a str; give a torch.nn.Module",
+    str: "model: a str is not a module; give a torch.nn.Module",
 }
 
 

@@ -28,11 +28,9 @@ def prepared(model: nn.Module) -> nn.Module:
     """Return a copy of a module on the CPU, in evaluation mode, without wrappers such as torch.compile's.
 
     Raises:
-        InputError: It is no module, is TorchScript or from torch.export, has hooks or a `forward` of its own, or can't
+        InputError: It is TorchScript or from torch.export, has hooks or a `forward` of its own, or can't
             be copied.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"compact: model is a {type(model).__name__}; give a torch.nn.Module")
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("compact: torch.fx can't read TorchScript; give the module that it was made from")
