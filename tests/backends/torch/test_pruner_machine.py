@@ -242,4 +242,4 @@ class PruningSession(RuleBasedStateMachine):
 
 
 TestPruningSession = PruningSession.TestCase
-TestPruningSession.settings = settings(max_examples=50, stateful_step_count=25)
+TestPruningSession.settings = settings(max_examples=40, stateful_step_count=25)

@@ -217,7 +217,7 @@ VALUES = {"text": "text", "nothing": None, "negative": -3, "infinite": float("in
 
 
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_damaged_state_is_refused_and_nothing_has_changed(data):
     """Whatever entry is missing, renamed, or of another type, shape or sign."""
     path = data.draw(st.sampled_from(list(leaves(SAVED))))
