@@ -29,16 +29,16 @@ SAMPLES, BATCH, STEPS_AN_EPOCH = 250, 32, 8
 @pytest.fixture
 def spoil(monkeypatch):
     """Change the synthetic data's training inputs, an array (samples, 16), in place."""
-    whole = data._LOADERS["synthetic"]
+    whole = data._standardised
 
     def change(how):
-        def loader(folder):
-            found = whole(folder)
+        def spoiled(*parts):
+            found = whole(*parts)
             inputs = found.train_inputs.copy()
             how(inputs)
             return replace(found, train_inputs=inputs)
 
-        monkeypatch.setitem(data._LOADERS, "synthetic", loader)
+        monkeypatch.setattr(data, "_standardised", spoiled)
 
     return change
 
