@@ -157,10 +157,11 @@ def require_free(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _install_hook() -> None:
-    """Register torch's hook for all optimizers while there is a watch."""
+    """Register torch's hook for all optimizers while there is a watch. A compiled step calls it uncompiled."""
     global _hook
     if _watches and _hook is None:
-        _hook = register_optimizer_step_pre_hook(_before_any_step)
+        hook = torch.compiler.disable(_before_any_step)  # type: ignore[no-untyped-call]
+        _hook = register_optimizer_step_pre_hook(hook)
     elif not _watches and _hook is not None:
         _hook.remove()
         _hook = None
