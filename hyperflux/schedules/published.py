@@ -14,6 +14,9 @@ from hyperflux.schedules.controllers import PublishedController, PublishedContro
 from hyperflux.schedules.curves import presence_decay, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
 
+MAX_INTERVALS = 1_000_000
+"""Most control intervals of a stage; the trajectory holds a density for each."""
+
 
 @dataclass(frozen=True)
 class PublishedScheduleState:
@@ -64,9 +67,8 @@ class PublishedSchedule:
         object.__setattr__(self, "final_density", fraction("final_density", self.final_density))
         settle_counts(self, pruning_steps=1, regrowth_steps=0, pruning_intervals=1, regrowth_intervals=0)
         for stage in ("pruning", "regrowth"):
-            intervals, steps = getattr(self, f"{stage}_intervals"), getattr(self, f"{stage}_steps")
-            if intervals > steps:
-                raise InputError(f"{stage}_intervals: {intervals} are more than {stage}_steps, {steps}")
+            if (intervals := getattr(self, f"{stage}_intervals")) > MAX_INTERVALS:
+                raise InputError(f"{stage}_intervals: {intervals:,} are too many; give {MAX_INTERVALS:,} or fewer")
         settle_number(self, "presence_lr", 0, ends="()")
         settle_number(self, "presence_reset", 0)
         settle_number(self, "presence_decay", 0, 1, "[]")
