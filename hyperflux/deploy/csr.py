@@ -89,15 +89,15 @@ class SparseLinear(CsrMatrix):
         """Return the same layer with a sparse weight, sharing no memory."""
         return cls(layer.weight, layer.bias)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return W x + b for every x (inputs,) in (..., inputs), contiguous."""
-        if inputs.dim() != 2:
-            return self.forward(inputs.reshape(-1, self.inputs)).view(*inputs.shape[:-1], self.outputs)
+        if input.dim() != 2:
+            return self.forward(input.reshape(-1, self.inputs)).view(*input.shape[:-1], self.outputs)
         matrix, bias, column = self._matrix, self.bias, self._column
-        if len(inputs) == 1:
-            vector = inputs[0]
+        if len(input) == 1:
+            vector = input[0]
             return (torch.mv(matrix, vector) if bias is None else torch.addmv(bias, matrix, vector))[None]
-        columns = inputs.t()
+        columns = input.t()
         product = torch.mm(matrix, columns) if column is None else torch.addmm(column, matrix, columns)
         return product.t().contiguous()
 
@@ -114,12 +114,12 @@ class SparsePointwise(CsrMatrix):
         """Return the same layer with a sparse weight, sharing no memory."""
         return cls(layer.weight.flatten(1), layer.bias, layer.stride)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return W x + b for the channels x (inputs,) at every position; the batch dimension may be missing."""
-        if inputs.dim() == len(self.stride) + 1:
-            unbatched: Tensor = self.forward(inputs[None])[0]
+        if input.dim() == len(self.stride) + 1:
+            unbatched: Tensor = self.forward(input[None])[0]
             return unbatched
-        strided = inputs[:, :, *(slice(None, None, step) for step in self.stride)]
+        strided = input[:, :, *(slice(None, None, step) for step in self.stride)]
         columns = strided.flatten(2)
         result = columns.new_empty(len(columns), self.outputs, columns.shape[2])
         # Sample by sample: transposing all samples into one matrix costs more than it gains.

@@ -145,3 +145,10 @@ def test_a_state_with_an_index_outside_the_matrix_is_refused(layer):
 def test_print_shows_the_sizes(layer):
     kept = int(layer.weight.count_nonzero())
     assert str(SparseLinear.from_dense(layer)) == f"SparseLinear(inputs=6, outputs=4, nonzero={kept}, bias=True)"
+
+
+def test_the_input_has_the_name_that_torchs_layers_give_it(layer):
+    x, image = torch.randn(3, 6), torch.randn(2, 6, 4, 4)
+    assert_same(SparseLinear.from_dense(layer)(input=x), layer(x))
+    convolution = thinned(nn.Conv2d(6, 4, 1), 0.2)
+    assert_same(SparsePointwise.from_dense(convolution)(input=image), convolution(image))
