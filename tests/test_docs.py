@@ -161,7 +161,11 @@ SPECIFICATION = [
     *(f"hyperflux.law.{name}" for name in ("fit", "outliers", "sweep", "saliency")),
 ]
 """Modules whose numbers define the algorithm and the pruning law: every one of them stands on the page."""
-LIMITS = {"hyperflux.law.sweep.MAX_EXPONENT", "hyperflux.law.sweep.MAX_PRESSURES"}
+LIMITS = {
+    "hyperflux.law.sweep.MAX_EXPONENT",
+    "hyperflux.law.sweep.MAX_PRESSURES",
+    "hyperflux.schedules.published.MAX_INTERVALS",
+}
 """Of these modules, what only refuses slips of the keyboard."""
 
 
