@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cross_backend import Case, assert_agree, numpy_steps, torch_steps
+from devices import on_every_device
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -66,13 +67,15 @@ def cases(draw):
     )
 
 
-@given(cases())
-def test_one_step_from_a_shared_state_agrees_in_every_array(case):
+@on_every_device
+@given(case=cases())
+def test_one_step_from_a_shared_state_agrees_in_every_array(device, case):
     """E1 to E7: g, θ, w, t, both moments, biases and masks."""
-    assert_agree(next(numpy_steps(case, 1)), next(torch_steps(case, 1)))
+    assert_agree(next(numpy_steps(case, 1)), next(torch_steps(case, 1, device)))
 
 
-def test_ten_steps_agree():
+@on_every_device
+def test_ten_steps_agree(device):
     """E1 to E7, ten times. Rounding grows from step to step, so the tolerance is a thousandfold.
 
     Where rounding alone puts a weight on different sides of the gate, the two runs go different ways from there on, and
@@ -83,7 +86,7 @@ def test_ten_steps_agree():
     @given(cases())
     def compare(case):
         compared.append(0)
-        for ours, theirs in zip(numpy_steps(case, 10), torch_steps(case, 10), strict=True):
+        for ours, theirs in zip(numpy_steps(case, 10), torch_steps(case, 10, device), strict=True):
             assume(np.isfinite(ours["w"]).all())
             assert_agree(ours, theirs, growth=1e3)
             compared[-1] += 1
@@ -95,6 +98,7 @@ def test_ten_steps_agree():
     assert compared.count(10) >= 0.95 * len(compared)
 
 
+@on_every_device
 @given(
     presence=st.lists(
         st.lists(st.sampled_from([*AROUND_THE_GATE, 0.3, -0.3]) | st.floats(-2, 2), min_size=1, max_size=12),
@@ -104,14 +108,14 @@ def test_ten_steps_agree():
     data=st.data(),
     dtype=st.sampled_from(["float32", "float64"]),
 )
-def test_capacity_is_the_same_on_every_backend(presence, data, dtype):
+def test_capacity_is_the_same_on_every_backend(device, presence, data, dtype):
     """E12: many equal t, one weight left, one pruned, layers starved: the very same t and shift, bit for bit."""
     layers = [np.array(layer, dtype=dtype) for layer in presence]
     kept = data.draw(st.integers(1, sum(map(len, layers))))
     ours, shift = spec.meet_capacity(np.concatenate(layers), kept)
-    tensors = [torch.from_numpy(layer.copy()) for layer in layers]
+    tensors = [torch.from_numpy(layer.copy()).to(device) for layer in layers]
     assert meet_capacity(tensors, kept) == shift
-    theirs = torch.cat(tensors).numpy()
+    theirs = torch.cat(tensors).cpu().numpy()
     assert theirs.dtype == ours.dtype
     np.testing.assert_array_equal(theirs, ours)
     assert spec.gate(theirs).sum() == kept
@@ -221,6 +225,7 @@ def assert_tables_agree(ours, theirs):
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-3}
 
 
+@on_every_device
 @pytest.mark.parametrize(
     "settings",
     [
@@ -230,7 +235,7 @@ SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-3}
         {"optimizer": SGD, "method": "magnitude"},
     ],
 )
-def test_both_backends_give_the_same_run_on_digits(settings, tmp_path):
+def test_both_backends_give_the_same_run_on_digits(settings, device, tmp_path):
     """Same first weights, data order and schedule, float64, 540 steps through both stages: the same masks after every
     epoch, by their counts, and the same mask and accuracies at the end. The default controller's pressure follows t,
     so it agrees to rounding."""
@@ -243,8 +248,8 @@ def test_both_backends_give_the_same_run_on_digits(settings, tmp_path):
         "regrowth": {"epochs": 2},
     }
     reports = {}
-    for backend in ("numpy", "torch"):
-        config = RunConfig.from_dict({**settings, "backend": backend})
+    for backend, place in (("numpy", "cpu"), ("torch", device)):
+        config = RunConfig.from_dict({**settings, "backend": backend, "device": place})
         reports[backend] = execute(config, tmp_path / backend)
     ours, theirs = reports["numpy"], reports["torch"]
     assert 0.02 < ours.final_sparsity < 0.999, "the run tried nothing"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from devices import needs_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse_networks import assert_same, mlp, thinned
@@ -182,7 +183,7 @@ def test_a_network_that_reads_the_weight_of_a_layer_stays_dense():
     assert torch.equal(sparse(x), model(x))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 def test_on_cuda_everything_stays_dense():
     model, x = thinned(mlp(20, 20, 20)).cuda(), torch.randn(2, 20, device="cuda")
     sparse, choices = sparsify(model, x)

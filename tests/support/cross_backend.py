@@ -73,9 +73,9 @@ def numpy_steps(case, count):
         }
 
 
-def torch_steps(case, count):
+def torch_steps(case, count, device="cpu"):
     """The same steps under the gate of the torch backend."""
-    model = TorchMLP(case.sizes, case.seed).double()
+    model = TorchMLP(case.sizes, case.seed).double().to(device)
     optimizer = torch_optimizer(model, case.optimizer)
     for group in optimizer.param_groups:
         group["lr"] = case.learning_rate
@@ -88,7 +88,7 @@ def torch_steps(case, count):
             tensor.copy_(torch.from_numpy(arrays[name][start:end].reshape(tuple(tensor.shape))))
         state.steps, start = case.steps, end
     gated.write_effective()
-    inputs, labels = torch.from_numpy(case.inputs), torch.from_numpy(case.labels)
+    inputs, labels = torch.from_numpy(case.inputs).to(device), torch.from_numpy(case.labels).to(device)
     for _ in range(count):
         gated.pressure, gated.presence_lr = case.pressure, case.presence_learning_rate
         loss = torch.nn.functional.cross_entropy(model(inputs), labels, label_smoothing=case.smoothing)
@@ -133,4 +133,4 @@ def assert_agree(ours, theirs, growth=1.0):
 
 
 def _flat(tensors):
-    return np.concatenate([tensor.detach().numpy().ravel() for tensor in tensors])
+    return np.concatenate([tensor.detach().cpu().numpy().ravel() for tensor in tensors])

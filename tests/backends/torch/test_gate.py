@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from devices import needs_cuda
 from networks import batches, build
 from torch import nn
 
@@ -170,7 +171,7 @@ def test_a_compiled_step_goes_the_same_way():
     assert all(torch.equal(t, compiled[name]) for name, t in presence.items())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_a_model_in_a_cuda_graph_goes_the_same_way():
     outcomes = []
     for captures in (False, True):
@@ -190,7 +191,7 @@ def test_a_model_in_a_cuda_graph_goes_the_same_way():
         torch.testing.assert_close(graphed[name], t, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_a_step_is_not_captured_in_a_cuda_graph(monkeypatch):
     model = build("mlp", dtype=torch.float32).cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

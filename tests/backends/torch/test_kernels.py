@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from devices import needs_cuda
 from networks import batches, build
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -267,7 +268,7 @@ def test_only_control_steps_wait_for_the_device(telemetry, moving, monkeypatch):
     assert all(seen[number] for number in range(4, 50, 5))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_only_control_steps_wait_for_a_gpu():
     """The same by the device's own account."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 160), nn.ReLU(), nn.Linear(160, 4)).cuda()
