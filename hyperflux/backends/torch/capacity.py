@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tupl
 
     The search starts within [−near, near], continues in a wider bracket, then everywhere.
     """
-    blocks = [block for part in parts for block in _blocks(part)]
+    blocks = _Blocks(parts)
     brackets = (_Bracket.of(blocks, -reach, reach) for reach in (near, WIDER * near) if math.isfinite(reach))
     bracket = next((bracket for bracket in brackets if bracket.holds(k)), None)
     bracket = bracket or _Bracket.of(blocks, *_extremes(blocks))
@@ -92,7 +92,7 @@ class _Bracket:
     elements: list[Any]
 
     @classmethod
-    def of(cls, blocks: Sequence[Any], low: float, high: float) -> _Bracket:
+    def of(cls, blocks: Iterable[Any], low: float, high: float) -> _Bracket:
         above, count, elements = [], 0, []
         for block in blocks:
             beyond = block > high
@@ -125,7 +125,7 @@ class _Bracket:
         found = float(merged[self.count - (k - self.above)])
         return found, self.above + int(_nonzero(merged >= found))
 
-    def kth_of_equals(self, blocks: Sequence[Any], k: int) -> tuple[float, int]:
+    def kth_of_equals(self, blocks: Iterable[Any], k: int) -> tuple[float, int]:
         """The same for a bracket that cannot be halved: many elements within, with few distinct values."""
         times: Counter[float] = Counter()
         for block in blocks:
@@ -136,6 +136,25 @@ class _Bracket:
                 break
             found, not_below = value, not_below + times[value]
         return found, not_below
+
+
+class _Blocks:
+    """All elements of some tensors, in blocks. Off the CPU small blocks are joined, because every block costs calls."""
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        self._groups: list[list[Values]] = []
+        room, last = 0, None
+        for block in (block for part in parts for block in _blocks(part)):
+            device = block.device if isinstance(block, Tensor) else None
+            if device is None or device != last or len(block) > room:
+                self._groups.append([])
+                room, last = MAX_COPIED, device
+            self._groups[-1].append(block)
+            room -= len(block)
+
+    def __iter__(self) -> Iterator[Values]:
+        for group in self._groups:
+            yield torch.cat(cast(list[Tensor], group)) if len(group) > 1 else group[0]
 
 
 def _blocks(tensor: Tensor) -> list[Values]:
@@ -170,5 +189,6 @@ def _times(block: Any) -> dict[float, int]:
     return dict(zip(values.tolist(), times.tolist(), strict=True))
 
 
-def _extremes(blocks: Sequence[Any]) -> tuple[float, float]:
-    return min(float(block.min()) for block in blocks), max(float(block.max()) for block in blocks)
+def _extremes(blocks: Iterable[Any]) -> tuple[float, float]:
+    found = [(float(block.min()), float(block.max())) for block in blocks]
+    return min(low for low, _ in found), max(high for _, high in found)

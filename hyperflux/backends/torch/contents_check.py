@@ -24,26 +24,25 @@ class ContentsCheck:
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
-        self._pending: dict[str, Tensor] = {}
+        self._pending: dict[tuple[str, ...], Tensor] = {}
 
     @torch.no_grad()
     def changed(self, entries: Iterable[GatedParameter]) -> list[GatedParameter]:
         """Compare parameters with θ before a step; returns those that differ, as far as that can be read at once."""
-        found = []
-        for entry in entries:
-            differs = self._kernels.differs(entry.state, entry.parameter.data)
-            if not is_read_at_once(differs):
-                before = self._pending.get(entry.name)
-                self._pending[entry.name] = differs if before is None else before.logical_or_(differs)
-            elif differs:
-                found.append(entry)
+        compared, found = list(entries), []
+        for own, differs in self._kernels.differs([e.state for e in compared], [e.parameter.data for e in compared]):
+            if is_read_at_once(differs):
+                found += [compared[number] for number, differ in zip(own, differs.tolist(), strict=True) if differ]
+            else:
+                names = tuple(compared[number].name for number in own)
+                before = self._pending.get(names)
+                self._pending[names] = differs if before is None else before.logical_or_(differs)
         return found
 
     def lost(self) -> str | None:
         """Name of the first parameter that differed in a pending comparison; its values are overwritten by now."""
         pending, self._pending = self._pending, {}
-        if not pending:
-            return None
-        device = next(iter(pending.values())).device
-        found = torch.stack([differs.to(device) for differs in pending.values()]).tolist()
-        return next((name for name, differs in zip(pending, found, strict=True) if differs), None)
+        for names, differs in pending.items():
+            if differing := [name for name, differ in zip(names, differs.tolist(), strict=True) if differ]:
+                return differing[0]
+        return None

@@ -331,8 +331,9 @@ class TorchGate(WeightStates):
 
     def _write(self, entries: Iterable[GatedParameter]) -> None:
         """Write θ = w·m into the parameters of `entries`, which include all unwritten ones."""
-        for entry in entries:
-            self._kernels.write_effective(entry.state, entry.parameter.data)
+        written = list(entries)
+        self._kernels.write_effective([e.state for e in written], [e.parameter.data for e in written])
+        for entry in written:
             entry.remember()
         self._unwritten = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,10 +34,9 @@ class WeightStates:
 
     def layers(self) -> list[LayerCount]:
         """Prunable and surviving weights of every parameter, in the model's order; waits for the device."""
-        counts = [torch.count_nonzero(mask) for mask in self.masks().values()]
-        present = torch.stack([count.to(counts[0].device) for count in counts]).tolist()
+        present = _read([torch.count_nonzero(mask) for mask in self.masks().values()])
         return [
-            LayerCount(name, state.latent.numel(), count)
+            LayerCount(name, state.latent.numel(), int(count))
             for (name, state), count in zip(self.states.items(), present, strict=True)
         ]
 
@@ -56,7 +55,7 @@ class WeightStates:
 
     def above(self, level: float) -> int:
         """Number of weights whose t is at `level` or above; waits for the device."""
-        return sum(int(torch.count_nonzero(state.presence >= level)) for state in self.states.values())
+        return int(sum(_read([torch.count_nonzero(state.presence >= level) for state in self.states.values()])))
 
     @torch.no_grad()
     def rank_by_magnitude(self) -> None:
@@ -67,4 +66,9 @@ class WeightStates:
     @torch.no_grad()
     def typical_flux(self) -> float:
         """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
-        return sum(float(state.root_of_second_moment().sum()) for state in self.states.values()) / self.total
+        return sum(_read([state.root_of_second_moment().sum() for state in self.states.values()])) / self.total
+
+
+def _read(numbers: Sequence[Tensor]) -> list[float]:
+    """The values of tensors of shape (), read at once; waits for the device."""
+    return torch.stack([number.to(numbers[0].device) for number in numbers]).tolist()

@@ -24,7 +24,7 @@ from hyperflux.deploy.compact.removed import (
     unread_inputs,
 )
 from hyperflux.deploy.compact.trace import Trace
-from hyperflux.deploy.compact.tracing import prepared, require_example
+from hyperflux.deploy.compact.tracing import checked_example, prepared
 from hyperflux.deploy.equivalence import outputs_match
 from hyperflux.errors import InputError, RunError
 from hyperflux.io.ranges import true_or_false
@@ -63,7 +63,7 @@ def compact(model: nn.Module, example_input: Tensor | Inputs, *, drop_inputs: bo
 
     Args:
         model: A module that torch.fx can trace.
-        example_input: One input (batch, ...), or a tuple of all inputs, of any batch size.
+        example_input: One input (batch, ...), or a tuple of all inputs, of any batch size and on any device.
         drop_inputs: Whether the result takes only the input features that are read:
             `x.flatten(1)[:, compaction(...).inputs]`.
 
@@ -98,9 +98,8 @@ def compaction(model: nn.Module, example_input: Tensor | Inputs, *, drop_inputs:
     """
     require_module("model", model)
     drop_inputs = true_or_false("drop_inputs", drop_inputs)
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     original = prepared(model)
-    require_example(original, inputs)
+    inputs = checked_example(original, example_input if isinstance(example_input, tuple) else (example_input,))
     with _plain_settings():
         return _compaction(original, inputs, drop_inputs)
 

@@ -50,17 +50,19 @@ def prepared(model: nn.Module) -> nn.Module:
         raise InputError(f"compact: the module can't be copied ({_one_line(error)})") from error
 
 
-def require_example(model: nn.Module, inputs: Inputs) -> None:
-    """Raise InputError unless the inputs are tensors that a module takes."""
+def checked_example(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Return the inputs on the CPU. Raises InputError unless they are tensors that a module takes."""
     if not all(isinstance(x, torch.Tensor) and x.numel() for x in inputs):
         raise InputError(
             "compact: example_input must be a non-empty tensor, or a tuple of non-empty tensors; for other inputs, "
             "give a module that takes tensors and calls yours"
         )
     try:
-        _outputs(model, tuple(x.cpu() for x in inputs))
+        on_cpu = tuple(x.cpu() for x in inputs)
+        _outputs(model, on_cpu)
     except CALL_ERRORS as error:
         raise InputError(f"compact: the module can't take the example input ({_one_line(error)})") from error
+    return on_cpu
 
 
 def traced(

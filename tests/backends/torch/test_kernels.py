@@ -6,9 +6,9 @@ from unittest import mock
 
 import pytest
 import torch
+from devices import needs_cuda
 from hypothesis import given
 from hypothesis import strategies as st
-from devices import needs_cuda
 from networks import batches, build
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,9 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hyperflux import InputError, Pruner
 from hyperflux.backends.torch import contents_check
 from hyperflux.backends.torch.bench.steps import measure_steps
-from hyperflux.backends.torch.kernels import blocks, choice, fused
+from hyperflux.backends.torch.kernels import blocks, choice, fused, packed
+from hyperflux.backends.torch.kernels.blocks import Blocks
 from hyperflux.backends.torch.kernels.choice import AGREEMENT, choose_kernel, require_kernel_agrees
 from hyperflux.backends.torch.kernels.fused import Fused, gate
+from hyperflux.backends.torch.kernels.packed import Packed
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate, Plain
 from hyperflux.backends.torch.weight_state import WeightState
 
@@ -29,9 +31,9 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 @pytest.fixture
 def undecided():
     """The choice of kernels is made anew, and forgotten."""
-    choice._fused_agrees.cache_clear()
+    choice._agrees.cache_clear()
     yield
-    choice._fused_agrees.cache_clear()
+    choice._agrees.cache_clear()
 
 
 @st.composite
@@ -65,12 +67,13 @@ def shares(draw):
     return ours, theirs, pressure, draw(st.sampled_from([None, 0.0, 1e-3, 0.05]))
 
 
-@given(shares(), st.sampled_from([3, 64, 1 << 18]))
-def test_the_fused_kernel_agrees_with_the_plain_one(drawn, block):
+@pytest.mark.parametrize("kind", [Fused, Packed])
+@given(drawn=shares(), block=st.sampled_from([3, 64, 1 << 18]))
+def test_every_kernel_agrees_with_the_plain_one(kind, drawn, block):
     """E1 to E6: θ and g·m to the bit; Adam to `AGREEMENT` roundings of the terms that it adds up."""
     ours, theirs, pressure, rate = drawn
-    with mock.patch.object(blocks, "CPU_BLOCK", block):
-        kernel = Fused(CPU, ours[0].gradient.dtype)
+    with mock.patch.object(blocks, "CPU_BLOCK", block), mock.patch.object(packed, "PACK", max(block, 1 << 10)):
+        kernel = kind(CPU, ours[0].gradient.dtype)
     before = [share.state.first.abs().max() for share in theirs]
     slopes = [(0.25 * s.gradient / (s.scale or 1) * s.state.latent + pressure).abs().max() for s in theirs]
     kernel.take_step(ours, pressure, rate)
@@ -88,25 +91,34 @@ def test_the_fused_kernel_agrees_with_the_plain_one(drawn, block):
         }
         for name, tensor in one.state.tensors().items():
             torch.testing.assert_close(tensor, other.state.tensors()[name], rtol=0, atol=float(allowed[name]), msg=name)
-        for dtype in (tensor.dtype, torch.bfloat16):
-            outs = [torch.empty_like(tensor, dtype=dtype) for _ in range(2)]
-            for way, out in zip((kernel, Plain()), outs, strict=True):
-                way.write_effective(one.state, out)
-            assert torch.equal(*outs)
-            assert torch.equal(*(out.signbit() for out in outs))
+    states, changed = [share.state for share in ours], len(ours) // 2
+    for dtype in (ours[0].gradient.dtype, torch.bfloat16):
+        outs = [[torch.empty_like(state.latent, dtype=dtype) for state in states] for _ in range(2)]
+        for way, out in zip((kernel, Plain()), outs, strict=True):
+            way.write_effective(states, out)
+        for pair in zip(*outs, strict=True):
+            assert torch.equal(*pair)
+            assert torch.equal(*(out.signbit() for out in pair))
+        outs[0][changed].view(-1)[-1:].add_(1) if outs[0][changed].is_contiguous() else outs[0][changed].add_(1)
+        found = kernel.differs(states, outs[0]).tolist()
+        assert found == Plain().differs(states, outs[0]).tolist()
+        assert not any(kernel.differs(states, outs[1]).tolist())
 
 
+@pytest.mark.parametrize("kind", [Fused, Packed])
 @given(
-    shares(), st.lists(st.tuples(st.integers(1, 15), st.sampled_from(LAYOUTS)), min_size=2), st.sampled_from([3, 64])
+    drawn=shares(),
+    steps=st.lists(st.tuples(st.integers(1, 15), st.sampled_from(LAYOUTS)), min_size=2),
+    block=st.sampled_from([3, 64]),
 )
-def test_what_is_kept_of_the_blocks_changes_no_bit(drawn, steps, block):
+def test_what_is_kept_of_the_blocks_changes_no_bit(kind, drawn, steps, block):
     """Other parameters take part from step to step, and they change their layout in memory: as with a fresh kernel."""
     ours, theirs, pressure, _ = drawn
     dtype = ours[0].gradient.dtype
-    with mock.patch.object(blocks, "CPU_BLOCK", block):
-        kept = Fused(CPU, dtype)
+    with mock.patch.object(blocks, "CPU_BLOCK", block), mock.patch.object(packed, "PACK", 1 << 10):
+        kept = kind(CPU, dtype)
         for chosen, layout in steps:
-            for sharing, kernel in ((ours, kept), (theirs, Fused(CPU, dtype))):
+            for sharing, kernel in ((ours, kept), (theirs, kind(CPU, dtype))):
                 for share in sharing:
                     share.state.follow(share.state.latent.contiguous(memory_format=layout))
                 laid = [
@@ -162,14 +174,14 @@ def test_bits_do_not_depend_on_threads_nor_on_the_other_parameters(threads):
 
 @pytest.mark.usefixtures("undecided")
 def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(monkeypatch, caplog):
-    assert choose_kernel(CPU, torch.float32).name == "fused"
-    choice._fused_agrees.cache_clear()
+    assert choose_kernel(CPU, torch.float32, 10).name == "fused"
+    choice._agrees.cache_clear()
     monkeypatch.setattr(torch, "_fused_adam_", lambda *_, **__: None)
     with caplog.at_level(logging.WARNING, "hyperflux"):
-        assert choose_kernel(CPU, torch.float32).name == "plain"
-        assert choose_kernel(CPU, torch.float32).name == "plain"
-    assert caplog.text.count("using the plain kernel for torch.float32 on cpu") == 1
-    assert choose_kernel(torch.device("meta"), torch.float32).name == "plain"
+        assert choose_kernel(CPU, torch.float32, 10).name == "plain"
+        assert choose_kernel(CPU, torch.float32, 10).name == "plain"
+    assert caplog.text.count("not using the fused kernel for torch.float32 on cpu") == 1
+    assert choose_kernel(torch.device("meta"), torch.float32, 10).name == "plain"
 
 
 MUTANTS = {
@@ -178,6 +190,20 @@ MUTANTS = {
     "another epsilon": ("ADAM_EPSILON", 1e-3),
     "another beta": ("ADAM_BETAS", (0.9, 0.9999)),
 }
+OF_PACKED = {
+    "another kappa": (packed, "KAPPA", 0.2501),
+    "no gate": (packed, "gate", lambda values, presence, out: out.copy_(values)),
+    "views of another order": (Blocks, "of", lambda self, states, own=Blocks.of: own(self, states[::-1])),
+    "a comparison that sees nothing": (torch, "_foreach_norm", lambda tensors, _: [t.sum() * 0 for t in tensors]),
+}
+
+
+@pytest.mark.parametrize("mutant", OF_PACKED)
+def test_a_wrong_packed_kernel_is_refused(mutant, monkeypatch):
+    require_kernel_agrees(Packed(CPU, torch.float32), CPU, torch.float32)
+    monkeypatch.setattr(*OF_PACKED[mutant])
+    with pytest.raises((InputError, RuntimeError), match=r"does not agree with the plain one|size of tensor"):
+        require_kernel_agrees(Packed(CPU, torch.float32), CPU, torch.float32)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
@@ -192,7 +218,7 @@ def test_a_wrong_kernel_is_refused(mutant, dtype, monkeypatch):
 @pytest.mark.usefixtures("undecided")
 def test_nothing_is_reported_of_a_kernel_that_does_not_agree(monkeypatch):
     monkeypatch.setattr(fused, "KAPPA", 0.2501)
-    monkeypatch.setattr("hyperflux.backends.torch.bench.update.choose_kernel", Fused)
+    monkeypatch.setattr(choice, "choose_kernel", lambda device, dtype, weights: Fused(device, dtype))
     with pytest.raises(InputError, match="does not agree"):
         measure_steps("mlp:784-4-10", 4, 1, "cpu")
 
@@ -251,7 +277,7 @@ def test_only_control_steps_wait_for_the_device(telemetry, moving, monkeypatch):
     a device.
     """
     monkeypatch.setattr(contents_check, "is_read_at_once", lambda tensor: False)
-    monkeypatch.setattr(Fused, "differs", lambda self, state, values: Plain().differs(state, values))
+    monkeypatch.setattr(Fused, "differs", lambda self, states, values: Plain().differs(states, values))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 160), nn.ReLU(), nn.Linear(160, 4))
     step, _ = settled_training(model, *next(batches(1, dtype=torch.float32)), telemetry=telemetry)
     waiting = []

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hyperflux.backends.torch.kernels.choice import choose_kernel, require_kernel_agrees
-from hyperflux.backends.torch.kernels.plain import Kernel, ParameterUpdate, Plain
+from hyperflux.backends.torch.kernels.choice import Kernels, require_kernel_agrees
+from hyperflux.backends.torch.kernels.plain import ParameterUpdate, Plain
 from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.timing import Timing, Turn, interleave
 
@@ -30,7 +30,7 @@ class UpdateCost:
     """Cost of one pruning update of a network.
 
     Attributes:
-        kernel: Name of the chosen kernel.
+        kernel: Name of the chosen kernel, or of several for parameters of several sizes.
         dtype: dtype of the state.
         weights: N.
         times: Time of an update by that kernel and by the plain one; the plain one's ratio is to the chosen kernel.
@@ -73,23 +73,26 @@ def time_update(parameters: Sequence[Tensor], rotations: int, wait: Callable[[],
     states = [_state(parameter) for parameter in parameters]
     updates = [ParameterUpdate(state, 1e-3 * torch.randn_like(state.latent)) for state in states]
     like = states[0].latent
-    kernel = choose_kernel(like.device, like.dtype)
-    require_kernel_agrees(kernel, like.device, like.dtype)
+    kernels = Kernels()
+    chosen = {kernels.of(state).name: kernels.of(state) for state in states}
+    for kernel in chosen.values():
+        require_kernel_agrees(kernel, like.device, like.dtype)
+    names = " and ".join(chosen)
     weights = sum(state.latent.numel() for state in states)
     needed = NEEDED_VALUES * weights * like.element_size()
     copied = torch.empty(min(needed // 2, MAX_COPIED_BYTES), device=like.device, dtype=torch.uint8).random_()
     target = torch.empty_like(copied)
     variants = {
-        f"{kernel.name} kernel": Turn.of(_waiting(wait, lambda: _update(kernel, updates, parameters))),
+        f"{names} kernel": Turn.of(_waiting(wait, lambda: _update(kernels, updates, parameters))),
         "plain way": Turn.of(_waiting(wait, lambda: _update(Plain(), updates, parameters))),
         "copy": Turn.of(_waiting(wait, lambda: target.copy_(copied))),
     }
     update, plain, copy = interleave(variants, rotations, wait)
     scale = needed / (2 * copied.numel())
     with BytesMoved() as counted:
-        _update(kernel, updates, parameters)
+        _update(kernels, updates, parameters)
     return UpdateCost(
-        kernel.name, str(like.dtype).removeprefix("torch."), weights, [update, plain], counted.total, needed,
+        names, str(like.dtype).removeprefix("torch."), weights, [update, plain], counted.total, needed,
         copy.seconds * scale, copy.ratio * scale,
     )  # fmt: skip
 
@@ -134,12 +137,11 @@ def _state(parameter: Tensor) -> WeightState:
     return state
 
 
-def _update(kernel: Kernel, updates: Sequence[ParameterUpdate], parameters: Sequence[Tensor]) -> None:
+def _update(kernel: Kernels | Plain, updates: Sequence[ParameterUpdate], parameters: Sequence[Tensor]) -> None:
     """The work that pruning adds to a step that is not a control step; t hardly moves."""
     with torch.no_grad():
         kernel.take_step(updates, 1e-9, 1e-9)
-        for update, parameter in zip(updates, parameters, strict=True):
-            kernel.write_effective(update.state, parameter)
+        kernel.write_effective([update.state for update in updates], parameters)
 
 
 def _waiting(wait: Callable[[], None], call: Callable[[], object]) -> Callable[[], None]:

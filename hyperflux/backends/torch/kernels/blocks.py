@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.kernels.plain import ParameterUpdate
 from hyperflux.backends.torch.weight_state import WeightState
 
 CPU_BLOCK = 5 << 16
 """Weights per block on a CPU: enough that calls are cheap compared with the work, few enough for the caches."""
 GPU_BLOCK = 1 << 22
 """The same on a GPU, where a call costs more."""
+ALIGNMENT = 4
+"""A piece begins at a multiple of this many elements in the buffer, so that several can be read at once."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Piece:
     """A parameter, or the part of it that fits into a block.
 
     Attributes:
-        number: Index of the parameter's update in the step.
+        number: Index of the parameter in the step.
         start: Index of its first element in the parameter's memory.
         whole: Whether it is the whole parameter.
         state: Views of the parameter's tensors; the parameter's own state counts the steps.
@@ -41,38 +42,41 @@ class Piece:
 
 
 class Blocks:
-    """Divides a step's parameters into blocks of pieces that fit into `buffer`.
+    """Divides a step's parameters into blocks of pieces that fit into a buffer.
 
     A parameter's cuts do not depend on the other parameters. The pieces are reused in the next step unless other
     parameters take part or tensors were replaced.
+
+    Attributes:
+        buffer: The buffer.
     """
 
     def __init__(self, buffer: Tensor) -> None:
-        self._buffer = buffer
+        self.buffer = buffer
         self._cut: list[Tensor] = []
         self._blocks: list[list[Piece]] = []
 
-    def of(self, updates: Sequence[ParameterUpdate]) -> list[list[Piece]]:
-        """The pieces of each block, for these updates."""
-        if len(updates) != len(self._cut) or any(
-            update.state.latent is not latent for update, latent in zip(updates, self._cut, strict=True)
+    def of(self, states: Sequence[WeightState]) -> list[list[Piece]]:
+        """The pieces of each block, for the parameters of these states."""
+        if len(states) != len(self._cut) or any(
+            state.latent is not latent for state, latent in zip(states, self._cut, strict=True)
         ):
-            self._cut = [update.state.latent for update in updates]
-            self._blocks = list(self._filled(updates))
+            self._cut = [state.latent for state in states]
+            self._blocks = list(self._filled(states))
         return self._blocks
 
-    def _filled(self, updates: Sequence[ParameterUpdate]) -> Iterator[list[Piece]]:
+    def _filled(self, states: Sequence[WeightState]) -> Iterator[list[Piece]]:
         block: list[Piece] = []
-        used, size = 0, len(self._buffer)
-        for number, update in enumerate(updates):
-            for start, whole, state in _pieces(update.state, size):
+        used, size = 0, len(self.buffer)
+        for number, own in enumerate(states):
+            for start, whole, state in _pieces(own, size):
                 like = state.latent
                 if used + like.numel() > size:
                     yield block
                     block, used = [], 0
-                scratch = self._buffer.as_strided(like.shape, like.stride(), used)
+                scratch = self.buffer.as_strided(like.shape, like.stride(), used)
                 block.append(Piece(number, start, whole, state, scratch))
-                used += like.numel()
+                used += -(-like.numel() // ALIGNMENT) * ALIGNMENT
         if block:
             yield block
 

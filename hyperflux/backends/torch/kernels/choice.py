@@ -1,4 +1,4 @@
-"""Chooses the kernel: the fused one if it agrees with the plain one, otherwise the plain one."""
+"""Chooses the kernel of each parameter: the fastest one for its device and size that agrees with the plain one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.kernels.fused import Fused
+from hyperflux.backends.torch.kernels.packed import LARGEST_PACKED, Packed
 from hyperflux.backends.torch.kernels.plain import Kernel, ParameterUpdate, Plain
 from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.errors import InputError
@@ -18,23 +19,24 @@ FUSED_DEVICES = ("cpu", "cuda")
 """Devices with subnormal numbers, which the fused gate needs."""
 AGREEMENT = 16
 """Tolerated difference of t and its moments from the plain kernel after a step, in roundings of the largest value."""
-TRIED_WEIGHTS = 1000
+TRIED_SHAPES = ((1000,), (7, 11), (3, 2, 5, 5))
 TRIED_STEPS = 3
 
 _log = logging.getLogger("hyperflux")
 
 
 class Kernels:
-    """One kernel per device and dtype, chosen at first use."""
+    """One kernel per device, dtype and class of size, chosen at first use."""
 
     def __init__(self) -> None:
-        self._chosen: dict[tuple[torch.device, torch.dtype], Kernel] = {}
+        self._chosen: dict[tuple[torch.device, torch.dtype, bool], Kernel] = {}
 
     def of(self, state: WeightState) -> Kernel:
         """The kernel for states like `state`."""
-        kind = state.latent.device, state.latent.dtype
+        device, dtype = state.latent.device, state.latent.dtype
+        kind = device, dtype, _may_be_packed(device, state.latent.numel())
         if kind not in self._chosen:
-            self._chosen[kind] = choose_kernel(*kind)
+            self._chosen[kind] = choose_kernel(device, dtype, state.latent.numel())
         return self._chosen[kind]
 
     def buffers(self) -> list[Tensor]:
@@ -49,26 +51,46 @@ class Kernels:
         self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
     ) -> None:
         """Take one step of all parameters, see `Kernel`."""
-        by_kernel: dict[Kernel, list[ParameterUpdate]] = {}
-        for update in updates:
-            by_kernel.setdefault(self.of(update.state), []).append(update)
-        for kernel, own in by_kernel.items():
-            kernel.take_step(own, pressure_gradient, learning_rate)
+        for kernel, own in self._by_kernel([update.state for update in updates]):
+            kernel.take_step([updates[number] for number in own], pressure_gradient, learning_rate)
 
-    def write_effective(self, state: WeightState, out: Tensor) -> None:
-        """Write θ = w·m into `out`, see `Kernel`."""
-        self.of(state).write_effective(state, out)
+    def write_effective(self, states: Sequence[WeightState], out: Sequence[Tensor]) -> None:
+        """Write each θ = w·m into its `out`, see `Kernel`."""
+        for kernel, own in self._by_kernel(states):
+            kernel.write_effective([states[number] for number in own], [out[number] for number in own])
 
-    def differs(self, state: WeightState, values: Tensor) -> Tensor:
-        """Whether `values` differ from θ = w·m, see `Kernel`."""
-        return self.of(state).differs(state, values)
+    def differs(self, states: Sequence[WeightState], values: Sequence[Tensor]) -> list[tuple[list[int], Tensor]]:
+        """Whether `values` differ from θ = w·m, see `Kernel`: numbers of states, and a bool for each."""
+        return [
+            (own, kernel.differs([states[number] for number in own], [values[number] for number in own]))
+            for kernel, own in self._by_kernel(states)
+        ]
+
+    def _by_kernel(self, states: Sequence[WeightState]) -> list[tuple[Kernel, list[int]]]:
+        """Numbers of the states of each kernel."""
+        found: dict[Kernel, list[int]] = {}
+        for number, state in enumerate(states):
+            found.setdefault(self.of(state), []).append(number)
+        return list(found.items())
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The fused kernel if it is available and agrees with the plain one; otherwise the plain one, with a warning."""
-    if device.type in FUSED_DEVICES and _fused_agrees(device, dtype):
+def choose_kernel(device: torch.device, dtype: torch.dtype, weights: int) -> Kernel:
+    """The fastest kernel that agrees with the plain one, for parameters of that size; a warning if it is the plain one.
+
+    Args:
+        device: Device of the state.
+        dtype: dtype of the state.
+        weights: Weights of the parameter.
+    """
+    if _may_be_packed(device, weights) and _agrees(Packed, device, dtype):
+        return Packed(device, dtype)
+    if device.type in FUSED_DEVICES and _agrees(Fused, device, dtype):
         return Fused(device, dtype)
     return Plain()
+
+
+def _may_be_packed(device: torch.device, weights: int) -> bool:
+    return device.type == "cuda" and weights <= LARGEST_PACKED
 
 
 def require_kernel_agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
@@ -81,40 +103,62 @@ def require_kernel_agrees(kernel: Kernel, device: torch.device, dtype: torch.dty
     """
     ours, theirs = _tried(device, dtype), _tried(device, dtype)
     for number in range(TRIED_STEPS):
-        outcomes = []
-        for way, state in ((kernel, ours), (Plain(), theirs)):
-            gradient = _noise(number, state.latent)
-            way.take_step([ParameterUpdate(state, gradient)], 1e-3, 1e-2)
-            effective = torch.empty_like(state.latent)
-            way.write_effective(state, effective)
-            outcomes.append((gradient, effective))
-        (gradient, effective), (plain_gradient, plain_effective) = outcomes
-        near = state.presence.abs() <= _allowed(state.presence)
-        exact = torch.equal(gradient, plain_gradient) and torch.equal(effective[~near], plain_effective[~near])
-        pairs = zip(ours.tensors().values(), theirs.tensors().values(), strict=True)
-        if not exact or any(bool(((one - other).abs() > _allowed(other)).any()) for one, other in pairs):
+        gradients, effective, differs = [], [], []
+        for way, states in ((kernel, ours), (Plain(), theirs)):
+            gradients.append([_noise(number, state.latent) for state in states])
+            updates = [ParameterUpdate(state, own) for state, own in zip(states, gradients[-1], strict=True)]
+            way.take_step(updates, 1e-3, 1e-2)
+            effective.append([torch.empty_like(state.latent) for state in states])
+            way.write_effective(states, effective[-1])
+            changed = [own.clone() for own in effective[-1]]
+            changed[-1].add_(1)
+            differs.append(way.differs(states, changed).tolist())
+        agrees = differs[0] == differs[1] == [False] * (len(ours) - 1) + [True]
+        for pair in zip(ours, theirs, *gradients, *effective, strict=True):
+            agrees &= _is_same_step(*pair)
+        if not agrees:
             raise InputError(f"kernel {kernel.name}: does not agree with the plain one for {dtype} on {device}")
-        for name, tensor in theirs.tensors().items():
-            getattr(ours, name).copy_(tensor)
+        for one, other in zip(ours, theirs, strict=True):
+            for name, tensor in other.tensors().items():
+                getattr(one, name).copy_(tensor)
+
+
+def _is_same_step(
+    one: WeightState,
+    other: WeightState,
+    gradient: Tensor,
+    plain_gradient: Tensor,
+    effective: Tensor,
+    plain_effective: Tensor,
+) -> bool:
+    """Whether two kernels have done the same to a parameter, but for rounding."""
+    far = other.presence.abs() > _allowed(other.presence)
+    if not (torch.equal(gradient, plain_gradient) and torch.equal(effective[far], plain_effective[far])):
+        return False
+    pairs = zip(one.tensors().values(), other.tensors().values(), strict=True)
+    return not any(bool(((mine - plain).abs() > _allowed(plain)).any()) for mine, plain in pairs)
 
 
 @functools.cache
-def _fused_agrees(device: torch.device, dtype: torch.dtype) -> bool:
+def _agrees(kind: type[Fused] | type[Packed], device: torch.device, dtype: torch.dtype) -> bool:
     try:
-        require_kernel_agrees(Fused(device, dtype), device, dtype)
+        require_kernel_agrees(kind(device, dtype), device, dtype)
     except (AttributeError, TypeError, RuntimeError, InputError) as error:
-        _log.warning("using the plain kernel for %s on %s, which is slower: %s", dtype, device, error)
+        _log.warning("not using the %s kernel for %s on %s, so steps are slower: %s", kind.name, dtype, device, error)
         return False
     return True
 
 
-def _tried(device: torch.device, dtype: torch.dtype) -> WeightState:
-    """A state whose first t lie at 0 and just below and above it."""
-    like = torch.empty(TRIED_WEIGHTS, device=device, dtype=dtype)
-    latent, presence, first, second = (_noise(seed, like) for seed in range(-4, 0))
+def _tried(device: torch.device, dtype: torch.dtype) -> list[WeightState]:
+    """States of some parameters; the first t of the first lie at 0 and just below and above it."""
+    states = []
+    for number, shape in enumerate(TRIED_SHAPES):
+        like = torch.empty(shape, device=device, dtype=dtype)
+        latent, presence, first, second = (_noise(seed - 4 * number, like) for seed in range(-4, 0))
+        states.append(WeightState(latent, presence, first, second.square(), steps=5 + number))
     tiny = torch.finfo(dtype).tiny
-    presence[:4] = torch.tensor([0.0, -0.0, tiny, -tiny], dtype=dtype)
-    return WeightState(latent, presence, first, second.square(), steps=5)
+    states[0].presence[:4] = torch.tensor([0.0, -0.0, tiny, -tiny], dtype=dtype)
+    return states
 
 
 def _noise(seed: int, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hyperflux.backends.torch.kernels.blocks import Blocks, Piece, block_size, parts
+from hyperflux.backends.torch.kernels.blocks import Blocks, block_size, parts
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate, Plain, any_differs
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
@@ -55,7 +55,7 @@ class Fused:
         pressure = torch.scalar_tensor(pressure_gradient, device=device, dtype=dtype)
         for update in updates:
             update.state.count_step(pressure_gradient)
-        for block in self._blocks.of(updates):
+        for block in self._blocks.of([update.state for update in updates]):
             for piece in block:
                 _, gradient, scale = updates[piece.number]
                 gradient = unscaled = piece.of(gradient)
@@ -64,27 +64,37 @@ class Fused:
                     unscaled = torch.div(gradient, scale.to(gradient), out=slope)
                 torch.addcmul(pressure, unscaled, piece.state.latent, value=KAPPA, out=slope)
                 gate(gradient, piece.state.presence, out=gradient)
-            _adam(block, [updates[piece.number].state.steps for piece in block], learning_rate)
+            steps = [updates[piece.number].state.steps for piece in block]
+            adam([piece.state for piece in block], steps, [piece.scratch for piece in block], learning_rate)
 
-    def write_effective(self, state: WeightState, out: Tensor) -> None:
+    def write_effective(self, states: Sequence[WeightState], out: Sequence[Tensor]) -> None:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
-        if not same_layout(out, state.latent):
-            state.write_effective(out)
-        elif out.dtype == state.latent.dtype:
-            gate(state.latent, state.presence, out=out)
-        else:
-            for effective, part in self._effective_parts(state, out):
-                part.copy_(effective)
+        for state, effective in zip(states, out, strict=True):
+            if not same_layout(effective, state.latent):
+                state.write_effective(effective)
+            elif effective.dtype == state.latent.dtype:
+                gate(state.latent, state.presence, out=effective)
+            else:
+                for found, part in self._effective_parts(state, effective):
+                    part.copy_(found)
 
-    def differs(self, state: WeightState, values: Tensor) -> Tensor:
+    def differs(self, states: Sequence[WeightState], values: Sequence[Tensor]) -> Tensor:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
+        found = [self._differences(state, own) for state, own in zip(states, values, strict=True)]
+        if not any(found):
+            return torch.zeros(len(found), device=self._slopes.device, dtype=torch.bool)
+        none = torch.zeros((), device=self._slopes.device, dtype=torch.bool)
+        return torch.stack([torch.stack(parts).any() if parts else none for parts in found])
+
+    def _differences(self, state: WeightState, values: Tensor) -> list[Tensor]:
+        """Whether the parts of a parameter differ, without those that are known to be equal."""
         if not same_layout(values, state.latent):
-            return Plain().differs(state, values)
-        found = torch.zeros((), device=values.device, dtype=torch.bool)
+            return list(Plain().differs([state], [values]))
+        found = []
         for effective, part in self._effective_parts(state, values):
             rounded = effective.to(part.dtype)
             if not (part.is_cpu and torch.equal(rounded, part)):
-                found.logical_or_(any_differs(rounded, part))
+                found.append(any_differs(rounded, part))
         return found
 
     def _effective_parts(self, state: WeightState, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -105,17 +115,17 @@ def gate(values: Tensor, presence: Tensor, out: Tensor) -> None:
     torch.ops.aten.threshold_backward.grad_input(values, presence, below_zero, grad_input=out)
 
 
-def _adam(block: Sequence[Piece], steps: Sequence[int], learning_rate: float) -> None:
-    """One step of Adam on t, with the slopes in the pieces' scratch; `steps` counts the steps of each piece."""
+def adam(states: Sequence[WeightState], steps: Sequence[int], slopes: Sequence[Tensor], learning_rate: float) -> None:
+    """One step of Adam on t; `steps` counts the steps of each state, this one included."""
     beta1, beta2 = ADAM_BETAS
-    device = block[0].state.presence.device
+    device = states[0].presence.device
     # _fused_adam_ takes counts in float32 for every dtype
     counts = {count: torch.scalar_tensor(count, dtype=torch.float32, device=device) for count in set(steps)}
     torch._fused_adam_(
-        [piece.state.presence for piece in block],
-        [piece.scratch for piece in block],
-        [piece.state.first for piece in block],
-        [piece.state.second for piece in block],
+        [state.presence for state in states],
+        list(slopes),
+        [state.first for state in states],
+        [state.second for state in states],
         [],
         [counts[count] for count in steps],
         lr=learning_rate,

@@ -47,11 +47,11 @@ class Kernel(Protocol):
             learning_rate: η_t; None freezes t and its moments.
         """
 
-    def write_effective(self, state: WeightState, out: Tensor) -> None:
-        """Write θ = w·m into `out`, rounded to its dtype; a pruned weight becomes an exact +0 (see E2)."""
+    def write_effective(self, states: Sequence[WeightState], out: Sequence[Tensor]) -> None:
+        """Write each θ = w·m into its `out`, rounded to its dtype; a pruned weight becomes an exact +0 (see E2)."""
 
-    def differs(self, state: WeightState, values: Tensor) -> Tensor:
-        """Whether `values` differ from θ = w·m anywhere but at a NaN of w: bool, (), on their device."""
+    def differs(self, states: Sequence[WeightState], values: Sequence[Tensor]) -> Tensor:
+        """Whether `values` differ from θ = w·m anywhere but at a NaN of w: bool, (states,), on their device."""
 
 
 class Plain:
@@ -73,15 +73,20 @@ class Plain:
                 update.state.update_presence(gradient, pressure_gradient, learning_rate)
             update.gradient.masked_fill_(pruned, 0)
 
-    def write_effective(self, state: WeightState, out: Tensor) -> None:
+    def write_effective(self, states: Sequence[WeightState], out: Sequence[Tensor]) -> None:
         """See `Kernel`."""
-        state.write_effective(out)
+        for state, effective in zip(states, out, strict=True):
+            state.write_effective(effective)
 
-    def differs(self, state: WeightState, values: Tensor) -> Tensor:
+    def differs(self, states: Sequence[WeightState], values: Sequence[Tensor]) -> Tensor:
         """See `Kernel`."""
-        effective = torch.empty_like(values)
-        state.write_effective(effective)
-        return any_differs(effective, values)
+        return torch.stack([_differs(state, own) for state, own in zip(states, values, strict=True)])
+
+
+def _differs(state: WeightState, values: Tensor) -> Tensor:
+    effective = torch.empty_like(values)
+    state.write_effective(effective)
+    return any_differs(effective, values)
 
 
 def any_differs(effective: Tensor, values: Tensor) -> Tensor:
