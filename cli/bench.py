@@ -39,8 +39,12 @@ def timing_options(command: F) -> F:
 
 
 @bench.command()
+@click.option("--amp", default="off", show_default=True, help="Mixed precision: off, bfloat16 or float16.")
+@click.option("--channels-last", is_flag=True, help="Keep the channels of images and filters together in memory.")
 @timing_options
-def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool) -> None:
+def step(
+    model: str, batch_size: int, rotations: int, device: str, as_json: bool, amp: str, channels_last: bool
+) -> None:
     """Measure a training step: dense, pruned, and pruned with all defaults of `Pruner`.
 
     The variants take turns of ten steps, and each ratio is to the dense step of the same round: with the gate alone,
@@ -55,7 +59,7 @@ def step(model: str, batch_size: int, rotations: int, device: str, as_json: bool
 
     from .display import plain_console, print_table
 
-    found = measure_steps(model, batch_size, rotations, device)
+    found = measure_steps(model, batch_size, rotations, device, amp=amp, channels_last=channels_last)
     if as_json:
         print(json.dumps(found.to_dict()))
         return

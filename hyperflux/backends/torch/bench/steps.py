@@ -17,7 +17,7 @@ from hyperflux.backends.torch.bench.update import UpdateCost, time_update
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import select
-from hyperflux.backends.torch.training import choose_device
+from hyperflux.backends.torch.training import Precision, choose_device
 from hyperflux.io.ranges import count_in
 from hyperflux.models import check_model, is_mlp
 from hyperflux.telemetry.columns import Tables
@@ -73,7 +73,9 @@ class StepCost:
         return {"times": times, "memory": memory, "update": self.update.to_dict()}
 
 
-def measure_steps(model: str, batch_size: int, rotations: int, device: str = "auto") -> StepCost:
+def measure_steps(
+    model: str, batch_size: int, rotations: int, device: str = "auto", *, amp: str = "off", channels_last: bool = False
+) -> StepCost:
     """Measure a dense step, one under the gate alone, and one of the default course without and with telemetry.
 
     An interval of light telemetry takes 500 steps of this course, so hardly a turn includes its end. The end is timed
@@ -84,12 +86,14 @@ def measure_steps(model: str, batch_size: int, rotations: int, device: str = "au
         batch_size: Images per step.
         rotations: Turns per variant.
         device: Name of the device, or "auto".
+        amp: Precision of the forward pass: "off", "bfloat16" or "float16".
+        channels_last: Whether images and filters keep their channels together in memory.
 
     Raises:
-        InputError: A model, device or count is refused, or the kernel chosen for the device does not agree with the
-            plain one.
+        InputError: A model, device, precision or count is refused, or the kernel chosen for the device does not agree
+            with the plain one.
     """
-    workload = _Workload.of(model, batch_size, rotations, device)
+    workload = _Workload.of(model, batch_size, rotations, device, amp, channels_last)
     pruned = select(workload.network, _optimizer(workload.network), None, None).prunable
     update = time_update(
         [parameter.detach().clone() for parameter in pruned.values()],
@@ -175,17 +179,28 @@ class _Workload:
     network: nn.Module
     inputs: torch.Tensor
     labels: torch.Tensor
+    precision: Precision
 
     @classmethod
-    def of(cls, model: str, batch_size: int, rotations: int, device: str) -> _Workload:
+    def of(
+        cls,
+        model: str,
+        batch_size: int,
+        rotations: int,
+        device: str,
+        amp: str = "off",
+        channels_last: bool = False,
+    ) -> _Workload:
         count_in("batch_size", batch_size, 1, MAX_BATCH)
         count_in("rotations", rotations, 1, MAX_ROUNDS)
         check_model(model)
         place = choose_device(device)
         shape = (1, 28, 28) if is_mlp(model) else (3, 32, 32)
-        network = build_model(model, shape, CLASSES, seed=0).to(place, torch.float32)
-        inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0)).to(place)
-        return cls(network, inputs, (torch.arange(batch_size) % CLASSES).to(place))
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        network = build_model(model, shape, CLASSES, seed=0).to(place, torch.float32).to(memory_format=layout)
+        inputs = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
+        labels = (torch.arange(batch_size) % CLASSES).to(place)
+        return cls(network, inputs.to(place, memory_format=layout), labels, Precision(amp, place))
 
     def dense(self) -> _Trained:
         """A copy of the network."""
@@ -212,9 +227,10 @@ class _Workload:
 
         def take() -> None:
             for _ in range(steps):
-                optimizer.zero_grad()
-                torch.autograd.backward(nn.functional.cross_entropy(model(self.inputs), self.labels))
-                optimizer.step()
+                with self.precision.autocast():
+                    loss = nn.functional.cross_entropy(model(self.inputs), self.labels)
+                self.precision.backward(loss, optimizer)
+                self.precision.step(optimizer)
 
         return Turn(take, steps)
 
