@@ -20,14 +20,16 @@ class StraightThroughGate(torch.autograd.Function):
 class AutogradOracle:
     """`model` trained with gates on the parameters in `presence` (name -> first t); the rest as it is.
 
-    `build` makes the weights' optimizer from all of the model's parameters, in their order.
+    `build` makes the weights' optimizer from all of the model's parameters, in their order. With `ascends` it
+    maximises, and gets the gradients of −L; t descends on L all the same.
     """
 
-    def __init__(self, model, presence, build, presence_lr):
+    def __init__(self, model, presence, build, presence_lr, ascends=False):
         self.model = model
         self.presence = {name: nn.Parameter(first.clone()) for name, first in presence.items()}
         self.optimizer = build(model.parameters())
         self.presence_optimizer = torch.optim.Adam(self.presence.values(), lr=presence_lr)
+        self.ascends = ascends
         self.total = sum(t.numel() for t in self.presence.values())
 
     def effective(self):
@@ -41,5 +43,8 @@ class AutogradOracle:
         self.optimizer.zero_grad()
         self.presence_optimizer.zero_grad()
         (data_loss + pressure_loss).backward()
+        if self.ascends:
+            for parameter in self.model.parameters():
+                parameter.grad.neg_()
         self.optimizer.step()
         self.presence_optimizer.step()

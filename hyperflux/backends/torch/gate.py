@@ -28,7 +28,7 @@ from hyperflux.backends.torch.distributed import require_same_masks
 from hyperflux.backends.torch.gated_parameter import GatedParameter
 from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate
-from hyperflux.backends.torch.optimizer_hooks import calls_itself, keep_state_dtype, require_hooks
+from hyperflux.backends.torch.optimizer_hooks import FailedStepHook, calls_itself, keep_state_dtype, require_hooks
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
 from hyperflux.backends.torch.weight_states import WeightStates
 from hyperflux.errors import InputError
@@ -103,7 +103,7 @@ class TorchGate(WeightStates):
         self._stepping = self._nested = False
         self.last_capacity = 0
         self._group = group
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle | FailedStepHook] = []
         self._attach()
         self.write_effective()
 
@@ -146,6 +146,7 @@ class TorchGate(WeightStates):
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
+            FailedStepHook(self.optimizer, self._restore),
             *keep_state_dtype(self.optimizer, self._wider_latents),
             self.optimizer.register_load_state_dict_post_hook(self._after_load),
         ]
@@ -282,7 +283,9 @@ class TorchGate(WeightStates):
             self._follow_move(entry)
         for entry in self._contents.changed(self._entries.values()):
             self._require_untouched(entry)
-        updates = [_update_of(entry, scale) for entry in entries]
+        ascending = _maximized(self.optimizer)
+        updates = [_update_of(entry, scale, id(entry.parameter) in ascending) for entry in entries]
+        self._unwritten = entries  # t moves now, so θ has to be written also if the step is not completed
         self._kernels.take_step(updates, self.pressure / self.total, self.presence_lr)
         for entry, update in zip(entries, updates, strict=True):
             gradient = entry.parameter.grad
@@ -304,18 +307,17 @@ class TorchGate(WeightStates):
                 self._write(self._unwritten)
 
     def _restore(self) -> None:
-        """Undo a step that raised an error: point the parameters at their storage and write θ."""
+        """After a step that raised an error: point the parameters at their storage and write θ."""
         self._point_back()
         if self._unwritten:
             with torch.no_grad():
                 self._write(self._unwritten)
 
     def _point_back(self) -> None:
-        """Point the parameters at their storage again, and note that θ must be written there."""
+        """Point the parameters at their storage again, where θ is not written yet."""
         for entry, storage, gradient in self._active:
             entry.parameter.data = storage
             entry.parameter.grad = gradient
-            self._unwritten.append(entry)
         self._active = []
         self._stepping = self._nested = False
 
@@ -366,7 +368,13 @@ def _nothing() -> None:
     """What happens around a step by default."""
 
 
-def _update_of(entry: GatedParameter, scale: Tensor | None) -> ParameterUpdate:
+def _maximized(optimizer: torch.optim.Optimizer) -> set[int]:
+    """Identities of the parameters whose gradients the optimizer ascends."""
+    groups = (group["params"] for group in optimizer.param_groups if group.get("maximize"))
+    return {id(parameter) for parameter in chain.from_iterable(groups)}
+
+
+def _update_of(entry: GatedParameter, scale: Tensor | None, ascends: bool) -> ParameterUpdate:
     """The update of an entry; its gradient is copied if dtype or memory layout differ from those of w."""
     gradient = entry.parameter.grad
     assert gradient is not None
@@ -380,4 +388,4 @@ def _update_of(entry: GatedParameter, scale: Tensor | None) -> ParameterUpdate:
     latent = entry.state.latent
     if gradient.dtype != latent.dtype or not same_layout(gradient, latent):
         gradient = torch.empty_like(latent).copy_(gradient)
-    return ParameterUpdate(entry.state, gradient, scale)
+    return ParameterUpdate(entry.state, gradient, scale, ascends)

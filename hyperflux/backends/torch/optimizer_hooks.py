@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import chain
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any
 
 import torch
@@ -59,6 +61,44 @@ def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:
         count += frame.f_code is _STEP and frame.f_locals.get("args", ())[:1] == (optimizer,)
         frame = frame.f_back
     return count
+
+
+class FailedStepHook:
+    """Calls a function when a step of an optimizer raises an error or is interrupted. torch has no such hook.
+
+    It replaces the optimizer's `step`, as schedulers of learning rates do. Copies of the optimizer are without it.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, call: Callable[[], None]) -> None:
+        """Args:
+        optimizer: The optimizer.
+        call: Called before the error goes on.
+        """
+        inner = optimizer.step
+        self._optimizer, self._before = weakref.ref(optimizer), vars(optimizer).get("step")
+        self._call: Callable[[], None] | None = call
+        function = getattr(inner, "__func__", None)
+
+        @functools.wraps(function or inner)
+        def step(own: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return inner(*args, **kwargs) if function is None else function(own, *args, **kwargs)
+            except BaseException:
+                if self._call is not None:
+                    self._call()
+                raise
+
+        self._step = optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
+
+    def remove(self) -> None:
+        """Put the earlier `step` back, or do nothing in it any more if another has replaced it since."""
+        optimizer, self._call = self._optimizer(), None
+        if optimizer is None or vars(optimizer).get("step") is not self._step:
+            return
+        if self._before is None:
+            del optimizer.step
+        else:
+            optimizer.step = self._before  # type: ignore[method-assign]
 
 
 def keep_state_dtype(

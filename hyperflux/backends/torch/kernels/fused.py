@@ -19,7 +19,7 @@ from torch import Tensor
 from hyperflux.backends.torch.kernels.blocks import Blocks, block_size, parts
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate, Plain, any_differs
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
-from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA
+from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON
 
 _BELOW_ZERO = {
     (dtype, subnormal): -torch.finfo(dtype).tiny * (torch.finfo(dtype).eps if subnormal else 1.0)
@@ -57,12 +57,12 @@ class Fused:
             update.state.count_step(pressure_gradient)
         for block in self._blocks.of([update.state for update in updates]):
             for piece in block:
-                _, gradient, scale = updates[piece.number]
-                gradient = unscaled = piece.of(gradient)
+                update = updates[piece.number]
+                gradient = unscaled = piece.of(update.gradient)
                 slope = piece.scratch
-                if scale is not None:  # a fused optimizer unscales gradients inside its step
-                    unscaled = torch.div(gradient, scale.to(gradient), out=slope)
-                torch.addcmul(pressure, unscaled, piece.state.latent, value=KAPPA, out=slope)
+                if update.scale is not None:  # a fused optimizer unscales gradients inside its step
+                    unscaled = torch.div(gradient, update.scale.to(gradient), out=slope)
+                torch.addcmul(pressure, unscaled, piece.state.latent, value=update.kappa, out=slope)
                 gate(gradient, piece.state.presence, out=gradient)
             steps = [updates[piece.number].state.steps for piece in block]
             adam([piece.state for piece in block], steps, [piece.scratch for piece in block], learning_rate)

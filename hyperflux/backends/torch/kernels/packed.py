@@ -15,7 +15,6 @@ from hyperflux.backends.torch.kernels.blocks import Blocks, Piece
 from hyperflux.backends.torch.kernels.fused import adam, gate
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate, Plain
 from hyperflux.backends.torch.weight_state import WeightState, same_layout
-from hyperflux.spec import KAPPA
 
 LARGEST_PACKED = 1 << 19
 """Weights of the largest parameter that is gathered. For larger ones the copies cost more than the calls."""
@@ -66,11 +65,19 @@ class Packed:
         self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
     ) -> None:
         """See `hyperflux.backends.torch.kernels.plain.Kernel`."""
+        for ascends in (False, True):
+            if chosen := [update for update in updates if update.ascends == ascends]:
+                self._take_step(chosen, pressure_gradient, learning_rate)
+
+    def _take_step(
+        self, updates: Sequence[ParameterUpdate], pressure_gradient: float, learning_rate: float | None
+    ) -> None:
+        """A step of parameters that all ascend or all descend."""
         states, gradients = [update.state for update in updates], [update.gradient for update in updates]
         if learning_rate is not None:
             for state in states:
                 state.count_step(pressure_gradient)
-        like, scale = self.buffers[0], updates[0].scale
+        like, scale, kappa = self.buffers[0], updates[0].scale, updates[0].kappa
         pressure = torch.scalar_tensor(pressure_gradient, device=like.device, dtype=like.dtype)
         for pack in self._packs(states):
             (gradient, presence, slope), (as_gradients, as_presence, as_slopes) = pack.flat, pack.views
@@ -80,7 +87,7 @@ class Packed:
                 torch._foreach_copy_(as_slopes, [piece.state.latent for piece in pack.pieces])
                 if scale is not None:  # a fused optimizer unscales gradients inside its step
                     slope.div_(scale.to(slope))
-                torch.addcmul(pressure, gradient, slope, value=KAPPA, out=slope)
+                torch.addcmul(pressure, gradient, slope, value=kappa, out=slope)
             gate(gradient, presence, out=gradient)
             torch._foreach_copy_(pack.own(gradients), as_gradients)
             if learning_rate is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.weight_state import WeightState
+from hyperflux.spec import KAPPA
 
 
 class ParameterUpdate(NamedTuple):
@@ -18,11 +19,18 @@ class ParameterUpdate(NamedTuple):
         state: w, t and the moments of t.
         gradient: g, in the dtype and memory layout of the state; the step turns it into g·m in place.
         scale: Factor by which a GradScaler has scaled g; None if g is unscaled.
+        ascends: Whether g is the gradient of something to be maximised, so that the loss has the gradient −g.
     """
 
     state: WeightState
     gradient: Tensor
     scale: Tensor | None = None
+    ascends: bool = False
+
+    @property
+    def kappa(self) -> float:
+        """κ with the sign that makes κ g w a slope of the loss (see E3)."""
+        return -KAPPA if self.ascends else KAPPA
 
 
 class Kernel(Protocol):
@@ -70,7 +78,9 @@ class Plain:
                 gradient = (
                     update.gradient if update.scale is None else update.gradient / update.scale.to(update.gradient)
                 )
-                update.state.update_presence(gradient, pressure_gradient, learning_rate)
+                update.state.update_presence(
+                    -gradient if update.ascends else gradient, pressure_gradient, learning_rate
+                )
             update.gradient.masked_fill_(pruned, 0)
 
     def write_effective(self, states: Sequence[WeightState], out: Sequence[Tensor]) -> None:
