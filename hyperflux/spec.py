@@ -4,7 +4,8 @@ Paper: Barbulescu, Alexoaie, Busoniu, "Hyperflux: Pruning Reveals Importance", a
 
     N          number of prunable weights in the whole network
     w  (N,)    latent weights: what the weight optimizer trains, pruned or not
-    t  (N,)    presence parameters, one per weight: a weight lives while t >= 0
+    t  (N,)    presence parameters, one per weight: a weight lives while t >= 0. Where a gate holds several weights
+               (E15), there are J gates, and t and its moments are (J,)
     m  (N,)    mask: True where the weight is present
     θ  (N,)    effective weights w·m: what the network computes with
     g  (N,)    gradient of the data loss with respect to θ
@@ -12,8 +13,9 @@ Paper: Barbulescu, Alexoaie, Busoniu, "Hyperflux: Pruning Reveals Importance", a
     γ >= 0     pressure
     η_t        learning rate of t
 
-The file reads from top to bottom: E1 to E7, `step`, which calls E1 to E6 once, capacity (E12), and `train`, which runs
-a whole course. Schedules and controllers (E8 to E10, E13, E14) see numbers only and live in `hyperflux.schedules`.
+The file reads from top to bottom: E1 to E7, gates of several weights (E15, E16), `step`, which calls all but E7 once,
+capacity (E12), budgets (E17), N of M (E18), and `train`, which runs a whole course. Schedules and controllers (E8 to
+E10, E13, E14) see numbers only and live in `hyperflux.schedules`.
 
 Every function is pure, but that `initial_presence` draws from its generator: arrays in, new arrays out, nothing
 changed in place. Arrays are float64 (float32 is kept) of any
@@ -133,8 +135,42 @@ def smoothed_cross_entropy(logits: Array, labels: NDArray[np.integer[Any]], smoo
 
 
 @dataclass(frozen=True)
+class Gates:
+    """Which weights each gate holds, and what it costs (E15, E16).
+
+    A channel's gate holds the weights that read the channel, not those that make it: it would be deaf there.
+
+    Attributes:
+        of: The gate of each weight, (N,), from 0 to J − 1; every gate holds a weight.
+        costs: c, (J,), above 0: what a step's pressure takes removing the gate to save.
+    """
+
+    of: NDArray[np.intp]
+    costs: Array
+
+    def spread(self, mask: Mask) -> Mask:
+        """Mask of the weights, m_i = H(t_j(i)), (N,), from that of the gates, (J,)."""
+        return mask[self.of]
+
+    def gathered(self, slopes: Array) -> Array:
+        """Gradient of the data loss for t, κ Σ_{i in G_j} g_i w_i, (J,), from `slopes` κ g_i w_i, (N,) (E15)."""
+        total: Array = np.bincount(self.of, weights=slopes, minlength=len(self.costs)).astype(slopes.dtype)
+        return total
+
+    def norms(self, weights: Array) -> Array:
+        """Euclidean norm of the weights of each gate, (J,): what magnitude pruning ranks gates by."""
+        norms: Array = np.sqrt(self.gathered(weights**2))
+        return norms
+
+    def pressure_gradient(self, pressure: float) -> Array:
+        """Gradient γ c_j/C of the pressure loss L_p = γ Σ (c_j/C) t_j on t, (J,), where C = Σ c_j (E16)."""
+        slopes: Array = pressure * self.costs / self.costs.sum()
+        return slopes
+
+
+@dataclass(frozen=True)
 class State:
-    """What one training step carries to the next: w, t and Adam's moments of t, each (N,)."""
+    """What one training step carries to the next: w, t and Adam's moments of t, each (N,); with `Gates` t is (J,)."""
 
     weights: Array
     presence: Array
@@ -149,6 +185,7 @@ def step(
     pressure: float,
     presence_learning_rate: float | None,
     total: int,
+    gates: Gates | None = None,
 ) -> State:
     """One training step of Hyperflux, E1 to E6 in the paper's order.
 
@@ -160,16 +197,22 @@ def step(
         pressure: γ.
         presence_learning_rate: η_t, or None once the mask is frozen: t and its moments then stay as they are.
         total: N.
+        gates: The gates, if they hold several weights each; None for one weight a gate.
 
     """
     mask = gate(state.presence)  # E1
+    if gates is not None:
+        mask = gates.spread(mask)  # E15
     theta = effective_weights(state.weights, mask)  # E2
     gradient = loss_gradient(theta)
     for_weights, for_presence = straight_through(gradient, state.weights, mask)  # E3; where pruned, E4
     weights = update_weights(state.weights, for_weights)
     if presence_learning_rate is None:
         return State(weights, state.presence, state.moments)
-    for_presence = for_presence + pressure_gradient(pressure, total)  # E5
+    if gates is None:
+        for_presence = for_presence + pressure_gradient(pressure, total)  # E5
+    else:
+        for_presence = gates.gathered(for_presence) + gates.pressure_gradient(pressure)  # E15, E16
     presence, moments = update_presence(state.presence, for_presence, state.moments, presence_learning_rate)  # E6
     return State(weights, presence, moments)
 
@@ -182,18 +225,65 @@ def meet_capacity(presence: Array, count: int) -> tuple[Array, float]:
 
     Args:
         presence: t of the whole network, (N,).
-        count: Weights to leave present, 1 <= count <= N.
+        count: Weights, or gates, to leave present, 0 <= count <= N.
 
     Returns:
         The new t, and τ, which is negative where too few weights were present.
 
     """
-    tau = np.partition(presence, -count)[-count]
+    tau = np.partition(presence, -count)[-count] if count else presence.max()
     shifted = presence - tau
     at_gate = np.flatnonzero(shifted == 0)
     surplus = np.count_nonzero(shifted >= 0) - count
     shifted[at_gate[len(at_gate) - surplus :]] = -np.finfo(presence.dtype).tiny
     return shifted, float(tau)
+
+
+def affordable(presence: Array, cost: Callable[[Mask], float], budget: float) -> int:
+    """How many gates fit into a budget, if those with the largest t stay: the count for `meet_capacity` (E17).
+
+    Args:
+        presence: t, (J,).
+        cost: Cost of the network with the gates of a mask, (J,), present. It never falls when a gate comes back. It
+            need not be a sum: a channel costs less when its neighbours are gone.
+        budget: Largest cost allowed.
+
+    Returns:
+        The largest count whose cost is not above the budget; 0 if not even one gate fits.
+
+    """
+    ranked = np.argsort(-presence, kind="stable")
+    least, most = 0, presence.size
+    while least < most:
+        count = (least + most + 1) // 2
+        mask = np.zeros(presence.size, np.bool_)
+        mask[ranked[:count]] = True
+        least, most = (count, most) if cost(mask) <= budget else (least, count - 1)
+    return least
+
+
+def meet_pattern(presence: Array, kept: int, count: int) -> tuple[Array, float]:
+    """Leave exactly `count` weights present, and at least `kept` of every group: N of M (E18).
+
+    The `kept` largest t of a group are out of reach of τ; all others compete for the places that are left.
+
+    Args:
+        presence: t, (groups, M): a row holds M weights that follow each other along the input dimension.
+        kept: N of N:M, 1 <= kept <= M.
+        count: Weights to leave present, groups·kept <= count <= groups·M.
+
+    Returns:
+        The new t, and τ.
+
+    """
+    held = np.zeros(presence.shape, np.bool_)
+    np.put_along_axis(held, np.argsort(-presence, axis=1, kind="stable")[:, :kept], True, axis=1)
+    shifted, tau = np.maximum(presence, 0), 0.0
+    if not held.all():
+        others, tau = meet_capacity(presence[~held], count - int(np.count_nonzero(held)))
+        shifted = np.maximum(presence - tau, 0)
+        shifted[~held] = others
+    return shifted, tau
 
 
 def magnitude_presence(weights: Array, presence: Array) -> Array:
@@ -282,6 +372,8 @@ def train(
     schedule: Schedule[S],
     loss_gradient: Callable[[int, Array], Array],
     update_weights: Callable[[int, Array, Array], Array],
+    gates: Gates | None = None,
+    cost: Callable[[Mask], float] = np.count_nonzero,
 ) -> Iterator[State]:
     """The algorithm: prune a network while it trains, through pruning and regrowth to the end.
 
@@ -290,6 +382,8 @@ def train(
         schedule: `DefaultSchedule`, `PublishedSchedule` or `MagnitudeSchedule` of `hyperflux.schedules`.
         loss_gradient: (n, θ) -> g on the batch of step n, which counts from 1.
         update_weights: (n, w, g·m) -> the next w, by the user's own optimizer and its rate in step n.
+        gates: The gates, if they hold several weights each.
+        cost: Cost of a mask, see `affordable`, in the unit in which `schedule` counts. By default each gate costs 1.
 
     Yields:
         The state after every step. The last one is the outcome: its θ is the pruned network.
@@ -306,13 +400,15 @@ def train(
             pressure=settings.pressure,
             presence_learning_rate=settings.presence_lr,
             total=total,
+            gates=gates,
         )
         while (control := schedule.next_control_step(schedule_state)) <= n:
             presence, shift = state.presence, 0.0
-            if (count := schedule.target_count(control)) is not None:  # E8, E14
+            if (budget := schedule.target_count(control)) is not None:  # E8, E14
                 if schedule.by_magnitude:
-                    presence = magnitude_presence(state.weights, presence)
-                presence, shift = meet_capacity(presence, count)  # E12
+                    ranked = state.weights if gates is None else gates.norms(state.weights)
+                    presence = magnitude_presence(ranked, presence)
+                presence, shift = meet_capacity(presence, affordable(presence, cost, budget))  # E17, E12
             state = State(state.weights, presence, state.moments)
             observation = Observation(shift, partial(density, presence), partial(typical_flux, state.moments))
             schedule_state = schedule.advance(schedule_state, observation)  # E9 or E13
