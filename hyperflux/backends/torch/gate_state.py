@@ -48,12 +48,14 @@ def require_gate_state(saved: Any, gate: TorchGate) -> None:
 
 @torch.no_grad()
 def restore_gate(gate: TorchGate, saved: Mapping[str, Any]) -> None:
-    """Copy a saved state into a gate on the same parameters and write the effective weights."""
-    for name, state in gate.states.items():
-        _restore_parameter(state, saved["parameters"][name])
-    gate.steps, gate.last_capacity = int(saved["steps"]), int(saved["last_capacity"])
-    gate.lacks_state = False
-    gate.write_effective()
+    """Copy a saved state into a gate on the same parameters and write the effective weights, even if interrupted."""
+    try:
+        for name, state in gate.states.items():
+            _restore_parameter(state, saved["parameters"][name])
+        gate.steps, gate.last_capacity = int(saved["steps"]), int(saved["last_capacity"])
+        gate.lacks_state = False
+    finally:
+        gate.write_effective()
 
 
 def _restore_parameter(state: WeightState, values: Mapping[str, Any]) -> None:
