@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hyperflux import InputError, Pruner
 from hyperflux.backends.torch import contents_check
 from hyperflux.backends.torch.bench.steps import measure_steps
-from hyperflux.backends.torch.kernels import blocks, choice, fused, packed
+from hyperflux.backends.torch.kernels import blocks, choice, fused, packed, plain
 from hyperflux.backends.torch.kernels.blocks import Blocks
 from hyperflux.backends.torch.kernels.choice import AGREEMENT, choose_kernel, require_kernel_agrees
 from hyperflux.backends.torch.kernels.fused import Fused, gate
@@ -60,9 +60,11 @@ def shares(draw):
             state.second.zero_()
         gradient = drawn()
         gradient[0, 0, 0, 0] = draw(st.sampled_from([0.0, -0.0, 1.0, -1e10]))
+        ascends = draw(st.booleans())
         for sharing in (ours, theirs):
             tensors = {name: tensor.clone() for name, tensor in state.tensors().items()}
-            sharing.append(ParameterUpdate(WeightState(**tensors, steps=state.steps), gradient.clone(), scale))
+            own = WeightState(**tensors, steps=state.steps)
+            sharing.append(ParameterUpdate(own, gradient.clone(), scale, ascends))
     pressure = draw(st.sampled_from([0.0, 1e-9, 1.0]))
     return ours, theirs, pressure, draw(st.sampled_from([None, 0.0, 1e-3, 0.05]))
 
@@ -124,7 +126,7 @@ def test_what_is_kept_of_the_blocks_changes_no_bit(kind, drawn, steps, block):
                 laid = [
                     share._replace(gradient=torch.empty_like(s.latent).copy_(g))
                     for share in sharing
-                    for s, g, _ in [share]
+                    for s, g, *_ in [share]
                 ]
                 kernel.take_step([share for n, share in enumerate(laid) if chosen >> n & 1] or laid, pressure, 1e-3)
             for one, other in zip(ours, theirs, strict=True):
@@ -185,13 +187,13 @@ def test_the_fused_kernel_is_taken_where_it_agrees_and_the_log_says_where_not(mo
 
 
 MUTANTS = {
-    "a gate at > instead of >=": ("_BELOW_ZERO", defaultdict(float)),
-    "another kappa": ("KAPPA", 0.2501),
-    "another epsilon": ("ADAM_EPSILON", 1e-3),
-    "another beta": ("ADAM_BETAS", (0.9, 0.9999)),
+    "a gate at > instead of >=": (fused, "_BELOW_ZERO", defaultdict(float)),
+    "another kappa": (plain, "KAPPA", 0.2501),
+    "another epsilon": (fused, "ADAM_EPSILON", 1e-3),
+    "another beta": (fused, "ADAM_BETAS", (0.9, 0.9999)),
 }
 OF_PACKED = {
-    "another kappa": (packed, "KAPPA", 0.2501),
+    "another kappa": (plain, "KAPPA", 0.2501),
     "no gate": (packed, "gate", lambda values, presence, out: out.copy_(values)),
     "views of another order": (Blocks, "of", lambda self, states, own=Blocks.of: own(self, states[::-1])),
     "a comparison that sees nothing": (torch, "_foreach_norm", lambda tensors, _: [t.sum() * 0 for t in tensors]),
@@ -210,14 +212,14 @@ def test_a_wrong_packed_kernel_is_refused(mutant, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_wrong_kernel_is_refused(mutant, dtype, monkeypatch):
     require_kernel_agrees(Fused(CPU, dtype), CPU, dtype)
-    monkeypatch.setattr(fused, *MUTANTS[mutant])
+    monkeypatch.setattr(*MUTANTS[mutant])
     with pytest.raises(InputError, match="kernel fused: does not agree with the plain one"):
         require_kernel_agrees(Fused(CPU, dtype), CPU, dtype)
 
 
 @pytest.mark.usefixtures("undecided")
 def test_nothing_is_reported_of_a_kernel_that_does_not_agree(monkeypatch):
-    monkeypatch.setattr(fused, "KAPPA", 0.2501)
+    monkeypatch.setattr(plain, "KAPPA", 0.2501)
     monkeypatch.setattr(choice, "choose_kernel", lambda device, dtype, weights: Fused(device, dtype))
     with pytest.raises(InputError, match="does not agree"):
         measure_steps("mlp:784-4-10", 4, 1, "cpu")
