@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +10,11 @@ from typing import Any
 
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError
+from hyperflux.errors import InputError, WriteError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
 from hyperflux.runs.driver import execute, feasible_schedule, load_start, train_dense
-from hyperflux.runs.folder import read_run
+from hyperflux.runs.folder import read_run, remove_unfinished
 from hyperflux.runs.lock import locked
 from hyperflux.runs.schema import EpochRow
 
@@ -151,9 +150,10 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
         return True
     try:
         with locked(folder, lambda line: None):
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror or error})") from error
+            remove_unfinished(folder)
+    except (OSError, WriteError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: an unfinished run that can't be removed ({reason})") from error
     return False
 
 

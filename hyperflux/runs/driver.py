@@ -101,9 +101,10 @@ def execute(
     with _held_by_rank_zero(processes, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         with raise_on_all_ranks(processes):
-            record = RunFolder.create(folder, config) if processes.rank == 0 else UnwrittenFolder(folder)
             if processes.rank == 0:
-                checkpoints.create()
+                record = RunFolder.create(folder, config, checkpoints=True)
+            else:
+                record = UnwrittenFolder(folder)
         training = Training(config, backend, record, observe, started, announce, processes=processes)
         return _carry_out(training, schedule, checkpoints, provenance, every, stop)
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from hyperflux.errors import InputError
+from hyperflux.io.safe_read import parse_json
 
 FORMAT = 3
 """Version of the format; files of other versions are refused."""
@@ -49,7 +50,8 @@ class Checkpoint:
         """Read a file's content, copying the arrays. Raises InputError for another format or another version of it."""
         try:
             size = int.from_bytes(content[:HEADER_SIZE], "little")
-            metadata: Mapping[str, str] = json.loads(content[HEADER_SIZE : HEADER_SIZE + size])["__metadata__"]
+            header = parse_json(content[HEADER_SIZE : HEADER_SIZE + size].decode())
+            metadata: Mapping[str, str] = header["__metadata__"]
             version = int(metadata["format"])
             if version != FORMAT:
                 age, way = (
@@ -59,7 +61,7 @@ class Checkpoint:
                     f"has format {version}, written by {age} hyperflux; this one reads format {FORMAT}: {way}"
                 )
             arrays = {name: np.array(array) for name, array in load(content).items()}
-            return cls(json.loads(metadata["facts"]), arrays)
+            return cls(parse_json(metadata["facts"]), arrays)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
