@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -140,7 +141,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
         return False
     found = RunConfig.from_dict(load_settings(folder))
     machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry", "on_nonfinite")}
-    if found.checkpoint and config.checkpoint and Path(found.checkpoint).resolve() == Path(config.checkpoint).resolve():
+    if found.checkpoint and config.checkpoint and _same_weights(found.checkpoint, config.checkpoint, folder):
         machine["checkpoint"] = config.checkpoint
     if replace(found, **machine) != config:
         raise InputError(f"{folder}: holds a run of other settings; name another folder with --out or remove this one")
@@ -155,6 +156,13 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{folder}: an unfinished run that can't be removed ({reason})") from error
     return False
+
+
+def _same_weights(found: str, named: str, folder: Path) -> bool:
+    """Whether two paths to weights mean the same file, or both this comparison's own, whose folder has moved."""
+    real = Path(os.path.realpath(named))
+    own = real.parent.parent == Path(os.path.realpath(folder)).parent
+    return os.path.realpath(found) == str(real) or (own and Path(found).parts[-2:] == real.parts[-2:])
 
 
 def _compared(plan: Plan) -> Iterable[Comparison]:

@@ -17,8 +17,8 @@ from hyperflux.errors import DataFileError, InputError, RunError, WriteError
 from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
-from hyperflux.runs.checkpoints.data_files import changed_data
-from hyperflux.runs.checkpoints.file import Checkpoint
+from hyperflux.runs.checkpoints.data_files import ImageFiles, changed_data
+from hyperflux.runs.checkpoints.file import Checkpoint, most_bytes
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.checkpoints.provenance import Provenance, versions
 from hyperflux.runs.checkpoints.writer import CheckpointInterval, CheckpointWriter, Stop
@@ -97,6 +97,8 @@ def execute(
         raise InputError(f"config: {kind_of(config)} is not a RunConfig; build one by RunConfig.from_dict")
     folder, started = as_path("folder", folder), time.monotonic()
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
+    with raise_on_all_ranks(processes):
+        config.with_absolute_paths()  # raises where config.toml could not hold them
     backend, schedule, provenance = _prepared(config, processes, announce)
     with _held_by_rank_zero(processes, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
@@ -118,6 +120,8 @@ def resume(
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
     on_nonfinite: str | None = None,
+    data_dir: str | None = None,
+    checkpoint: str | None = None,
 ) -> Outcome:
     """Continue the run in a folder from its last good checkpoint; the result equals that of an uninterrupted run.
 
@@ -131,6 +135,8 @@ def resume(
         announce: As in `execute`.
         processes: As in `execute`.
         on_nonfinite: A new value for that setting.
+        data_dir: The folder of the data, if it has moved.
+        checkpoint: The file of the dense weights, if it has moved.
 
     Returns:
         The outcome.
@@ -143,13 +149,17 @@ def resume(
     folder = as_path("folder", folder)
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
-    config = from_rank_zero(processes, lambda: recorded_config(folder))
+    config = changed = from_rank_zero(processes, lambda: recorded_config(folder))
+    settings: dict[str, Any] = {"on_nonfinite": on_nonfinite, "data_dir": data_dir, "checkpoint": checkpoint}
+    if given := {name: value for name, value in settings.items() if value is not None}:
+        changed = replace(config, **given).with_absolute_paths()
     if (outcome := from_rank_zero(processes, lambda: _finished_outcome(folder, checkpoints, announce))) is not None:
         return outcome
     with _held_by_rank_zero(processes, locked(folder, announce)):
-        saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, announce))
-        changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
+        from_rank_zero(processes, lambda: _require_checkpoints(folder, checkpoints))
         backend, schedule, provenance = _prepared(changed, processes, lambda line: None)
+        most = most_bytes(backend.tensors(), backend.layers(), changed.telemetry)
+        saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, most, announce))
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
         training = Training(changed, backend, record, observe, started, announce, processes=processes)
         with raise_on_all_ranks(processes):
@@ -236,17 +246,23 @@ def _finished_outcome(folder: Path, checkpoints: CheckpointFolder, announce: Cal
     outcome = read_outcome(folder)
     if outcome is not None:
         announce(f"{folder}: this run is finished; there is nothing left to do")
-        if checkpoints.path.is_dir():  # its process was killed before it could remove them
+        if checkpoints.exists():  # its process was killed before it could remove them
             with locked(folder, announce):
                 checkpoints.remove()
     return outcome
 
 
-def _last_checkpoint(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
-    """The last good checkpoint; None, announced, if none was written. Raises InputError if the run keeps none."""
-    if not checkpoints.path.is_dir():
+def _require_checkpoints(folder: Path, checkpoints: CheckpointFolder) -> None:
+    """Raise InputError if the run in a folder keeps no checkpoints."""
+    if not checkpoints.exists():
         raise InputError(f"{folder}: this run keeps no checkpoints; start it again in another folder")
-    saved = checkpoints.last(announce)
+
+
+def _last_checkpoint(
+    folder: Path, checkpoints: CheckpointFolder, max_bytes: int, announce: Callable[[str], None]
+) -> Checkpoint | None:
+    """The last good checkpoint; None, announced, if none was written."""
+    saved = checkpoints.last(announce, max_bytes)
     if saved is None:
         announce(f"{folder}: no checkpoint had been written yet; the run starts again")
     return saved
@@ -259,10 +275,11 @@ def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoi
         provenance.require(started_with, training.announce)
         change = None
         if provenance.data != started_with.data:
-            change = changed_data(training.config.dataset, saved.facts.get("files", {}), training.backend.files())
+            then = parse_dataclass(ImageFiles, {"files": saved.facts.get("files", {})}).files
+            change = changed_data(training.config.dataset, then, training.backend.files())
         training.restore(parse_dataclass(RunProgress, saved.facts["progress"]), saved.arrays, schedule)
         training.warnings.warn_once("data", change)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):
             raise
         raise InputError(

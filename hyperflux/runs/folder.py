@@ -1,6 +1,6 @@
 """A run's folder: writing it during the run, and reading it back.
 
-config.toml          every setting: `hyperflux prune --recipe config.toml` repeats the run
+config.toml          every setting, paths absolute: `hyperflux prune --recipe config.toml` repeats the run
 metrics.jsonl        one line per epoch
 telemetry.npz        what pruning did to weights and layers: the tables of `hyperflux.telemetry.columns`
 dense.safetensors    the weights that pruning started from
@@ -91,8 +91,8 @@ class RunFolder:
         return folder
 
     def set_config(self, config: RunConfig) -> None:
-        """Write config.toml. Raises WriteError where the disk refuses."""
-        self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
+        """Write config.toml, with absolute paths. Raises InputError for one that can't be recorded, WriteError."""
+        self._write("config.toml", tomli_w.dumps(config.with_absolute_paths().to_dict()).encode())
 
     def set_epochs(self, rows: Sequence[EpochRow]) -> None:
         """Replace metrics.jsonl by these lines. Raises WriteError where the disk refuses."""
@@ -192,9 +192,20 @@ def resume_command(path: Path) -> str:
 
 def recorded_config(path: Path) -> RunConfig:
     """The settings of the run in a folder. Raises InputError where there is none, or its config.toml is damaged."""
-    if not os.path.exists(path / "config.toml"):
+    if not _is_there(path / "config.toml"):
         raise InputError(f"{path}: holds no run; name the folder of one with --out")
     return RunConfig.from_dict(load_settings(path))
+
+
+def _is_there(file: Path) -> bool:
+    """Whether a folder has a file of this name. Raises InputError where that can't be found out."""
+    try:
+        os.lstat(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL byte in the name
+        return False
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    return True
 
 
 def read_outcome(path: Path) -> Outcome | None:
@@ -206,7 +217,7 @@ def read_outcome(path: Path) -> Outcome | None:
     Raises:
         InputError: report.json is damaged, or was written by a newer version.
     """
-    if not (path / "report.json").exists():
+    if not _is_there(path / "report.json"):
         return None
     try:
         return _parse_outcome(path)
@@ -269,7 +280,7 @@ def _read_telemetry(path: Path, outcome: Outcome) -> Telemetry | None:
         return None
     tables = read_tables(file)
     try:
-        check_telemetry(tables, outcome)
+        check_telemetry(tables, outcome.layers)
     except ValueError as error:
         raise InputError(f"{file}: damaged ({error}); rerun with its config.toml") from error
     return tables

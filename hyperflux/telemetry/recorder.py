@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
 from hyperflux.io.saved_state import entries
-from hyperflux.schedules.base import Gate, PruningSchedule
+from hyperflux.schedules.base import Gate, LayerCount, PruningSchedule
 from hyperflux.seeding import generator
 from hyperflux.telemetry.columns import SCHEMA, Table, Tables
 from hyperflux.telemetry.levels import Level
 from hyperflux.telemetry.statistics import LayerArrays, Summary
 
 State = dict[str, NDArray[Any]]
+COUNTER_BYTES = 8
+"""More than the bytes of the counters of a weight."""
 GROWING = ("ends", "rows network", "rows layers", "rows sample")
 """Arrays of the state whose length grows over a run."""
 
@@ -133,6 +135,10 @@ class Recorder:
         ends, step = state["ends"].tolist(), int(state["step"])
         if ends[:1] != [0] or sorted(set(ends)) != ends or step < ends[-1]:
             raise InputError(f"telemetry state: intervals end at {ends[:3]}... {ends[-1:]} by step {step}")
+        for name, array in state.items():
+            most = {"flips": step, "changed_in": len(ends)}.get(name.partition(" ")[0])
+            if most is not None and array.size and not 0 <= array.min() <= array.max() <= most:
+                raise InputError(f"telemetry state: {name} holds a number that is not from 0 to {most}")
         for name in self._rows:
             try:
                 _table(name, state).tolist()
@@ -189,6 +195,13 @@ class Recorder:
 
     def _add(self, table: str, values: Mapping[str, Any]) -> None:
         self._rows[table].append(tuple(values[name] for name in SCHEMA[table].names or ()))
+
+
+def most_bytes(layers: Sequence[LayerCount], level: Level) -> int:
+    """Most bytes of the state of a recorder of these layers at this level."""
+    intervals, share = level.intervals + 2, -(-level.sample // len(layers))
+    row = SCHEMA["network"].itemsize + len(layers) * (SCHEMA["layers"].itemsize + share * SCHEMA["sample"].itemsize)
+    return intervals * row + COUNTER_BYTES * sum(layer.total for layer in layers)
 
 
 def _table(name: str, state: State) -> Table:
