@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError, WriteError
+from hyperflux.errors import InputError, RunError, WriteError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
-from hyperflux.runs.driver import execute, feasible_schedule, load_start, train_dense
-from hyperflux.runs.folder import read_run, remove_unfinished
+from hyperflux.runs.driver import execute, feasible_schedule, load_start, remove_leftovers, train_dense
+from hyperflux.runs.folder import has_entry, read_run, remove_unfinished
 from hyperflux.runs.lock import locked
 from hyperflux.runs.schema import EpochRow
 
@@ -137,7 +138,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
     Its settings must be those of the plan, except for the machine's own, `on_nonfinite`, and the spelling of the path
     to the dense weights.
     """
-    if not (folder / "config.toml").exists():
+    if not has_entry(folder / "config.toml"):
         return False
     found = RunConfig.from_dict(load_settings(folder))
     machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry", "on_nonfinite")}
@@ -145,9 +146,11 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
         machine["checkpoint"] = config.checkpoint
     if replace(found, **machine) != config:
         raise InputError(f"{folder}: holds a run of other settings; name another folder with --out or remove this one")
-    if (folder / last_file).exists():
+    if has_entry(folder / last_file):
         if last_file == "report.json":
             read_run(folder)  # find damage before any run starts
+        with suppress(InputError, RunError):  # a finished run may be in a folder that is read only
+            remove_leftovers(folder)
         return True
     try:
         with locked(folder, lambda line: None):

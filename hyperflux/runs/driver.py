@@ -28,6 +28,7 @@ from hyperflux.runs.folder import (
     CHECKPOINTS,
     RunFolder,
     UnwrittenFolder,
+    has_entry,
     read_outcome,
     recorded_config,
     require_unused,
@@ -153,7 +154,7 @@ def resume(
     settings: dict[str, Any] = {"on_nonfinite": on_nonfinite, "data_dir": data_dir, "checkpoint": checkpoint}
     if given := {name: value for name, value in settings.items() if value is not None}:
         changed = replace(config, **given).with_absolute_paths()
-    if (outcome := from_rank_zero(processes, lambda: _finished_outcome(folder, checkpoints, announce))) is not None:
+    if (outcome := from_rank_zero(processes, lambda: _finished_outcome(folder, announce))) is not None:
         return outcome
     with _held_by_rank_zero(processes, locked(folder, announce)):
         from_rank_zero(processes, lambda: _require_checkpoints(folder, checkpoints))
@@ -241,15 +242,27 @@ def _on_rank_zero(processes: ProcessGroup, listener: Callable[[T], None]) -> Cal
     return listener if processes.rank == 0 else lambda value: None
 
 
-def _finished_outcome(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Outcome | None:
+def _finished_outcome(folder: Path, announce: Callable[[str], None]) -> Outcome | None:
     """The outcome of a finished run; None if it is unfinished."""
     outcome = read_outcome(folder)
     if outcome is not None:
         announce(f"{folder}: this run is finished; there is nothing left to do")
-        if checkpoints.exists():  # its process was killed before it could remove them
-            with locked(folder, announce):
-                checkpoints.remove()
+        remove_leftovers(folder)
     return outcome
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the checkpoints and the lock of a finished run whose process was killed before it could.
+
+    Raises:
+        InputError: Another process holds the lock, or what is there is not the run's.
+        RunError: The disk refuses.
+    """
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS)
+    if checkpoints.exists() or has_entry(folder / LOCK):
+        with locked(folder, lambda line: None):
+            if checkpoints.exists():
+                checkpoints.remove()
 
 
 def _require_checkpoints(folder: Path, checkpoints: CheckpointFolder) -> None:

@@ -177,11 +177,11 @@ def remove_unfinished(path: Path) -> None:
 
 def _content(path: Path) -> str:
     """What a folder that should be empty holds."""
-    if (path / "report.json").exists():
+    if has_entry(path / "report.json"):
         return "holds another run"
-    if not (path / "config.toml").exists():
+    if not has_entry(path / "config.toml"):
         return "is not empty"
-    goes_on = (path / CHECKPOINTS).is_dir()
+    goes_on = CheckpointFolder(path / CHECKPOINTS).exists()
     return "holds an unfinished run" + (f"; go on with {resume_command(path)}" if goes_on else "")
 
 
@@ -192,13 +192,13 @@ def resume_command(path: Path) -> str:
 
 def recorded_config(path: Path) -> RunConfig:
     """The settings of the run in a folder. Raises InputError where there is none, or its config.toml is damaged."""
-    if not _is_there(path / "config.toml"):
+    if not has_entry(path / "config.toml"):
         raise InputError(f"{path}: holds no run; name the folder of one with --out")
     return RunConfig.from_dict(load_settings(path))
 
 
-def _is_there(file: Path) -> bool:
-    """Whether a folder has a file of this name. Raises InputError where that can't be found out."""
+def has_entry(file: Path) -> bool:
+    """Whether its folder has an entry of this name, be it a link to nothing. Raises InputError if that is not known."""
     try:
         os.lstat(file)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL byte in the name
@@ -217,7 +217,7 @@ def read_outcome(path: Path) -> Outcome | None:
     Raises:
         InputError: report.json is damaged, or was written by a newer version.
     """
-    if not _is_there(path / "report.json"):
+    if not has_entry(path / "report.json"):
         return None
     try:
         return _parse_outcome(path)

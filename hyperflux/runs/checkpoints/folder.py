@@ -133,8 +133,9 @@ class CheckpointFolder:
 
     def _own_files(self) -> list[Path]:
         """All checkpoints, whole or not, in any order. Raises OSError."""
-        named = [path for path in self.path.iterdir() if _NAME.fullmatch(path.name) or _PART.fullmatch(path.name)]
-        return [path for path in named if path.is_symlink() or not path.is_dir()]
+        with os.scandir(self.path) as entries:
+            own = [entry for entry in entries if _NAME.fullmatch(entry.name) or _PART.fullmatch(entry.name)]
+            return [self.path / entry.name for entry in own if not entry.is_dir(follow_symlinks=False)]
 
     def _files(self) -> list[Path]:
         """All checkpoints in order of number, good or damaged."""
