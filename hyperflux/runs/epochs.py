@@ -217,8 +217,6 @@ class Training:
         saved, telemetry = subtree(arrays, "backend"), subtree(arrays, "telemetry")
         steps = len(batch_ends(self.backend.samples, self.config.batch_size))
         self.backend.require_state(saved, epochs=len(progress.rows), batches=steps)
-        if self._session is not None and self._session.recorder is not None:
-            self._session.recorder.require_state(telemetry)
         self.backend.restore(saved)
         if self._session is not None:
             self._session.restore(progress.schedule or {})
@@ -226,7 +224,10 @@ class Training:
             if self._session.gate.steps > (pruned + 1) * steps:
                 raise ValueError(f"the gate has taken {self._session.gate.steps:,} steps in {pruned} epochs of {steps}")
             if self._session.recorder is not None:
+                self._session.recorder.require_state(telemetry, self._session.gate.steps)
                 self._session.recorder.restore(telemetry)
+                events = [sum(getattr(row, kind) or 0 for row in progress.rows) for kind in ("pruned", "regrown")]
+                self._session.recorder.require_counted(*events)
                 check_telemetry(self._session.recorder.tables(), self._session.gate.layers())
         self.rows, self._epoch_settings = list(progress.rows), list(progress.epoch_settings)
         self.dense_accuracy = progress.dense_accuracy

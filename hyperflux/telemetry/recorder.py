@@ -121,8 +121,8 @@ class Recorder:
         clock = {"ends": self._ends, "step": self._step, "applied": self._applied, "moved": self._moved}
         return {**{name: np.array(value) for name, value in clock.items()}, **rows, **self._probe.state()}
 
-    def require_state(self, state: State) -> None:
-        """Raise InputError if `restore` could not restore a state as it was saved."""
+    def require_state(self, state: State, steps: int) -> None:
+        """Raise InputError if `restore` could not restore a state, saved when the gate had taken so many steps."""
         own = self.state()
         entries("telemetry state", state, own)
         for name, array in state.items():
@@ -133,7 +133,7 @@ class Recorder:
                     f"{own[name].shape} here"
                 )
         ends, step = state["ends"].tolist(), int(state["step"])
-        if ends[:1] != [0] or sorted(set(ends)) != ends or step < ends[-1]:
+        if ends[:1] != [0] or sorted(set(ends)) != ends or step < ends[-1] or step != steps:
             raise InputError(f"telemetry state: intervals end at {ends[:3]}... {ends[-1:]} by step {step}")
         for name, array in state.items():
             most = {"flips": step, "changed_in": len(ends)}.get(name.partition(" ")[0])
@@ -144,6 +144,8 @@ class Recorder:
                 _table(name, state).tolist()
             except ValueError as error:
                 raise InputError(f"telemetry state: the rows of {name} can't be read ({error})") from error
+        if _table("network", state)["step"].tolist() != ends[1:]:
+            raise InputError("telemetry state: the rows of network are not of its intervals")
 
     def restore(self, state: State) -> None:
         """Continue from a saved state, which `require_state` accepts; restore the gate first."""
@@ -156,6 +158,14 @@ class Recorder:
         for name in self._events:
             rows = tables["layers"][tables["layers"]["layer"] == name] if name else tables["network"]
             self._events[name] = (int(rows["pruned"].sum()), int(rows["regrown"].sum()))
+
+    def require_counted(self, pruned: int, regrown: int) -> None:
+        """Raise InputError if restored counters are behind their own rows, or behind so many events of the network."""
+        _, summaries = self.summaries(flux=False)
+        found = {"": self.events(), **{name: summary.events for name, summary in summaries.items()}}
+        known = {**self._events, "": np.maximum(self._events[""], (pruned, regrown))}
+        if late := [name for name, least in known.items() if np.less(found[name], least).any()]:
+            raise InputError(f"telemetry state: {late[0] or 'the network'} has fewer changes of mask than its rows")
 
     def summaries(self, flux: bool) -> tuple[list[LayerArrays], dict[str, Summary]]:
         """Arrays and summary of every layer now, as at the end of the present interval; waits for the device."""
