@@ -2,9 +2,12 @@
 
 import csv
 import json
+import shutil
+import tomllib
 from dataclasses import replace
 
 import pytest
+from file_layer import content
 
 from hyperflux import InputError, RunConfig
 from hyperflux.report import comparison
@@ -68,6 +71,46 @@ def test_what_is_there_is_not_repeated_and_what_is_unfinished_is_begun_anew(done
     assert said == ["run 9 of 12: magnitude-0.5-1"]
     assert (folder / "magnitude-0.5-0" / "report.json").stat().st_mtime_ns == kept
     assert [(row.accuracy, row.density) for row in again] == [(row.accuracy, row.density) for row in rows]
+
+
+def one_unfinished(folder, copy):
+    """A copy of one run of a comparison, not finished, with its dense network; and the plan of that run."""
+    for name in ("dense-1", "magnitude-0.5-1"):
+        shutil.copytree(folder / name, copy / name)
+    (copy / "magnitude-0.5-1" / "report.json").unlink()
+    return copy, plan(copy, methods=("magnitude",), sparsities=(0.5,), seeds=(1,))
+
+
+@pytest.mark.parametrize("name", ["note.txt", "report.html", "checkpoint/note.part", "checkpoint", "telemetry.npz"])
+def test_what_a_user_keeps_in_an_unfinished_run_is_named_and_nothing_is_removed(done, tmp_path, name):
+    folder, one = one_unfinished(done[0], tmp_path / "runs")
+    run = folder / "magnitude-0.5-1"
+    kept = run / name
+    match name:
+        case "checkpoint":
+            kept.symlink_to(tmp_path)
+        case "telemetry.npz":
+            kept.unlink()
+            kept.mkdir()
+        case _:
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text("mine")
+    before = content(folder)
+    with pytest.raises(InputError, match=f"{name}: is .*(another folder|folder itself)"):
+        execute_plan(one, print)
+    assert content(folder) == before
+    kept.rmdir() if name == "telemetry.npz" else kept.unlink()
+    said = []
+    execute_plan(one, said.append)
+    assert said == ["run 1 of 1: magnitude-0.5-1"]
+
+
+def test_a_comparison_that_has_moved_goes_on(done, tmp_path):
+    """Its runs name the dense weights where they were."""
+    folder, one = one_unfinished(done[0], tmp_path / "moved")
+    (row,) = execute_plan(one, lambda line: None)
+    assert row.density == 0.5
+    assert tomllib.loads((folder / "magnitude-0.5-1" / "config.toml").read_text())["checkpoint"].startswith(str(folder))
 
 
 def test_a_folder_of_other_settings_is_refused_and_left_alone(done):

@@ -28,6 +28,13 @@ PARTS = tuple(part_of(Path(name)).name for name in FILES)
 PLACES = (LOCK, CHECKPOINTS, LAST, *FILES, *PARTS)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_disk_is_pulled_out():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.fsync", lambda number: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
     """The folder of a run of each backend that was broken off in the middle of pruning, within an epoch."""
