@@ -194,7 +194,9 @@ def test_wrong_plans_are_refused_before_anything_runs(tmp_path, changed, message
 
 def test_files_of_a_comparison(done, tmp_path):
     _, rows, _ = done
+    comparison.require_own(tmp_path)
     comparison.write(rows, tmp_path, "a title")
+    comparison.require_own(tmp_path)
     assert [Comparison(**row) for row in json.loads((tmp_path / "comparison.json").read_text())] == rows
     with (tmp_path / "comparison.csv").open() as file:
         assert [row["method"] for row in csv.DictReader(file)] == [row.method for row in rows]
@@ -202,6 +204,14 @@ def test_files_of_a_comparison(done, tmp_path):
     assert len(lines) == 2 + len(rows)
     assert lines[2].startswith("| 50.00% | hyperflux | 50.000% | ")
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", comparison.NAMES)
+@pytest.mark.parametrize("text", ["my notes", "[1]", '[{"method": 1}]', "[" * 100_000])
+def test_a_file_of_that_name_that_it_has_not_written_is_not_replaced(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}: would be replaced, and was not written by hyperflux compare"):
+        comparison.require_own(tmp_path)
 
 
 def test_the_plot_draws_each_method_at_the_density_it_reached(done, monkeypatch):

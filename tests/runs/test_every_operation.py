@@ -116,6 +116,7 @@ def test_a_resumed_run(tmp_path, whole, ends):
 def compared(folder):
     """A comparison of one run, with its tables."""
     base = quick(**{**SHORT, "dense": {"epochs": 1}})
+    comparison.require_own(folder)
     rows = execute_plan(Plan(base, ("hyperflux",), (0.5,), (0,), folder), lambda line: None)
     comparison.write(rows, folder, "a title")
 
