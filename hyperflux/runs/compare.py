@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.errors import InputError, WriteError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
 from hyperflux.runs.driver import execute, feasible_schedule, load_start, remove_leftovers, train_dense
@@ -149,8 +148,7 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
     if has_entry(folder / last_file):
         if last_file == "report.json":
             read_run(folder)  # find damage before any run starts
-        with suppress(InputError, RunError):  # a finished run may be in a folder that is read only
-            remove_leftovers(folder)
+        remove_leftovers(folder)
         return True
     try:
         with locked(folder, lambda line: None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -254,15 +254,14 @@ def _finished_outcome(folder: Path, announce: Callable[[str], None]) -> Outcome 
 def remove_leftovers(folder: Path) -> None:
     """Remove the checkpoints and the lock of a finished run whose process was killed before it could.
 
-    Raises:
-        InputError: Another process holds the lock, or what is there is not the run's.
-        RunError: The disk refuses.
+    What can't be removed stays: the folder may be read only, or in use by the process that removes them.
     """
     checkpoints = CheckpointFolder(folder / CHECKPOINTS)
-    if checkpoints.exists() or has_entry(folder / LOCK):
-        with locked(folder, lambda line: None):
-            if checkpoints.exists():
-                checkpoints.remove()
+    with suppress(InputError, RunError):
+        if checkpoints.exists() or has_entry(folder / LOCK):
+            with locked(folder, lambda line: None):
+                if checkpoints.exists():
+                    checkpoints.remove()
 
 
 def _require_checkpoints(folder: Path, checkpoints: CheckpointFolder) -> None:
