@@ -213,9 +213,10 @@ def test_facts_that_cannot_be_are_refused_before_anything_is_used(broken, tmp_pa
     """With a true checksum."""
     folder = shutil.copytree(broken(backend), tmp_path_factory.mktemp("handed") / "run")
     good = CheckpointFolder(folder / CHECKPOINTS).last(print)
-    progress = data.draw(reworded(json.dumps(good.facts["progress"])))
+    part = data.draw(st.sampled_from(["progress", "provenance"]))
+    text = data.draw(reworded(json.dumps(good.facts[part])))
     try:
-        facts = {**good.facts, "progress": json.loads(progress)}
+        facts = {**good.facts, part: json.loads(text)}
     except ValueError:
         return
     rewritten(folder, Checkpoint(facts, good.arrays))
