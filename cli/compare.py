@@ -66,6 +66,7 @@ def compare(
 
     base = RunConfig.from_dict(merged({} if recipe is None else recipes.load(recipe), given))
     folder = out or Path("runs") / f"compare-{base.dataset}-{base.model.replace(':', '-')}"
+    comparison.require_own(folder)
     console = plain_console(stderr=as_json)
     rows = execute_plan(Plan(base, methods, sparsities, seeds, folder), lambda text: console.print(text))
     comparison.write(rows, folder, f"{base.model} on {base.dataset}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hyperflux.errors import one_line
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
 
 from .options import PlainPath, merged, require_same_settings, settings_options
@@ -45,7 +46,8 @@ def prune(
     the run.
 
     Ctrl-C stops a run after the current step and saves it. `--resume --out FOLDER` continues a run that was
-    interrupted in any way; the result is the same as without the interruption.
+    interrupted in any way; the result is the same as without the interruption. Give it --data-dir or --checkpoint if
+    these have moved.
 
     `torchrun --nproc-per-node 4 $(which hyperflux) prune ...` trains in four processes, each on its part of every
     batch.
@@ -58,17 +60,23 @@ def prune(
     from .display import plain_console, print_summary, progress
 
     def announce(line: str) -> None:
-        print(f"hyperflux: {line}", file=sys.stderr)
+        print(f"hyperflux: {one_line(line)}", file=sys.stderr)
 
     with launched_process_group() as processes:
         every = from_rank_zero(processes, lambda: CheckpointInterval.parse(checkpoint_every))
-        config, folder = from_rank_zero(processes, lambda: _settled(recipe, out, resumed, given))
+        config, folder, changes = from_rank_zero(processes, lambda: _settled(recipe, out, resumed, given))
         shown: AbstractContextManager[Observer] = nullcontext(lambda row: None)
         if processes.rank == 0:
             shown = progress(total_epochs(config), plain_console(stderr=as_json), as_json)
         with shown as observe, catch_stop_signals() as stop:
             if resumed:
-                go = partial(resume, folder, on_nonfinite=config.on_nonfinite)
+                go = partial(
+                    resume,
+                    folder,
+                    on_nonfinite=changes.get("on_nonfinite"),
+                    data_dir=changes.get("data_dir"),
+                    checkpoint=changes.get("checkpoint"),
+                )
             else:
                 go = partial(execute, config, folder)
             report = go(observe, every=every, stop=stop, announce=announce, processes=processes)
@@ -81,8 +89,13 @@ def prune(
         print_summary(report, folder, plain_console())
 
 
-def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping[str, Any]) -> tuple[RunConfig, Path]:
-    """Settings and folder of the run. Raises InputError if the options contradict each other or a stored run."""
+def _settled(
+    recipe: str | None, out: Path | None, resumed: bool, given: Mapping[str, Any]
+) -> tuple[RunConfig, Path, dict[str, Any]]:
+    """Settings and folder of the run, and what a resumed run has other than before.
+
+    Raises InputError if the options contradict each other or a stored run.
+    """
     from hyperflux import InputError, recipes
     from hyperflux.config import RunConfig
     from hyperflux.runs.driver import default_folder
@@ -91,10 +104,12 @@ def _settled(recipe: str | None, out: Path | None, resumed: bool, given: Mapping
     stated = merged({} if recipe is None else recipes.load(recipe), given)
     if not resumed:
         config = RunConfig.from_dict(stated)
-        return config, out or default_folder(config)
+        return config, out or default_folder(config), {}
     if out is None:
         raise InputError("--resume: also needs --out, the folder of the run to continue")
     config = recorded_config(out)
-    config = replace(config, on_nonfinite=stated.pop("on_nonfinite", config.on_nonfinite))
+    changeable = ("on_nonfinite", "data_dir", *(["checkpoint"] if config.checkpoint else []))
+    changes = {name: stated.pop(name) for name in changeable if stated.get(name)}
+    config = replace(config, **changes)
     require_same_settings(stated, config, out)
-    return config, out
+    return config, out, changes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from hyperflux.data import DATASETS, IMAGE_DATASETS
+from hyperflux.data import DATASETS, IMAGE_DATASETS, WITHOUT_FILES, data_folder
 from hyperflux.errors import InputError
 from hyperflux.io.arguments import require_mapping
 from hyperflux.io.did_you_mean import known_name, unknown_name
@@ -256,6 +257,21 @@ class RunConfig:
             if kept.pop(name, only) != only:
                 raise InputError(f"{name}: {shown(values[name])} is no longer supported; leave the setting out")
         return _build(cls, kept, "")
+
+    def with_absolute_paths(self) -> RunConfig:
+        """The same settings with the paths that they stand for here and now, to be used in any folder and environment.
+
+        `data_dir` of data sets that need no files stays as it is. Raises InputError if a path can't be recorded.
+        """
+        data_dir, checkpoint = self.data_dir, self.checkpoint
+        try:
+            if self.dataset not in WITHOUT_FILES:
+                data_dir = os.path.abspath(data_folder(data_dir))
+            return replace(self, data_dir=data_dir, checkpoint=checkpoint and os.path.abspath(checkpoint))
+        except OSError as error:
+            raise InputError(
+                f"data_dir and checkpoint: no path of this folder ({error.strerror}); change to another"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as nested tables; `from_dict` turns them back into an equal configuration."""

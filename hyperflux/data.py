@@ -140,5 +140,7 @@ def _standardised(
 
 _LOADERS: dict[str, Callable[[Path], Parts]] = {"digits": _digits, "mnist": _mnist, "synthetic": _synthetic}
 DATASETS = tuple(_LOADERS)
+WITHOUT_FILES = ("digits", "synthetic")
+"""Data sets that need no folder."""
 IMAGE_DATASETS = ("cifar10", "cifar100", "imagenet", "imagefolder")
 """Data sets of colour images, for the torch backend only."""

@@ -142,6 +142,18 @@ class Backend(Protocol):
         Call it between epochs, or in `after_step`.
         """
 
+    def require_state(self, saved: Mapping[str, NDArray[Any]], *, epochs: int, batches: int) -> None:
+        """Check a saved state before it is restored; in pruning, call `start_pruning` first.
+
+        Args:
+            saved: The state, whatever it holds.
+            epochs: Epochs that were finished when it was saved.
+            batches: Batches of an epoch.
+
+        Raises:
+            ValueError: `restore` could not continue from it.
+        """
+
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Continue bit for bit from a saved state of the same settings; in pruning, call `start_pruning` first.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,6 +99,10 @@ def export(folder: Path, name: str, compacted: bool = True, out: Path | None = N
     if name == "onnx":
         require_onnx()
     networks = load_networks(folder)
+    try:
+        dense_bytes = os.stat(folder / "dense.safetensors").st_size
+    except OSError as error:
+        raise InputError(f"{folder / 'dense.safetensors'}: {error.strerror}") from error
     expected = [(inputs, _outputs(networks.pruned, inputs)) for inputs in _fresh_inputs(networks)]
     model = _compact(networks) if compacted else networks.pruned
     changed = _changed_shapes(networks.pruned, model)
@@ -112,7 +117,7 @@ def export(folder: Path, name: str, compacted: bool = True, out: Path | None = N
         format=name,
         compacted=compacted,
         bytes=len(content),
-        dense_bytes=(folder / "dense.safetensors").stat().st_size,
+        dense_bytes=dense_bytes,
         weights_before=count_weights(networks.pruned),
         weights_after=count_weights(model),
         nonzero=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),

@@ -55,9 +55,9 @@ def load_networks(folder: Path) -> RunNetworks:
     def network(name: str) -> nn.Module:
         try:
             file = inside(folder, f"{name}.safetensors")
+            _check_size(config.model, shape, run.outcome.classes, file)
         except OSError as error:
-            raise InputError(f"{error.filename}: {error.strerror}") from error
-        _check_size(config.model, shape, run.outcome.classes, file)
+            raise InputError(f"{folder / name}.safetensors: {error.strerror}") from error
         model = build_model(config.model, shape, run.outcome.classes, config.seed)
         load_from(model, str(file), config.model)
         return model.to(getattr(torch, config.dtype)).eval()
@@ -66,7 +66,7 @@ def load_networks(folder: Path) -> RunNetworks:
 
 
 def _check_size(model: str, shape: tuple[int, ...], classes: int, file: Path) -> None:
-    """Raise InputError where the file is too small for the network, before memory is taken to build it."""
+    """Raise InputError where the file is too small for the network, before memory is taken to build it; OSError."""
     if file.is_file() and (numbers := count_numbers(model, shape, classes)) is not None:
         needed = MIN_BYTES * numbers
         if (size := file.stat().st_size) < needed:

@@ -36,7 +36,7 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         WriteError: The disk refuses, or returns other bytes than were written; no file has changed.
     """
-    parts = {folder / name: folder / f".{name}.part" for name in contents}
+    parts = {folder / name: part_of(folder / name) for name in contents}
     target = folder
     try:
         try:
@@ -51,6 +51,11 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
                     part.unlink()
     except OSError as error:
         raise WriteError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def part_of(target: Path) -> Path:
+    """The file that holds a target's new content until it is renamed; a kill may leave it."""
+    return target.with_name(f".{target.name}.part")
 
 
 def _write_flushed(part: Path, content: bytes) -> None:

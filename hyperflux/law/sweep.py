@@ -199,10 +199,11 @@ def prepare(config: RunConfig, folder: Path, announce: Callable[[str], None] = l
         InputError: If the settings or the weights file do not fit, or the folder is not empty.
 
     """
+    recorded = config.with_absolute_paths()
     backend = build_backend(config)
     load_start(config, backend, announce)
     new_folder(folder)
-    write_atomic(folder / "config.toml", tomli_w.dumps(config.to_dict()).encode())
+    write_atomic(folder / "config.toml", tomli_w.dumps(recorded.to_dict()).encode())
     if config.checkpoint:
         return config.checkpoint
     train_dense(config, folder / "dense")

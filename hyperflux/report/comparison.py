@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from hyperflux.errors import InputError
 from hyperflux.io.atomic_write import write_together
+from hyperflux.io.safe_read import inside, parse_json, read_text
 from hyperflux.report.markup import markdown_table
 from hyperflux.report.style import COLOURS, figure, plain_settings, png, title_text
 from hyperflux.report.table_files import csv_file, json_file
 from hyperflux.runs.compare import Comparison
 
+NAMES = ("comparison.json", "comparison.md", "comparison.csv", "comparison.png")
+"""The files of a comparison."""
+MAX_BYTES = 1 << 24
+"""Most bytes of a comparison.json: that of ten thousand runs has fewer."""
 HEADINGS = ("density asked for", "method", "density", "accuracy", "spread", "dense", "seeds", "seconds")
 
 
@@ -34,12 +42,30 @@ def markdown(rows: Sequence[Comparison]) -> str:
     return markdown_table(HEADINGS, map(cells, rows), rule="---") + "\n"
 
 
+def require_own(folder: Path) -> None:
+    """Raise InputError if `write` would replace a file that it has not written: one without its comparison.json."""
+    there = [name for name in NAMES if os.path.lexists(folder / name)]
+    if there and not _is_ours(folder):
+        raise InputError(
+            f"{folder / there[-1]}: would be replaced, and was not written by hyperflux compare; move it away, or name "
+            "another folder with --out"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        rows = parse_json(read_text(inside(folder, NAMES[0]), MAX_BYTES))
+    except (OSError, ValueError):
+        return False
+    known = {field.name for field in fields(Comparison)}
+    return isinstance(rows, list) and all(isinstance(row, dict) and row.keys() == known for row in rows)
+
+
 def write(rows: Sequence[Comparison], folder: Path, title: str) -> None:
-    """Write `comparison.md`, `.json`, `.csv` and `.png` into the folder. Raises WriteError where the disk refuses."""
+    """Write `NAMES` into the folder, comparison.json first. Raises WriteError where the disk refuses."""
     tables = [row.to_dict() for row in rows]
-    contents = (markdown(rows).encode(), json_file(tables), csv_file(tables), plot(rows, title))
-    endings = ("md", "json", "csv", "png")
-    write_together(folder, {f"comparison.{end}": content for end, content in zip(endings, contents, strict=True)})
+    contents = (json_file(tables), markdown(rows).encode(), csv_file(tables), plot(rows, title))
+    write_together(folder, dict(zip(NAMES, contents, strict=True)))
 
 
 @plain_settings()

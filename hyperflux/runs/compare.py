@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +11,11 @@ from typing import Any
 
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
-from hyperflux.errors import InputError
+from hyperflux.errors import InputError, WriteError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
-from hyperflux.runs.driver import execute, feasible_schedule, load_start, train_dense
-from hyperflux.runs.folder import read_run
+from hyperflux.runs.driver import execute, feasible_schedule, load_start, remove_leftovers, train_dense
+from hyperflux.runs.folder import has_entry, read_run, remove_unfinished
 from hyperflux.runs.lock import locked
 from hyperflux.runs.schema import EpochRow
 
@@ -137,24 +137,33 @@ def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -
     Its settings must be those of the plan, except for the machine's own, `on_nonfinite`, and the spelling of the path
     to the dense weights.
     """
-    if not (folder / "config.toml").exists():
+    if not has_entry(folder / "config.toml"):
         return False
     found = RunConfig.from_dict(load_settings(folder))
     machine = {name: getattr(config, name) for name in ("data_dir", "device", "workers", "telemetry", "on_nonfinite")}
-    if found.checkpoint and config.checkpoint and Path(found.checkpoint).resolve() == Path(config.checkpoint).resolve():
+    if found.checkpoint and config.checkpoint and _same_weights(found.checkpoint, config.checkpoint, folder):
         machine["checkpoint"] = config.checkpoint
     if replace(found, **machine) != config:
         raise InputError(f"{folder}: holds a run of other settings; name another folder with --out or remove this one")
-    if (folder / last_file).exists():
+    if has_entry(folder / last_file):
         if last_file == "report.json":
             read_run(folder)  # find damage before any run starts
+        remove_leftovers(folder)
         return True
     try:
         with locked(folder, lambda line: None):
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: an unfinished run that can't be removed ({error.strerror or error})") from error
+            remove_unfinished(folder)
+    except (OSError, WriteError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: an unfinished run that can't be removed ({reason})") from error
     return False
+
+
+def _same_weights(found: str, named: str, folder: Path) -> bool:
+    """Whether two paths to weights mean the same file, or both this comparison's own, whose folder has moved."""
+    real = Path(os.path.realpath(named))
+    own = real.parent.parent == Path(os.path.realpath(folder)).parent
+    return os.path.realpath(found) == str(real) or (own and Path(found).parts[-2:] == real.parts[-2:])
 
 
 def _compared(plan: Plan) -> Iterable[Comparison]:

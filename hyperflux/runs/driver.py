@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,8 @@ from hyperflux.errors import DataFileError, InputError, RunError, WriteError
 from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
-from hyperflux.runs.checkpoints.data_files import changed_data
-from hyperflux.runs.checkpoints.file import Checkpoint
+from hyperflux.runs.checkpoints.data_files import ImageFiles, changed_data
+from hyperflux.runs.checkpoints.file import Checkpoint, most_bytes
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.checkpoints.provenance import Provenance, versions
 from hyperflux.runs.checkpoints.writer import CheckpointInterval, CheckpointWriter, Stop
@@ -28,6 +28,7 @@ from hyperflux.runs.folder import (
     CHECKPOINTS,
     RunFolder,
     UnwrittenFolder,
+    has_entry,
     read_outcome,
     recorded_config,
     require_unused,
@@ -97,13 +98,16 @@ def execute(
         raise InputError(f"config: {kind_of(config)} is not a RunConfig; build one by RunConfig.from_dict")
     folder, started = as_path("folder", folder), time.monotonic()
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
+    with raise_on_all_ranks(processes):
+        config.with_absolute_paths()  # raises where config.toml could not hold them
     backend, schedule, provenance = _prepared(config, processes, announce)
     with _held_by_rank_zero(processes, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         with raise_on_all_ranks(processes):
-            record = RunFolder.create(folder, config) if processes.rank == 0 else UnwrittenFolder(folder)
             if processes.rank == 0:
-                checkpoints.create()
+                record = RunFolder.create(folder, config, checkpoints=True)
+            else:
+                record = UnwrittenFolder(folder)
         training = Training(config, backend, record, observe, started, announce, processes=processes)
         return _carry_out(training, schedule, checkpoints, provenance, every, stop)
 
@@ -117,6 +121,8 @@ def resume(
     announce: Callable[[str], None] = lambda line: None,
     processes: ProcessGroup = SINGLE_PROCESS,
     on_nonfinite: str | None = None,
+    data_dir: str | None = None,
+    checkpoint: str | None = None,
 ) -> Outcome:
     """Continue the run in a folder from its last good checkpoint; the result equals that of an uninterrupted run.
 
@@ -130,6 +136,8 @@ def resume(
         announce: As in `execute`.
         processes: As in `execute`.
         on_nonfinite: A new value for that setting.
+        data_dir: The folder of the data, if it has moved.
+        checkpoint: The file of the dense weights, if it has moved.
 
     Returns:
         The outcome.
@@ -142,13 +150,17 @@ def resume(
     folder = as_path("folder", folder)
     started, checkpoints = time.monotonic(), CheckpointFolder(folder / CHECKPOINTS)
     observe, announce = _on_rank_zero(processes, observe), _on_rank_zero(processes, announce)
-    config = from_rank_zero(processes, lambda: recorded_config(folder))
-    if (outcome := from_rank_zero(processes, lambda: _finished_outcome(folder, checkpoints, announce))) is not None:
+    config = changed = from_rank_zero(processes, lambda: recorded_config(folder))
+    settings: dict[str, Any] = {"on_nonfinite": on_nonfinite, "data_dir": data_dir, "checkpoint": checkpoint}
+    if given := {name: value for name, value in settings.items() if value is not None}:
+        changed = replace(config, **given).with_absolute_paths()
+    if (outcome := from_rank_zero(processes, lambda: _finished_outcome(folder, announce))) is not None:
         return outcome
     with _held_by_rank_zero(processes, locked(folder, announce)):
-        saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, announce))
-        changed = config if on_nonfinite is None else replace(config, on_nonfinite=on_nonfinite)
+        from_rank_zero(processes, lambda: _require_checkpoints(folder, checkpoints))
         backend, schedule, provenance = _prepared(changed, processes, lambda line: None)
+        most = most_bytes(backend.tensors(), backend.layers(), changed.telemetry)
+        saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, most, announce))
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
         training = Training(changed, backend, record, observe, started, announce, processes=processes)
         with raise_on_all_ranks(processes):
@@ -230,22 +242,39 @@ def _on_rank_zero(processes: ProcessGroup, listener: Callable[[T], None]) -> Cal
     return listener if processes.rank == 0 else lambda value: None
 
 
-def _finished_outcome(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Outcome | None:
+def _finished_outcome(folder: Path, announce: Callable[[str], None]) -> Outcome | None:
     """The outcome of a finished run; None if it is unfinished."""
     outcome = read_outcome(folder)
     if outcome is not None:
         announce(f"{folder}: this run is finished; there is nothing left to do")
-        if checkpoints.path.is_dir():  # its process was killed before it could remove them
-            with locked(folder, announce):
-                checkpoints.remove()
+        remove_leftovers(folder)
     return outcome
 
 
-def _last_checkpoint(folder: Path, checkpoints: CheckpointFolder, announce: Callable[[str], None]) -> Checkpoint | None:
-    """The last good checkpoint; None, announced, if none was written. Raises InputError if the run keeps none."""
-    if not checkpoints.path.is_dir():
+def remove_leftovers(folder: Path) -> None:
+    """Remove the checkpoints and the lock of a finished run whose process was killed before it could.
+
+    What can't be removed stays: the folder may be read only, or in use by the process that removes them.
+    """
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS)
+    with suppress(InputError, RunError):
+        if checkpoints.exists() or has_entry(folder / LOCK):
+            with locked(folder, lambda line: None):
+                if checkpoints.exists():
+                    checkpoints.remove()
+
+
+def _require_checkpoints(folder: Path, checkpoints: CheckpointFolder) -> None:
+    """Raise InputError if the run in a folder keeps no checkpoints."""
+    if not checkpoints.exists():
         raise InputError(f"{folder}: this run keeps no checkpoints; start it again in another folder")
-    saved = checkpoints.last(announce)
+
+
+def _last_checkpoint(
+    folder: Path, checkpoints: CheckpointFolder, max_bytes: int, announce: Callable[[str], None]
+) -> Checkpoint | None:
+    """The last good checkpoint; None, announced, if none was written."""
+    saved = checkpoints.last(announce, max_bytes)
     if saved is None:
         announce(f"{folder}: no checkpoint had been written yet; the run starts again")
     return saved
@@ -258,10 +287,11 @@ def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoi
         provenance.require(started_with, training.announce)
         change = None
         if provenance.data != started_with.data:
-            change = changed_data(training.config.dataset, saved.facts.get("files", {}), training.backend.files())
+            then = parse_dataclass(ImageFiles, {"files": saved.facts.get("files", {})}).files
+            change = changed_data(training.config.dataset, then, training.backend.files())
         training.restore(parse_dataclass(RunProgress, saved.facts["progress"]), saved.arrays, schedule)
         training.warnings.warn_once("data", change)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):
             raise
         raise InputError(

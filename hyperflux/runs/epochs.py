@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from hyperflux.runs.checkpoints.file import Arrays
 from hyperflux.runs.data_order import batch_ends, epoch_batches
 from hyperflux.runs.folder import RunFolder
 from hyperflux.runs.schema import EpochRow, RunStage
+from hyperflux.runs.validation import check_epochs, check_telemetry
 from hyperflux.schedules.base import PruningSchedule
 from hyperflux.schedules.curves import cosine
 from hyperflux.session.nonfinite import NotFiniteError
@@ -81,6 +83,24 @@ class RunProgress:
     epoch_settings: list[float]
     schedule: dict[str, Any] | None
     warnings: dict[str, str]
+
+
+def check_progress(progress: RunProgress, epochs: Sequence[Epoch]) -> None:
+    """Raise ValueError unless a run of these epochs can have made this progress."""
+    rows = progress.rows
+    check_epochs(rows)
+    if [(row.epoch, row.stage) for row in rows] != [(epoch.number, epoch.stage) for epoch in epochs[: len(rows)]]:
+        raise ValueError("rows: epochs that the run does not have")
+    dense = sum(epoch.stage == "dense" for epoch in epochs)
+    if len(rows) < dense if progress.schedule is not None else len(rows) > dense:
+        raise ValueError("schedule: is there before the pruning stage, or missing in it")
+    if not (math.isfinite(progress.seconds) and progress.seconds >= 0):
+        raise ValueError(f"seconds: {progress.seconds} is out of range")
+    if progress.dense_accuracy is not None and not 0 <= progress.dense_accuracy <= 1:
+        raise ValueError(f"dense_accuracy: {progress.dense_accuracy} is out of range")
+    settings = progress.epoch_settings
+    if len(settings) not in (0, 2) or not all(math.isfinite(number) and number >= 0 for number in settings):
+        raise ValueError("epoch_settings: not two numbers of at least 0, nor none")
 
 
 @dataclass
@@ -186,18 +206,29 @@ class Training:
     def restore(
         self, progress: RunProgress, arrays: Mapping[str, NDArray[Any]], schedule: PruningSchedule[Any]
     ) -> None:
-        """Continue from saved progress and arrays; metrics.jsonl is cut back to the rows of `progress`."""
+        """Continue from saved progress and arrays; metrics.jsonl is cut back to the rows of `progress`.
+
+        Raises:
+            ValueError: They can't be those of this run; no file has changed.
+        """
+        check_progress(progress, planned_epochs(self.config))
         if progress.schedule is not None:
             self.start_pruning(schedule)
         saved, telemetry = subtree(arrays, "backend"), subtree(arrays, "telemetry")
-        _require_alike(saved, self.backend.state())
-        if self._session is not None and self._session.recorder is not None:
-            self._session.recorder.require_state(telemetry)
+        steps = len(batch_ends(self.backend.samples, self.config.batch_size))
+        self.backend.require_state(saved, epochs=len(progress.rows), batches=steps)
         self.backend.restore(saved)
         if self._session is not None:
             self._session.restore(progress.schedule or {})
+            pruned = sum(row.stage != "dense" for row in progress.rows)
+            if self._session.gate.steps > (pruned + 1) * steps:
+                raise ValueError(f"the gate has taken {self._session.gate.steps:,} steps in {pruned} epochs of {steps}")
             if self._session.recorder is not None:
+                self._session.recorder.require_state(telemetry, self._session.gate.steps)
                 self._session.recorder.restore(telemetry)
+                events = [sum(getattr(row, kind) or 0 for row in progress.rows) for kind in ("pruned", "regrown")]
+                self._session.recorder.require_counted(*events)
+                check_telemetry(self._session.recorder.tables(), self._session.gate.layers())
         self.rows, self._epoch_settings = list(progress.rows), list(progress.epoch_settings)
         self.dense_accuracy = progress.dense_accuracy
         self.warnings.lines.update(progress.warnings)
@@ -302,16 +333,3 @@ class Training:
         self.record.add_epoch(row)
         self.rows.append(row)
         self.observe(row)
-
-
-def _require_alike(saved: Mapping[str, NDArray[Any]], own: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ValueError unless saved arrays of network and gate have the names, shapes and dtypes of the backend's own.
-
-    The optimizer's arrays and those of the epoch in progress depend on the steps taken.
-    """
-    for name, array in own.items():
-        if name.startswith(("model/", "gate/", "own/biases")):
-            found = saved.get(name)
-            if found is None or found.shape != array.shape or found.dtype != array.dtype:
-                has = "is missing" if found is None else f"is {found.dtype} of shape {found.shape}"
-                raise ValueError(f"{name} {has}, not {array.dtype} of shape {array.shape}")

@@ -1,6 +1,6 @@
 """A run's folder: writing it during the run, and reading it back.
 
-config.toml          every setting: `hyperflux prune --recipe config.toml` repeats the run
+config.toml          every setting, paths absolute: `hyperflux prune --recipe config.toml` repeats the run
 metrics.jsonl        one line per epoch
 telemetry.npz        what pruning did to weights and layers: the tables of `hyperflux.telemetry.columns`
 dense.safetensors    the weights that pruning started from
@@ -26,10 +26,11 @@ from safetensors.numpy import save
 from hyperflux.backends.base import Tensors
 from hyperflux.config import MAX_EPOCHS, RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
-from hyperflux.io.atomic_write import write_atomic
+from hyperflux.io.atomic_write import part_of, write_atomic
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.io.safe_read import inside, parse_json, read_text
 from hyperflux.recipes import load_settings
+from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.lock import LOCK
 from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
 from hyperflux.runs.validation import NewerFormatError, check_epochs, check_outcome, check_telemetry, require_format
@@ -41,6 +42,15 @@ MAX_REPORT_BYTES = 1 << 22
 MAX_METRICS_BYTES = 1 << 26
 """Most bytes of a metrics.jsonl: more than the longest run writes."""
 
+FILES = (
+    "config.toml",
+    "metrics.jsonl",
+    "telemetry.npz",
+    "dense.safetensors",
+    "model.safetensors",
+    "report.json",
+)
+"""The files that a run writes."""
 CHECKPOINTS = "checkpoint"
 """Name of the folder of checkpoints in a run's folder."""
 
@@ -54,15 +64,25 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunFolder:
-        """Create the folder with its `config.toml`.
+    def create(cls, path: Path, config: RunConfig, checkpoints: bool = False) -> RunFolder:
+        """Create the folder of a new run.
 
-        Raises InputError where `path` can't be created or is not an empty folder.
+        With `config.toml` the run has begun: what stands before it may be begun anew, what has it goes on.
+
+        Args:
+            path: A folder that is unused, see `require_unused`, or does not exist yet.
+            config: The run's settings.
+            checkpoints: Whether the run keeps checkpoints, and can be resumed from its first moment on.
+
+        Raises:
+            InputError: `path` can't be created or is in use.
         """
         folder = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             require_unused(path)
+            if checkpoints:
+                CheckpointFolder(path / CHECKPOINTS).create()
             folder.set_config(config)
             folder._metrics.touch()
         except (OSError, RunError) as error:
@@ -71,8 +91,8 @@ class RunFolder:
         return folder
 
     def set_config(self, config: RunConfig) -> None:
-        """Write config.toml. Raises WriteError where the disk refuses."""
-        self._write("config.toml", tomli_w.dumps(config.to_dict()).encode())
+        """Write config.toml, with absolute paths. Raises InputError for one that can't be recorded, WriteError."""
+        self._write("config.toml", tomli_w.dumps(config.with_absolute_paths().to_dict()).encode())
 
     def set_epochs(self, rows: Sequence[EpochRow]) -> None:
         """Replace metrics.jsonl by these lines. Raises WriteError where the disk refuses."""
@@ -117,18 +137,52 @@ def _line(row: EpochRow) -> str:
 
 
 def require_unused(path: Path) -> None:
-    """Raise InputError where a folder for a new run is not empty, but for a lock."""
-    if any(inside.name != LOCK for inside in path.iterdir()):
+    """Raise InputError where a folder holds more than what a run leaves that ended before it began.
+
+    That is a lock, a part of config.toml, and a folder of checkpoints without any.
+    """
+    begun = {LOCK, part_of(path / "config.toml").name}
+    names = {file.name for file in path.iterdir()} - begun
+    if names == {CHECKPOINTS}:
+        checkpoints = CheckpointFolder(path / CHECKPOINTS)
+        names = {file.name for file in checkpoints.path.iterdir()} if checkpoints.exists() else set()
+    if names:
         raise InputError(f"{path} {_content(path)}; name another folder with --out or remove this one")
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what an unfinished run has left in a folder whose lock is held; config.toml last.
+
+    A kill in between leaves an unfinished run.
+
+    Raises:
+        InputError: The folder holds anything that no run writes; then nothing is removed.
+        OSError: A file can't be removed.
+    """
+    checkpoints = CheckpointFolder(path / CHECKPOINTS)
+    written = {file for name in FILES for file in (path / name, part_of(path / name))}
+    others = set(path.iterdir()) - written - {path / LOCK, checkpoints.path}
+    others |= {file for file in written if file.is_dir() and not file.is_symlink()}
+    if foreign := sorted(others) + checkpoints.foreign():
+        raise InputError(
+            f"{foreign[0]}: is not of the unfinished run in {path}, which would be removed to start again; move it "
+            "away, or name another folder with --out"
+        )
+    if checkpoints.exists():
+        checkpoints.remove()
+    for file in sorted(written - {path / "config.toml"}):
+        file.unlink(missing_ok=True)
+    (path / "config.toml").unlink()
 
 
 def _content(path: Path) -> str:
     """What a folder that should be empty holds."""
-    if (path / "report.json").exists():
+    if has_entry(path / "report.json"):
         return "holds another run"
-    if (path / CHECKPOINTS).is_dir():
-        return f"holds an unfinished run; go on with {resume_command(path)}"
-    return "holds an unfinished run" if (path / "config.toml").exists() else "is not empty"
+    if not has_entry(path / "config.toml"):
+        return "is not empty"
+    goes_on = CheckpointFolder(path / CHECKPOINTS).exists()
+    return "holds an unfinished run" + (f"; go on with {resume_command(path)}" if goes_on else "")
 
 
 def resume_command(path: Path) -> str:
@@ -138,9 +192,20 @@ def resume_command(path: Path) -> str:
 
 def recorded_config(path: Path) -> RunConfig:
     """The settings of the run in a folder. Raises InputError where there is none, or its config.toml is damaged."""
-    if not os.path.exists(path / "config.toml"):
+    if not has_entry(path / "config.toml"):
         raise InputError(f"{path}: holds no run; name the folder of one with --out")
     return RunConfig.from_dict(load_settings(path))
+
+
+def has_entry(file: Path) -> bool:
+    """Whether its folder has an entry of this name, be it a link to nothing. Raises InputError if that is not known."""
+    try:
+        os.lstat(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL byte in the name
+        return False
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    return True
 
 
 def read_outcome(path: Path) -> Outcome | None:
@@ -152,7 +217,7 @@ def read_outcome(path: Path) -> Outcome | None:
     Raises:
         InputError: report.json is damaged, or was written by a newer version.
     """
-    if not (path / "report.json").exists():
+    if not has_entry(path / "report.json"):
         return None
     try:
         return _parse_outcome(path)
@@ -215,7 +280,7 @@ def _read_telemetry(path: Path, outcome: Outcome) -> Telemetry | None:
         return None
     tables = read_tables(file)
     try:
-        check_telemetry(tables, outcome)
+        check_telemetry(tables, outcome.layers)
     except ValueError as error:
         raise InputError(f"{file}: damaged ({error}); rerun with its config.toml") from error
     return tables

@@ -18,11 +18,12 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from hyperflux.errors import InputError, RunError
+from hyperflux.io.safe_read import parse_json
 
 LOCK = "lock"
 """The file in a run's folder that is locked while a process writes there; it names the process."""
 MAX_OWNER = 4096
-"""Bytes that are read of a lock: number and host of a process take fewer."""
+"""Most bytes of a lock: number and host of a process take fewer."""
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
@@ -35,7 +36,8 @@ def locked(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
     hold the lock, so workers that outlive the process for a moment do not keep the folder locked.
 
     Raises:
-        InputError: Another process holds the lock, which the message names with its host, or the folder cannot be used.
+        InputError: Another process holds the lock, which the message names with its host; the folder cannot be used;
+            or its `lock` is something else, which stays as it is.
         RunError: The lock's file cannot be written.
     """
     path = folder / LOCK
@@ -43,19 +45,25 @@ def locked(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquire(path)
     except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be used as a run's folder ({error.strerror}); name one with --out"
-        ) from error
+        raise _unusable(folder, error) from error
     _held.add(file)
     remove = False
     try:
-        _take_over(path, file, announce)
+        try:
+            _require_free(path, file, announce)
+        except OSError as error:
+            raise _unusable(folder, error) from error
         remove = True
+        _name_owner(path, file)
         yield
     finally:
         if file in _held:  # not in a forked child, whose parent still runs
             _held.remove(file)
             _release(path, file, remove)
+
+
+def _unusable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{folder}: cannot be used as a run's folder ({error.strerror}); name one with --out")
 
 
 def _acquire(path: Path) -> int:
@@ -64,8 +72,7 @@ def _acquire(path: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | no_link, 0o644)
         try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise OSError(errno.EINVAL, f"its {LOCK} is a pipe or a device, not a file")
+            _require_plain(os.fstat(file))
             if not lock_descriptor(file, blocking=False):
                 number, host = _owner(file, start=1)
                 who = f"process {number} on {host}" if number else "another process"
@@ -85,15 +92,32 @@ def _is_at(path: Path, file: int) -> bool:
     return False
 
 
-def _take_over(path: Path, file: int, announce: Callable[[str], None]) -> None:
-    """Write this process into the lock, in the place of one that has ended."""
+def _require_plain(found: os.stat_result) -> None:
+    """Raise OSError for what is no lock by its kind, names or size, and must not be overwritten."""
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, f"its {LOCK} is a pipe or a device, not a file")
+    if found.st_nlink > 1:
+        raise OSError(errno.EMLINK, f"its {LOCK} is a file that has another name too, so move it away")
+    if found.st_size > MAX_OWNER:
+        raise OSError(errno.EFBIG, f"its {LOCK} has {found.st_size:,} bytes and is none of hyperflux, so move it away")
+
+
+def _require_free(path: Path, file: int, announce: Callable[[str], None]) -> None:
+    """Raise InputError for the lock of another host and for no lock at all; announce one whose process has ended."""
     number, host = _owner(file, start=0)
     if number and host != socket.gethostname():
         raise InputError(
             f"{path.parent}: in use by process {number} on {host}; if that one is no longer there, remove {path}"
         )
+    os.lseek(file, 0, os.SEEK_SET)
+    if os.read(file, MAX_OWNER).strip(b"\0 \r\n")[:1] not in (b"", b"{", b"["):  # a torn one is empty, or begins so
+        raise InputError(f"{path}: is not a lock of hyperflux; move it away or name another folder with --out")
     if number:
         announce(f"{path.parent}: the lock of process {number}, which is no longer there, is taken over")
+
+
+def _name_owner(path: Path, file: int) -> None:
+    """Write this process into the lock."""
     content = "\n" + json.dumps({"process": os.getpid(), "host": socket.gethostname()})
     try:
         os.ftruncate(file, 0)
@@ -105,23 +129,26 @@ def _take_over(path: Path, file: int, announce: Callable[[str], None]) -> None:
 
 def _owner(file: int, start: int) -> tuple[int, str]:
     """Number and host of the process that the lock names behind `start` bytes; 0 where it names none."""
+    os.lseek(file, start, os.SEEK_SET)
     try:
-        os.lseek(file, start, os.SEEK_SET)
-        content = json.loads(os.read(file, MAX_OWNER))
-        return int(content["process"]), str(content["host"])
+        owner = parse_json(os.read(file, MAX_OWNER).decode())
+        number, host = owner["process"], owner["host"]
     except (ValueError, KeyError, TypeError):
         return 0, ""
+    return (number, host) if type(number) is int and 0 < number < 1 << 32 and isinstance(host, str) else (0, "")
 
 
 def _release(path: Path, file: int, remove: bool) -> None:
     """Remove the lock's file, then free the lock, so that nobody takes a lock whose file is about to go.
 
-    Windows removes no open file; there the order is reversed, and whoever has opened the file by then keeps it.
+    A file that can't be removed names a process that has ended: the next one takes it over. Windows removes no open
+    file; there the order is reversed, and whoever has opened the file by then keeps it.
     """
-    if remove:
-        with suppress(PermissionError):
+    with suppress(OSError):
+        if remove and _is_at(path, file):
             path.unlink(missing_ok=True)
-    os.close(file)
+    with suppress(OSError):
+        os.close(file)
     if remove and os.name == "nt":
         with suppress(OSError):
             path.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from hyperflux._version import __version__
 from hyperflux.io.safe_read import shown
 from hyperflux.runs.schema import FORMAT, EpochRow, Outcome
+from hyperflux.schedules.base import LayerCount
 from hyperflux.telemetry.columns import NAME_LENGTH, Tables, layer_numbers
 from hyperflux.telemetry.file import MAX_INTERVALS
 
@@ -87,15 +88,15 @@ def check_epochs(rows: Sequence[EpochRow]) -> None:
             _require(name, value, value is None or value >= 0)
 
 
-def check_telemetry(tables: Tables, outcome: Outcome) -> None:
-    """Raise ValueError for telemetry that does not belong to the run of this outcome, or that no run leaves."""
-    names = {layer.name[:NAME_LENGTH] for layer in outcome.layers}
+def check_telemetry(tables: Tables, layers: Collection[LayerCount]) -> None:
+    """Raise ValueError for telemetry that does not belong to a run of these layers, or that no run leaves."""
+    names = {layer.name[:NAME_LENGTH] for layer in layers}
     for table, rows in tables.items():
         fields = rows.dtype.names or ()
         if "layer" in fields:
             found, numbers = layer_numbers(rows)
             if not set(found) <= names:
-                raise ValueError(f"table {table}: a layer that report.json does not know")
+                raise ValueError(f"table {table}: a layer that the run does not have")
             if table == "layers" and np.bincount(numbers, minlength=1).max() > MAX_INTERVALS:
                 raise ValueError(f"table layers: more than {MAX_INTERVALS:,} rows of one layer")
         for field in {"step", "total", "surviving", "pruned", "regrown", "flips", "weights", "present"} & {*fields}:

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
 from hyperflux.io.saved_state import entries
-from hyperflux.schedules.base import Gate, PruningSchedule
+from hyperflux.schedules.base import Gate, LayerCount, PruningSchedule
 from hyperflux.seeding import generator
 from hyperflux.telemetry.columns import SCHEMA, Table, Tables
 from hyperflux.telemetry.levels import Level
 from hyperflux.telemetry.statistics import LayerArrays, Summary
 
 State = dict[str, NDArray[Any]]
+COUNTER_BYTES = 8
+"""More than the bytes of the counters of a weight."""
 GROWING = ("ends", "rows network", "rows layers", "rows sample")
 """Arrays of the state whose length grows over a run."""
 
@@ -119,8 +121,8 @@ class Recorder:
         clock = {"ends": self._ends, "step": self._step, "applied": self._applied, "moved": self._moved}
         return {**{name: np.array(value) for name, value in clock.items()}, **rows, **self._probe.state()}
 
-    def require_state(self, state: State) -> None:
-        """Raise InputError if `restore` could not restore a state as it was saved."""
+    def require_state(self, state: State, steps: int) -> None:
+        """Raise InputError if `restore` could not restore a state, saved when the gate had taken so many steps."""
         own = self.state()
         entries("telemetry state", state, own)
         for name, array in state.items():
@@ -131,13 +133,19 @@ class Recorder:
                     f"{own[name].shape} here"
                 )
         ends, step = state["ends"].tolist(), int(state["step"])
-        if ends[:1] != [0] or sorted(set(ends)) != ends or step < ends[-1]:
+        if ends[:1] != [0] or sorted(set(ends)) != ends or step < ends[-1] or step != steps:
             raise InputError(f"telemetry state: intervals end at {ends[:3]}... {ends[-1:]} by step {step}")
+        for name, array in state.items():
+            most = {"flips": step, "changed_in": len(ends)}.get(name.partition(" ")[0])
+            if most is not None and array.size and not 0 <= array.min() <= array.max() <= most:
+                raise InputError(f"telemetry state: {name} holds a number that is not from 0 to {most}")
         for name in self._rows:
             try:
                 _table(name, state).tolist()
             except ValueError as error:
                 raise InputError(f"telemetry state: the rows of {name} can't be read ({error})") from error
+        if _table("network", state)["step"].tolist() != ends[1:]:
+            raise InputError("telemetry state: the rows of network are not of its intervals")
 
     def restore(self, state: State) -> None:
         """Continue from a saved state, which `require_state` accepts; restore the gate first."""
@@ -150,6 +158,14 @@ class Recorder:
         for name in self._events:
             rows = tables["layers"][tables["layers"]["layer"] == name] if name else tables["network"]
             self._events[name] = (int(rows["pruned"].sum()), int(rows["regrown"].sum()))
+
+    def require_counted(self, pruned: int, regrown: int) -> None:
+        """Raise InputError if restored counters are behind their own rows, or behind so many events of the network."""
+        _, summaries = self.summaries(flux=False)
+        found = {"": self.events(), **{name: summary.events for name, summary in summaries.items()}}
+        known = {**self._events, "": np.maximum(self._events[""], (pruned, regrown))}
+        if late := [name for name, least in known.items() if np.less(found[name], least).any()]:
+            raise InputError(f"telemetry state: {late[0] or 'the network'} has fewer changes of mask than its rows")
 
     def summaries(self, flux: bool) -> tuple[list[LayerArrays], dict[str, Summary]]:
         """Arrays and summary of every layer now, as at the end of the present interval; waits for the device."""
@@ -189,6 +205,13 @@ class Recorder:
 
     def _add(self, table: str, values: Mapping[str, Any]) -> None:
         self._rows[table].append(tuple(values[name] for name in SCHEMA[table].names or ()))
+
+
+def most_bytes(layers: Sequence[LayerCount], level: Level) -> int:
+    """Most bytes of the state of a recorder of these layers at this level."""
+    intervals, share = level.intervals + 2, -(-level.sample // len(layers))
+    row = SCHEMA["network"].itemsize + len(layers) * (SCHEMA["layers"].itemsize + share * SCHEMA["sample"].itemsize)
+    return intervals * row + COUNTER_BYTES * sum(layer.total for layer in layers)
 
 
 def _table(name: str, state: State) -> Table:

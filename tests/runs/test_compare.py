@@ -2,9 +2,12 @@
 
 import csv
 import json
+import shutil
+import tomllib
 from dataclasses import replace
 
 import pytest
+from file_layer import content
 
 from hyperflux import InputError, RunConfig
 from hyperflux.report import comparison
@@ -68,6 +71,46 @@ def test_what_is_there_is_not_repeated_and_what_is_unfinished_is_begun_anew(done
     assert said == ["run 9 of 12: magnitude-0.5-1"]
     assert (folder / "magnitude-0.5-0" / "report.json").stat().st_mtime_ns == kept
     assert [(row.accuracy, row.density) for row in again] == [(row.accuracy, row.density) for row in rows]
+
+
+def one_unfinished(folder, copy):
+    """A copy of one run of a comparison, not finished, with its dense network; and the plan of that run."""
+    for name in ("dense-1", "magnitude-0.5-1"):
+        shutil.copytree(folder / name, copy / name)
+    (copy / "magnitude-0.5-1" / "report.json").unlink()
+    return copy, plan(copy, methods=("magnitude",), sparsities=(0.5,), seeds=(1,))
+
+
+@pytest.mark.parametrize("name", ["note.txt", "report.html", "checkpoint/note.part", "checkpoint", "telemetry.npz"])
+def test_what_a_user_keeps_in_an_unfinished_run_is_named_and_nothing_is_removed(done, tmp_path, name):
+    folder, one = one_unfinished(done[0], tmp_path / "runs")
+    run = folder / "magnitude-0.5-1"
+    kept = run / name
+    match name:
+        case "checkpoint":
+            kept.symlink_to(tmp_path)
+        case "telemetry.npz":
+            kept.unlink()
+            kept.mkdir()
+        case _:
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text("mine")
+    before = content(folder)
+    with pytest.raises(InputError, match=f"{name}: is .*(another folder|folder itself)"):
+        execute_plan(one, print)
+    assert content(folder) == before
+    kept.rmdir() if name == "telemetry.npz" else kept.unlink()
+    said = []
+    execute_plan(one, said.append)
+    assert said == ["run 1 of 1: magnitude-0.5-1"]
+
+
+def test_a_comparison_that_has_moved_goes_on(done, tmp_path):
+    """Its runs name the dense weights where they were."""
+    folder, one = one_unfinished(done[0], tmp_path / "moved")
+    (row,) = execute_plan(one, lambda line: None)
+    assert row.density == 0.5
+    assert tomllib.loads((folder / "magnitude-0.5-1" / "config.toml").read_text())["checkpoint"].startswith(str(folder))
 
 
 def test_a_folder_of_other_settings_is_refused_and_left_alone(done):
@@ -151,7 +194,9 @@ def test_wrong_plans_are_refused_before_anything_runs(tmp_path, changed, message
 
 def test_files_of_a_comparison(done, tmp_path):
     _, rows, _ = done
+    comparison.require_own(tmp_path)
     comparison.write(rows, tmp_path, "a title")
+    comparison.require_own(tmp_path)
     assert [Comparison(**row) for row in json.loads((tmp_path / "comparison.json").read_text())] == rows
     with (tmp_path / "comparison.csv").open() as file:
         assert [row["method"] for row in csv.DictReader(file)] == [row.method for row in rows]
@@ -159,6 +204,14 @@ def test_files_of_a_comparison(done, tmp_path):
     assert len(lines) == 2 + len(rows)
     assert lines[2].startswith("| 50.00% | hyperflux | 50.000% | ")
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", comparison.NAMES)
+@pytest.mark.parametrize("text", ["my notes", "[1]", '[{"method": 1}]', "[" * 100_000])
+def test_a_file_of_that_name_that_it_has_not_written_is_not_replaced(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}: would be replaced, and was not written by hyperflux compare"):
+        comparison.require_own(tmp_path)
 
 
 def test_the_plot_draws_each_method_at_the_density_it_reached(done, monkeypatch):

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from idx_files import write_mnist
 from image_files import write_folder
 from interrupted import left
 
@@ -341,6 +342,23 @@ def test_without_resume_the_user_is_told_of_it(here, begun):
     code, _, err = finished(start(here, *begin()))
     assert code == 2
     assert "run holds an unfinished run; go on with hyperflux prune --resume --out run; name another" in err[0]
+
+
+def test_data_that_have_moved_are_named_with_resume_and_others_refused(here):
+    write_mnist(here / "data")
+    (here / "numpy.toml").write_text(recipe("numpy").replace("synthetic", "mnist").replace("16-24-4", "784-4-10"))
+    process = start(here, *begin())
+    wait_for(process, lambda: has_epochs(here, 5))
+    process.send_signal(signal.SIGINT)
+    assert finished(process)[0] == 130
+    (here / "data").rename(here / "moved")
+    code, _, err = finished(start(here, "--resume", "--out", "run"))
+    assert (code, len(err)) == (2, 1)
+    assert "is missing; give the folder that holds MNIST/raw by --data-dir" in err[0]
+    code, _, err = finished(start(here, "--resume", "--out", "run", "--checkpoint", "w.safetensors"))
+    assert (code, len(err)) == (2, 1)
+    assert "--checkpoint: 'w.safetensors' differs from the run in run, which has ''" in err[0]
+    assert finished(start(here, "--resume", "--out", "run", "--data-dir", "moved"))[::2] == (0, [])
 
 
 def test_resume_needs_the_folder(here):

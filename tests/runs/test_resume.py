@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from idx_files import write_mnist
 from interrupted import STEPS, Breaker, LastCheckpoint, PowerCut, broken_off, left, quick
 
-from hyperflux import InputError
+from hyperflux import InputError, RunConfig
 from hyperflux import __version__ as VERSION
+from hyperflux.recipes import load
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.driver import execute, resume
+from hyperflux.runs.folder import read_run
 
 SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "decay_all": False}
 COURSES = {
@@ -240,6 +242,50 @@ def test_other_data_are_refused_and_the_same_data_elsewhere_taken(tmp_path, back
     assert sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()) == before
     settings_of(folder, {"data_dir": str(tmp_path / "moved")})
     resume(folder)
+
+
+@pytest.mark.parametrize("named", ["by option", "by environment", "by default"])
+def test_a_run_goes_on_from_any_folder_and_environment(tmp_path, monkeypatch, named):
+    """Whatever its paths were relative to, and whoever set HYPERFLUX_DATA."""
+    write_mnist(tmp_path / "data")
+    mnist = {"dataset": "mnist", "model": "mlp:784-4-10", "batch_size": 4, "train_samples": 32}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYPERFLUX_DATA", raising=False)
+    if named == "by environment":
+        monkeypatch.setenv("HYPERFLUX_DATA", "data")
+    execute(quick(**mnist), tmp_path / "first")
+    (tmp_path / "first" / "dense.safetensors").rename(tmp_path / "w.safetensors")
+    cut(tmp_path / "run", **mnist, checkpoint="w.safetensors", data_dir="data" if named == "by option" else "")
+    monkeypatch.delenv("HYPERFLUX_DATA", raising=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resume(tmp_path / "run")
+    config = read_run(tmp_path / "run").config
+    assert (config.data_dir, config.checkpoint) == (str(tmp_path / "data"), str(tmp_path / "w.safetensors"))
+    again = RunConfig.from_dict(load(str(tmp_path / "run" / "config.toml")))
+    assert execute(again, tmp_path / "again").surviving_weights == read_run(tmp_path / "run").outcome.surviving_weights
+
+
+def test_data_and_weights_that_have_moved_are_given_to_resume(tmp_path):
+    write_mnist(tmp_path / "data")
+    mnist = {"dataset": "mnist", "model": "mlp:784-4-10", "batch_size": 4, "train_samples": 32}
+    execute(quick(**mnist, data_dir=str(tmp_path / "data")), tmp_path / "first")
+    own = tmp_path / "first" / "dense.safetensors"
+    folder = cut(tmp_path / "run", **mnist, data_dir=str(tmp_path / "data"), checkpoint=str(own))
+    (tmp_path / "data").rename(tmp_path / "moved")
+    own.rename(tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"is missing; give the folder that holds MNIST/raw by --data-dir"):
+        resume(folder)
+    resume(folder, data_dir=str(tmp_path / "moved"), checkpoint=str(tmp_path / "w.safetensors"))
+    assert read_run(folder).config.data_dir == str(tmp_path / "moved")
+
+
+def test_paths_that_config_toml_could_not_hold_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    (tmp_path / "a\nb").mkdir()
+    monkeypatch.chdir(tmp_path / "a\nb")
+    with pytest.raises(InputError, match=r"data_dir: .* holds a control character"):
+        execute(quick(dataset="mnist", model="mlp:784-4-10"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_dense_weights_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 
-from hyperflux import RunConfig
+from hyperflux import InputError, RunConfig, RunError
 from hyperflux.errors import Interrupted
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.checkpoints.writer import CheckpointInterval
@@ -59,6 +59,15 @@ def broken_off(config, folder, after, every="7", clean=False):
             assert steps < 10**9
         go = lambda **how: resume(folder, **how)  # noqa: E731
     return report
+
+
+def failure(act):
+    """The error of an act, as the command line would tell it; None if it succeeds."""
+    try:
+        act()
+    except (InputError, RunError) as error:
+        return error
+    return None
 
 
 def left(folder):

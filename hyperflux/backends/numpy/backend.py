@@ -25,6 +25,8 @@ from hyperflux.errors import InputError
 from hyperflux.io import fingerprints
 from hyperflux.io.find_weights import find_weights, misfit, misfits
 from hyperflux.io.flatten import flatten, subtree
+from hyperflux.io.ranges import MAX_INTEGER
+from hyperflux.io.saved_arrays import require_floats, require_like, whole
 from hyperflux.io.weights_file import max_bytes, read_weights
 from hyperflux.models import layer_sizes
 from hyperflux.schedules.base import LayerCount, PruningSchedule
@@ -169,6 +171,22 @@ class NumpyBackend:
         own = {"biases": self._biases, "losses": losses, **counts}
         parts = {"own": own, "gate": self._gate.to_arrays(), "optimizer": flatten(optimizers)}
         return {name: array.copy() for name, array in flatten(parts).items()}
+
+    def require_state(self, saved: Mapping[str, NDArray[Any]], *, epochs: int, batches: int) -> None:
+        """Raise ValueError if `restore` could not continue from a saved state."""
+        own = {name: array for name, array in self.state().items() if not name.startswith(("own/losses", "optimizer/"))}
+        require_like(saved, own)
+        for name in ("own/skipped", "own/skipped_in_a_row", "gate/taken", "gate/steps"):
+            whole(saved, name, MAX_INTEGER)
+        if saved["gate/second"].min() < 0 or saved["gate/pressure_mean"] < 0:
+            raise ValueError("gate: a squared moment or pressure_mean is below 0")
+        losses = saved.get("own/losses", np.empty(0))
+        require_floats(saved, "own/losses", [(min(len(losses), batches), 2)], np.dtype(np.float64))
+        if losses.min(initial=0) < 0 or (losses[:, 1] % 1).any():
+            raise ValueError("own/losses: a loss or a size below 0, or a size that is not whole")
+        optimizers = {"weights": self._weight_optimizer, "biases": self._bias_optimizer}
+        for owner, parameter in (("weights", self._gate.state.weights), ("biases", self._biases)):
+            optimizers[owner].require_state(subtree(saved, f"optimizer/{owner}"), parameter)
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a saved state."""

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.config import OptimizerSettings
+from hyperflux.io.ranges import MAX_INTEGER
+from hyperflux.io.saved_arrays import require_like, require_names, whole
 from hyperflux.spec import Array, Moments, adam_direction
 
 
@@ -20,6 +22,9 @@ class Optimizer(Protocol):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The state as arrays by name; empty before the first step."""
+
+    def require_state(self, state: Mapping[str, NDArray[Any]], parameter: Array) -> None:
+        """Raise ValueError unless a saved state is that of an optimizer like this one of `parameter`."""
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a saved state."""
@@ -45,6 +50,12 @@ class SGD:
         """The velocity; empty without momentum or before the first step."""
         return {} if self._velocity is None else {"velocity": self._velocity}
 
+    def require_state(self, state: Mapping[str, NDArray[Any]], parameter: Array) -> None:
+        """Raise ValueError unless a saved state fits."""
+        if state:
+            require_names("optimizer", state, ["velocity"] if self.momentum else [])
+            require_like(state, {"velocity": parameter})
+
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a saved state."""
         self._velocity = state.get("velocity")
@@ -68,6 +79,14 @@ class Adam:
     def state(self) -> dict[str, NDArray[Any]]:
         """Both moments and their number of steps; empty before the first step."""
         return {} if self._moments is None else moments_to_arrays(self._moments)
+
+    def require_state(self, state: Mapping[str, NDArray[Any]], parameter: Array) -> None:
+        """Raise ValueError unless a saved state fits."""
+        if state:
+            require_names("optimizer", state, ["first", "second", "steps"])
+            require_like(state, {"first": parameter, "second": parameter})
+            if state["second"].min() < 0 or whole(state, "steps", MAX_INTEGER) < 1:
+                raise ValueError("optimizer: a squared moment below 0, or no step")
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a saved state."""

@@ -20,10 +20,12 @@ from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
 from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck, require_weights_in_range
 from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.gate_state import require_gate_state
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.outputs import classification_loss, main_output
 from hyperflux.backends.torch.pruner import Pruner
+from hyperflux.backends.torch.saved_checks import require_optimizer, require_processes
 from hyperflux.backends.torch.selection import select
 from hyperflux.backends.torch.threads import threads_for, torch_threads
 from hyperflux.backends.torch.training import (
@@ -38,6 +40,8 @@ from hyperflux.backends.torch.training import (
 from hyperflux.config import RunConfig
 from hyperflux.errors import DataFileError, InputError
 from hyperflux.io.flatten import flatten, subtree
+from hyperflux.io.ranges import MAX_INTEGER
+from hyperflux.io.saved_arrays import require_like, whole
 from hyperflux.schedules.base import LayerCount, PruningSchedule
 from hyperflux.seeding import generator
 from hyperflux.session.nonfinite import NonFiniteGuard
@@ -240,6 +244,23 @@ class TorchBackend:
             **{f"process {rank}": own for rank, own in enumerate(everyone)},
         }
         return flatten(parts)
+
+    def require_state(self, saved: Mapping[str, NDArray[Any]], *, epochs: int, batches: int) -> None:
+        """Raise ValueError if `restore` could not continue from a saved state."""
+        require_like(saved, {f"model/{name}": array for name, array in state.model_state(self._model).items()})
+        done = whole(saved, "own/batches", batches)
+        if whole(saved, "own/epoch", MAX_INTEGER) != epochs + (done > 0):
+            raise ValueError(f"own/epoch: is {saved['own/epoch']} after {epochs} epochs and {done} batches")
+        for name in ("own/skipped", "own/skipped_in_a_row"):
+            whole(saved, name, MAX_INTEGER)
+        parameters = state.optimizer_parameters(self._optimizer)
+        require_optimizer(subtree(saved, "optimizer"), type(self._optimizer), parameters)
+        scaler = {f"scaler/{name}": np.array(value) for name, value in self._precision.state().items()}
+        require_like(saved, scaler)
+        if self._gate is not None:
+            require_like(saved, {f"gate/{name}": array for name, array in state.gate_arrays(self._gate).items()})
+            require_gate_state(state.nested_gate_state(self._gate, subtree(saved, "gate")), self._gate)
+        require_processes(saved, self._device)
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Continue from a saved state."""

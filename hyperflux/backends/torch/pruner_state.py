@@ -46,7 +46,7 @@ def restore_pruner(
             raise InputError(f"{WHAT}: {name} is {found!r}, but {value!r} in this Pruner")
     require_gate_state(state["gate"], gate)
     session.schedule.restore(state["schedule"])
-    telemetry = _telemetry(state["telemetry"], recorder)
+    telemetry = _telemetry(state["telemetry"], recorder, state["gate"]["steps"])
     restore_gate(gate, state["gate"])
     session.restore(state["schedule"])
     if recorder is not None:
@@ -63,8 +63,8 @@ def _require_version(saved: Any) -> None:
         )
 
 
-def _telemetry(saved: Any, recorder: Recorder | None) -> dict[str, NDArray[Any]]:
-    """Telemetry's state as arrays that `recorder` can restore; empty if it is off here."""
+def _telemetry(saved: Any, recorder: Recorder | None, steps: int) -> dict[str, NDArray[Any]]:
+    """Telemetry's state, saved after so many steps, as arrays that `recorder` can restore; empty if it is off here."""
     if recorder is None:
         return {}
     if saved is None:
@@ -74,5 +74,5 @@ def _telemetry(saved: Any, recorder: Recorder | None) -> dict[str, NDArray[Any]]
     if meta := [name for name, tensor in saved.items() if tensor.is_meta]:
         raise InputError(f"{WHAT}, telemetry: {meta[0]} holds no values (it is on the meta device)")
     arrays = {name: tensor.cpu().numpy() for name, tensor in saved.items()}
-    recorder.require_state(arrays)
+    recorder.require_state(arrays, steps)
     return arrays

@@ -38,8 +38,8 @@ def gate_arrays(gate: TorchGate) -> Arrays:
     return flatten({"counts": _arrays(state), **parts})
 
 
-def restore_gate_arrays(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Restore a gate on the same parameters; restore the model first."""
+def nested_gate_state(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What `gate_state` returned, from the arrays of `gate_arrays` of a gate on the same parameters."""
     parameters = {
         name: {
             key: torch.from_numpy(array) if array.ndim else array.item()
@@ -48,7 +48,12 @@ def restore_gate_arrays(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> N
         for name in gate.states
     }
     counts = {name: int(count) for name, count in subtree(saved, "counts").items()}
-    restore_gate(gate, {**counts, "parameters": parameters})
+    return {**counts, "parameters": parameters}
+
+
+def restore_gate_arrays(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> None:
+    """Restore a gate on the same parameters; restore the model first."""
+    restore_gate(gate, nested_gate_state(gate, saved))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
@@ -57,7 +62,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
     Strides are saved because operations on another memory layout may round differently.
     """
     parts: dict[str, Arrays] = {}
-    for number, parameter in enumerate(_parameters(optimizer)):
+    for number, parameter in enumerate(optimizer_parameters(optimizer)):
         tensors = {key: value for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)}
         parts[f"{number}/value"] = {key: to_array(tensor) for key, tensor in tensors.items()}
         parts[f"{number}/stride"] = {key: np.array(tensor.stride(), np.int64) for key, tensor in tensors.items()}
@@ -68,7 +73,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> Arrays:
 @torch.no_grad()
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, NDArray[Any]]) -> None:
     """Restore a new optimizer of the same parameters, each tensor with its device and strides."""
-    for number, parameter in enumerate(_parameters(optimizer)):
+    for number, parameter in enumerate(optimizer_parameters(optimizer)):
         for key, array in subtree(saved, f"{number}/value").items():
             value = torch.from_numpy(array)
             if value.ndim and value.shape != parameter.shape:
@@ -103,11 +108,11 @@ def randomness(device: torch.device) -> Arrays:
 
 
 def restore_randomness(device: torch.device, saved: Mapping[str, NDArray[Any]]) -> None:
-    """Set torch's random generators, on the host and on the device."""
+    """Set torch's random generators, on the host and, if the state was saved on such a device, on the device."""
     torch.set_rng_state(torch.from_numpy(saved["cpu"]))
-    if device.type == "cuda":
+    if device.type == "cuda" and "cuda" in saved:
         torch.cuda.set_rng_state(torch.from_numpy(saved["cuda"]), device)
-    elif device.type == "mps":
+    elif device.type == "mps" and "mps" in saved:
         torch.mps.set_rng_state(torch.from_numpy(saved["mps"]))
 
 
@@ -122,5 +127,6 @@ def _arrays(values: Mapping[str, Any]) -> Arrays:
     return {key: to_array(value) if isinstance(value, Tensor) else np.array(value) for key, value in values.items()}
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters of an optimizer, in the order of their numbers in a saved state."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

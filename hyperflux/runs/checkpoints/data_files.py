@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from hyperflux.errors import InputError
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """What a checkpoint holds of `Backend.files`."""
+
+    files: dict[str, str]
 
 
 def changed_data(dataset: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from hyperflux.errors import InputError
+from hyperflux.io.safe_read import parse_json
+from hyperflux.schedules.base import LayerCount
+from hyperflux.telemetry import recorder
+from hyperflux.telemetry.levels import level
 
 FORMAT = 3
 """Version of the format; files of other versions are refused."""
 HEADER_SIZE = 8
 """First bytes of a safetensors file: the length of its header, which holds the metadata."""
+
+MAX_HEADER = 1 << 26
+"""Most bytes of a header: a hundred thousand arrays, or the rows of the longest run, take fewer."""
+BYTES_PER_NUMBER = 128
+"""Bytes of a checkpoint per number of its network, telemetry apart: w, t and their moments, in float64."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -49,7 +58,10 @@ class Checkpoint:
         """Read a file's content, copying the arrays. Raises InputError for another format or another version of it."""
         try:
             size = int.from_bytes(content[:HEADER_SIZE], "little")
-            metadata: Mapping[str, str] = json.loads(content[HEADER_SIZE : HEADER_SIZE + size])["__metadata__"]
+            if size > MAX_HEADER:
+                raise ValueError(f"its header has {size:,} bytes, more than {MAX_HEADER:,}")
+            header = parse_json(content[HEADER_SIZE : HEADER_SIZE + size].decode())
+            metadata: Mapping[str, str] = header["__metadata__"]
             version = int(metadata["format"])
             if version != FORMAT:
                 age, way = (
@@ -59,11 +71,24 @@ class Checkpoint:
                     f"has format {version}, written by {age} hyperflux; this one reads format {FORMAT}: {way}"
                 )
             arrays = {name: np.array(array) for name, array in load(content).items()}
-            return cls(json.loads(metadata["facts"]), arrays)
+            return cls(parse_json(metadata["facts"]), arrays)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"is not a checkpoint of hyperflux ({' '.join(str(error).split())})") from error
+
+
+def most_bytes(network: Arrays, layers: Sequence[LayerCount], telemetry: str) -> int:
+    """Most bytes of a checkpoint of a run.
+
+    Args:
+        network: The network's tensors.
+        layers: Its prunable parameters.
+        telemetry: The run's level of telemetry.
+    """
+    watched = level(telemetry)
+    recorded = 0 if watched is None else recorder.most_bytes(layers, watched)
+    return MAX_HEADER + BYTES_PER_NUMBER * sum(array.size for array in network.values()) + recorded
 
 
 def checksum(content: bytes) -> str:

@@ -14,6 +14,7 @@ from hyperflux.backends.base import Backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
 from hyperflux.io import fingerprints
+from hyperflux.io.safe_read import shown
 
 CHANGEABLE = ("data_dir", "checkpoint", "workers", "on_nonfinite")
 """Settings in config.toml that may change before a run resumes: locations, and what to do with a non-finite step."""
@@ -59,7 +60,7 @@ class Provenance:
         if changed := [name for name, value in self.config.items() if saved.config.get(name) != value]:
             raise InputError(
                 f"{changed[0]}: is {self.config[changed[0]]!r} in config.toml, but the run started with "
-                f"{saved.config.get(changed[0])!r}; put it back, or start a new run with --recipe"
+                f"{shown(saved.config.get(changed[0]))}; put it back, or start a new run with --recipe"
             )
         if self.dense_weights != saved.dense_weights:
             raise InputError("checkpoint: the weights file is not the one that this run started with; put it back")
