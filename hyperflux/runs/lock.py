@@ -70,7 +70,12 @@ def _acquire(path: Path) -> int:
     """The descriptor of the locked file. Raises InputError where another process holds it, OSError."""
     no_link = getattr(os, "O_NOFOLLOW", 0)  # what a link leads to would be overwritten
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | no_link, 0o644)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | no_link, 0o644)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise OSError(errno.ELOOP, f"its {LOCK} is a link, so remove it") from error
+            raise
         try:
             _require_plain(os.fstat(file))
             if not lock_descriptor(file, blocking=False):

@@ -130,6 +130,6 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path):
     """What it leads to would be overwritten."""
     (tmp_path / "mine").write_text("kept")
     (tmp_path / LOCK).symlink_to("mine")
-    with pytest.raises(InputError, match="cannot be used as a run's folder"), locked(tmp_path, print):
+    with pytest.raises(InputError, match="its lock is a link, so remove it"), locked(tmp_path, print):
         pass
     assert (tmp_path / "mine").read_text() == "kept"
