@@ -119,7 +119,7 @@ def _release(path: Path, file: int, remove: bool) -> None:
     Windows removes no open file; there the order is reversed, and whoever has opened the file by then keeps it.
     """
     if remove:
-        with suppress(PermissionError):
+        with suppress(OSError):  # of a folder that may not be changed any more, or is gone
             path.unlink(missing_ok=True)
     os.close(file)
     if remove and os.name == "nt":

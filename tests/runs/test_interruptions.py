@@ -18,7 +18,8 @@ import pytest
 from image_files import write_folder
 from interrupted import left
 
-from hyperflux import InputError, RunConfig
+from hyperflux import InputError, RunConfig, RunError
+from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.driver import execute
 from hyperflux.runs.lock import LOCK, locked
 
@@ -266,6 +267,39 @@ def test_a_full_disk_ends_the_run_with_the_way_out_and_it_goes_on_later(here, wh
     )
     assert finished(start(here, "--resume", "--out", "run"))[0] == 0
     assert left(here / "run") == whole("numpy")
+
+
+def removed(folder):
+    shutil.rmtree(folder)
+
+
+def replaced(folder):
+    shutil.rmtree(folder)
+    folder.write_text("mine")
+
+
+def of_checkpoints_replaced(folder):
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "checkpoint").write_text("mine")
+
+
+def read_only(folder):
+    if os.geteuid() == 0:
+        pytest.skip("nothing is read-only for the superuser")
+    (folder / "checkpoint").chmod(0o555)
+    folder.chmod(0o555)
+
+
+@pytest.mark.parametrize("spoil", [removed, replaced, of_checkpoints_replaced, read_only])
+def test_a_folder_that_can_not_be_written_any_more_ends_the_run_in_one_line(tmp_path, spoil):
+    config, folder = RunConfig.from_dict({**tomllib.loads(recipe("numpy")), "backend": "numpy"}), tmp_path / "run"
+
+    def observe(row):
+        if row.epoch == 5:
+            spoil(folder)
+
+    with pytest.raises(RunError, match=r"cannot be (written|read)"):
+        execute(config, folder, observe, every=CheckpointInterval.parse("5"))
 
 
 def test_two_processes_on_one_folder(here):
