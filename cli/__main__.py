@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 from .signals import catch_ctrl_c
 
 
 def main() -> None:
     """Run the command line and exit."""
     catch_ctrl_c()
-    from .main import main as run
+    try:
+        from .main import main as run
+    except Exception as error:  # a library that is missing or broken
+        from .unexpected import UNEXPECTED, unexpected_line
 
+        print(unexpected_line(error), file=sys.stderr)
+        sys.exit(UNEXPECTED)
     run()
 
 

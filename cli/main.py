@@ -1,4 +1,4 @@
-"""The `hyperflux` command. Errors are one line; exit code 2 is bad input, 1 a failure, 130 Ctrl-C."""
+"""The `hyperflux` command. Errors are one line; exit code 2 is bad input, 1 a failure, 130 Ctrl-C, 70 a bug."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .prune import prune
 from .recipes import recipes
 from .report import report
 from .signals import INTERRUPTED, LINE, SIGNALLED, catch_ctrl_c, ignore_stop_signals
+from .unexpected import UNEXPECTED, unexpected_line
 
 TORCH_OUT_OF_MEMORY = ("not enough memory", "allocate memory", "out of memory")
 """Torch reports these as a plain RuntimeError."""
@@ -60,11 +61,15 @@ def _outcome(run: Callable[[], object]) -> tuple[int, str]:
         return _code(error), "" if error.reported_elsewhere else _line(str(error))
     except (click.Abort, KeyboardInterrupt):  # the first is a RuntimeError too
         return INTERRUPTED, LINE
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in TORCH_OUT_OF_MEMORY)):
-            raise
-        return 1, _line(f"out of memory ({error}); give a smaller --model or --batch-size")
+    except Exception as error:
+        if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
+            return 1, _line(f"out of memory ({error}); give a smaller --model or --batch-size")
+        return UNEXPECTED, unexpected_line(error)
     return result if isinstance(result, int) else 0, ""
+
+
+def _is_torch_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in TORCH_OUT_OF_MEMORY)
 
 
 def _code(error: hyperflux.InputError | hyperflux.RunError | Interrupted) -> int:

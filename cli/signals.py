@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM from a command's first moment to its last, apart from training, which saves a checkpoint first."""
+"""Signals that stop a command, from its first moment to its last; training saves a checkpoint first."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def catch_ctrl_c() -> None:
 
 def ignore_stop_signals() -> None:
     """From here on nothing stops the command: its files are written, or its error is told, and it is about to end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        _handle(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            _handle(getattr(signal, name), signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

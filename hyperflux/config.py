@@ -33,6 +33,8 @@ from hyperflux.session.nonfinite import ON_NONFINITE
 from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
+MAX_RATE = 1e30
+"""Largest learning rate and weight decay; beyond 3e38 torch has no number for them in float32."""
 MAX_EPOCHS = 100_000
 """Longest stage, and all stages together. A larger number is taken for a typing error."""
 MAX_SAMPLES = (1 << 31) - 1
@@ -65,7 +67,7 @@ class OptimizerSettings:
         _settle(self, "optimizer.")
         known_name("optimizer", self.name, ("sgd", "adam"))
         number_in("optimizer.momentum", self.momentum, 0, 1)
-        number_in("optimizer.weight_decay", self.weight_decay, 0)
+        number_in("optimizer.weight_decay", self.weight_decay, 0, MAX_RATE, "[]")
         if self.name == "adam" and (self.momentum or self.nesterov):
             raise InputError("optimizer: momentum and nesterov belong to sgd; leave them out for adam")
         if self.nesterov and not self.momentum:
@@ -100,7 +102,7 @@ class PruningSettings:
     def __post_init__(self) -> None:
         _settle(self, "pruning.")
         _check_stage("pruning", self, min_epochs=1)
-        number_in("pruning.presence_learning_rate", self.presence_learning_rate, 0, ends="()")
+        number_in("pruning.presence_learning_rate", self.presence_learning_rate, 0, MAX_RATE, "(]")
         PublishedController(self.controller_step)
 
 
@@ -344,6 +346,6 @@ def _text(name: str, value: str) -> str:
 def _check_stage(stage: str, settings: DenseSettings | PruningSettings | RegrowthSettings, min_epochs: int) -> None:
     """Raise InputError for epochs, learning rates or a label smoothing out of range."""
     count_in(f"{stage}.epochs", settings.epochs, min_epochs, MAX_EPOCHS, f"--{stage}-epochs")
-    number_in(f"{stage}.learning_rate", settings.learning_rate, 0)
-    number_in(f"{stage}.final_learning_rate", settings.final_learning_rate, 0)
+    number_in(f"{stage}.learning_rate", settings.learning_rate, 0, MAX_RATE, "[]")
+    number_in(f"{stage}.final_learning_rate", settings.final_learning_rate, 0, MAX_RATE, "[]")
     number_in(f"{stage}.label_smoothing", settings.label_smoothing, 0, 1)

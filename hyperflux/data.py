@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.io.idx import read_idx
 from hyperflux.seeding import generator
+
+SAMPLES_AT_ONCE, VALUES_AT_ONCE = 1000, 1 << 20
+"""Samples, and numbers, that are in memory as float64 at once."""
 
 Parts = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], int]
 """Training inputs and labels, test inputs and labels, as they are in the files, and the number of classes."""
@@ -133,9 +137,27 @@ def _standardised(
     classes: int,
 ) -> Dataset:
     """Both parts, standardised by the mean and deviation of all features of the training part."""
-    mean, deviation = train_inputs.mean(dtype=np.float64), train_inputs.std(dtype=np.float64)
-    scaled = [((inputs - mean) / deviation).astype(np.float32) for inputs in (train_inputs, test_inputs)]
+    values = np.ascontiguousarray(train_inputs).reshape(-1)
+    mean = float(values.mean(dtype=np.float64))
+    deviation = math.sqrt(_squares(values, mean) / len(values))
+    scaled = []
+    for inputs in (train_inputs, test_inputs):
+        scaled.append(np.empty(inputs.shape, np.float32))
+        for start in range(0, len(inputs), SAMPLES_AT_ONCE):
+            part = slice(start, start + SAMPLES_AT_ONCE)
+            scaled[-1][part] = (inputs[part] - mean) / deviation
     return Dataset(scaled[0], train_labels.astype(np.int64), scaled[1], test_labels.astype(np.int64), classes)
+
+
+def _squares(values: NDArray[Any], mean: float) -> float:
+    """The sum of squared distances from the mean, in float64, which all values together do not take at once.
+
+    The halves are those in which NumPy itself adds up, so `std` has the same bits.
+    """
+    if len(values) <= VALUES_AT_ONCE:
+        return float(np.square(values - mean).sum())
+    half = len(values) // 16 * 8
+    return _squares(values[:half], mean) + _squares(values[half:], mean)
 
 
 _LOADERS: dict[str, Callable[[Path], Parts]] = {"digits": _digits, "mnist": _mnist, "synthetic": _synthetic}

@@ -43,6 +43,10 @@ class WriteError(RunError):
     """A file of a run could not be written; earlier files are unharmed."""
 
 
+class LostWorkerError(RunError):
+    """A process that loads data for a run has ended; the run itself is whole, and can go on from its last step."""
+
+
 class Interrupted(Exception):
     """A run that a signal stopped, after it wrote a checkpoint. The message names the command that continues it.
 

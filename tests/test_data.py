@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from idx_files import idx_bytes, write_mnist
 
-from hyperflux import InputError, RunConfig
+from hyperflux import InputError, RunConfig, data
 from hyperflux.backends import build_backend
 from hyperflux.data import DATASETS, load_dataset, require_spread
 from hyperflux.io.idx import read_idx
 from hyperflux.runs.driver import execute
+from hyperflux.seeding import generator
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic"])
@@ -38,6 +39,19 @@ def test_digits_are_split_without_loss_or_overlap():
     rebuilt = np.concatenate([data.train_inputs, data.test_inputs]) * scale + shift
     rows = sorted(np.rint(rebuilt).astype(int).reshape(1797, 64).tolist())
     assert rows == sorted(source.images.astype(int).reshape(1797, 64).tolist())
+
+
+@pytest.mark.parametrize("length", [1, 17, 4096, 4097, 123_456])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_data_are_standardised_in_pieces_to_the_bit_as_in_one(monkeypatch, length, dtype):
+    monkeypatch.setattr(data, "VALUES_AT_ONCE", 4096)
+    monkeypatch.setattr(data, "SAMPLES_AT_ONCE", 1000)
+    train, test = (generator(seed, "pieces").integers(256, size=(length, 3)).astype(dtype) for seed in (0, 1))
+    labels = np.zeros(length, np.int64)
+    found = data._standardised(train, labels, test, labels, 1)
+    for whole, scaled in ((train, found.train_inputs), (test, found.test_inputs)):
+        expected = ((whole - train.mean(dtype=np.float64)) / train.std(dtype=np.float64)).astype(np.float32)
+        assert np.array_equal(scaled, expected)
 
 
 def _affine(images, scaled):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend, Evaluation
 from hyperflux.config import RunConfig
-from hyperflux.errors import DataFileError, InputError, RunError, WriteError
+from hyperflux.errors import DataFileError, InputError, LostWorkerError, RunError, WriteError
 from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
@@ -328,7 +328,7 @@ def _carry_out(
         record.finish(outcome)
     except WriteError as error:
         raise RunError(f"{error}; make room, then continue with {resume_command(record.path)}") from error
-    except DataFileError as error:
+    except (DataFileError, LostWorkerError) as error:
         raise _to_be_mended(error, training, writer) from error
     except NotFiniteError as error:
         failure = RunError(f"{error}{_way_out(error, checkpoints)}")
@@ -339,11 +339,17 @@ def _carry_out(
     return outcome
 
 
-def _to_be_mended(error: DataFileError, training: Training, writer: CheckpointWriter) -> DataFileError:
-    """The error of a file met within the run, with the command that goes on, after a checkpoint of the last step."""
+def _to_be_mended(
+    error: DataFileError | LostWorkerError, training: Training, writer: CheckpointWriter
+) -> DataFileError | LostWorkerError:
+    """The error of data met within the run, with the command that goes on, after a checkpoint of the last step.
+
+    Raises Interrupted where the run was asked to stop, since what asked may have ended a worker too.
+    """
     if training.processes.size == 1:  # the other ranks wait for this one, and can't take part
         writer.save()
-    return DataFileError(f"{error}; then go on with {resume_command(training.record.path)}")
+        writer.stop_if_asked()
+    return type(error)(f"{error}; then go on with {resume_command(training.record.path)}")
 
 
 def _way_out(error: NotFiniteError, checkpoints: CheckpointFolder) -> str:

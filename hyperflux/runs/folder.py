@@ -41,6 +41,8 @@ MAX_REPORT_BYTES = 1 << 22
 """Most bytes of a report.json: ten thousand layers take fewer."""
 MAX_METRICS_BYTES = 1 << 26
 """Most bytes of a metrics.jsonl: more than the longest run writes."""
+MAX_METRICS_LINE = 10_000
+"""Most characters of a line of metrics.jsonl, which has twelve numbers."""
 
 FILES = (
     "config.toml",
@@ -260,9 +262,12 @@ def _parse_outcome(path: Path) -> Outcome:
 
 def _parse_epochs(path: Path) -> list[EpochRow]:
     """metrics.jsonl, checked. Raises OSError and ValueError."""
-    *lines, last = read_text(inside(path, "metrics.jsonl"), MAX_METRICS_BYTES).split("\n")
-    if len(lines) > MAX_EPOCHS:
-        raise ValueError(f"metrics.jsonl: {len(lines):,} lines, and a run has at most {MAX_EPOCHS:,} epochs")
+    text = read_text(inside(path, "metrics.jsonl"), MAX_METRICS_BYTES)
+    if (count := text.count("\n")) > MAX_EPOCHS:
+        raise ValueError(f"metrics.jsonl: {count:,} lines, and a run has at most {MAX_EPOCHS:,} epochs")
+    *lines, last = text.split("\n")
+    if (length := max(map(len, lines), default=0)) > MAX_METRICS_LINE:
+        raise ValueError(f"metrics.jsonl: a line of {length:,} characters, more than {MAX_METRICS_LINE:,}")
     epochs = [parse_dataclass(EpochRow, parse_json(line)) for line in lines]
     if last:
         raise ValueError("metrics.jsonl: its last line is torn")

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hyperflux.errors import InputError
-from hyperflux.io.safe_read import open_file
+from hyperflux.io.archive import open_archive
 from hyperflux.telemetry.columns import SCHEMA, Table, Tables
 
 MAX_BYTES = 1 << 29
@@ -30,7 +30,7 @@ MAX_INTERVALS = 1 << 14
 MAX_MEMBERS = 100
 """Most files in the archive."""
 PIECE = 1 << 20
-"""Bytes that are unpacked at once."""
+"""Most bytes that are read or unpacked at once."""
 
 
 def file_content(tables: Tables) -> bytes:
@@ -50,7 +50,7 @@ def read_tables(path: Path) -> Tables:
         InputError: The file is missing, damaged, of another version, or too large.
     """
     try:
-        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+        with open_archive(path, PIECE) as archive:
             members = archive.infolist()
             if (asked := sum(member.file_size for member in members)) > MAX_BYTES or len(members) > MAX_MEMBERS:
                 raise ValueError(f"asks for {asked:,} bytes in {len(members):,} tables")

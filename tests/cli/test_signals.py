@@ -65,7 +65,7 @@ def test_ctrl_c_during_an_import_is_one_line(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("words", [["recipes"], ["--version"], ["prune", "--model", "nothing"]], ids=" ".join)
 def test_a_signal_that_comes_after_the_end_changes_nothing(tmp_path, words, number):
     code, out, err = ended(tmp_path, AFTER.format(number=number, words=words))
@@ -74,7 +74,7 @@ def test_a_signal_that_comes_after_the_end_changes_nothing(tmp_path, words, numb
     assert bool(out) != bool(code)
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_run_whose_report_is_written_is_finished_whatever_comes(tmp_path, number):
     code, out, err = ended(tmp_path, AT_END.format(number=number, words=PRUNE))
     assert (code, err) == (0, "")

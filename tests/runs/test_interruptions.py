@@ -19,7 +19,8 @@ from idx_files import write_mnist
 from image_files import write_folder
 from interrupted import left
 
-from hyperflux import InputError, RunConfig
+from hyperflux import InputError, RunConfig, RunError
+from hyperflux.runs.checkpoints.writer import CheckpointInterval
 from hyperflux.runs.driver import execute
 from hyperflux.runs.lock import LOCK, locked
 
@@ -148,9 +149,14 @@ def test_an_end_amid_a_write(here, whole, name, number):
 
 @pytest.mark.parametrize(
     ("backend", "number", "code"),
-    [("numpy", signal.SIGINT, 130), ("numpy", signal.SIGTERM, 143), ("torch", signal.SIGINT, 130)],
+    [
+        ("numpy", signal.SIGINT, 130),
+        ("numpy", signal.SIGTERM, 143),
+        ("numpy", signal.SIGHUP, 129),
+        ("torch", signal.SIGINT, 130),
+    ],
 )
-def test_ctrl_c_and_sigterm_stop_after_the_step_and_say_how_to_go_on(here, backend, number, code, whole):
+def test_a_signal_stops_after_the_step_and_say_how_to_go_on(here, backend, number, code, whole):
     process = start(here, *begin(backend, every="2h"))
     wait_for(process, lambda: has_epochs(here, 5))
     process.send_signal(number)
@@ -186,25 +192,56 @@ def children(process):
     return list(map(int, listed.read_text().split())) if listed.exists() else []
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_workers_too_and_harms_nothing(here):
-    """They go on loading what the step under way needs."""
+@pytest.fixture
+def streamed(here):
+    """The start of a run whose images a worker decodes, in a process group of its own."""
     write_folder(here / "images", size=(70, 70), train=16, test=4)
     (here / "streamed.toml").write_text(STREAMED)
-    process = start(here, "--recipe", "streamed.toml", "--out", "run", start_new_session=True)
+    return lambda: start(here, "--recipe", "streamed.toml", "--out", "run", start_new_session=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_reaches_the_workers_too_harms_nothing(here, streamed, number):
+    """A terminal, `timeout`, a scheduler signal all processes, some twice. Workers load what the step needs."""
+    process = streamed()
     wait_for(process, lambda: has_epochs(here, 1))
 
-    def interrupted_all_the_while():
+    def signalled_all_the_while():
         """To the workers alone: a run whose worker has ended would fail."""
         for child in children(process):
             with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGINT)
+                os.kill(child, number)
         return has_epochs(here, 6)
 
-    wait_for(process, interrupted_all_the_while)
-    os.killpg(process.pid, signal.SIGINT)
+    wait_for(process, signalled_all_the_while)
+    os.killpg(process.pid, number)
+    os.killpg(process.pid, number)
     code, _, err = finished(process)
-    assert (code, err) == (130, ["hyperflux: stopped by SIGINT; continue with hyperflux prune --resume --out run"])
+    line = f"hyperflux: stopped by {number.name}; continue with hyperflux prune --resume --out run"
+    assert (code, err) == (128 + number, [line])
     assert list((here / "run" / "checkpoint").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
+def test_a_worker_that_is_killed_is_one_line_and_the_run_goes_on(here, streamed):
+    process = streamed()
+    wait_for(process, lambda: has_epochs(here, 3) and children(process))
+    for child in children(process):
+        os.kill(child, signal.SIGKILL)
+    code, _, err = finished(process)
+    assert (code, len(err)) == (1, 1)
+    assert "hyperflux: a process that decodes images has ended (" in err[0]
+    assert err[0].endswith("set fewer workers in config.toml; then go on with hyperflux prune --resume --out run")
+    assert not (here / "run" / LOCK).exists()
+    code, _, err = finished(start(here, "--resume", "--out", "run"))
+    assert (code, err) == (0, [])  # from the last step
+
+
+def test_a_hang_up_that_nohup_keeps_away_is_not_heard(here):
+    process = start(here, *begin(), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_for(process, lambda: has_epochs(here, 2))
+    process.send_signal(signal.SIGHUP)
+    assert finished(process)[0] == 0
 
 
 def test_a_second_ctrl_c_stops_at_once(here):
@@ -231,6 +268,39 @@ def test_a_full_disk_ends_the_run_with_the_way_out_and_it_goes_on_later(here, wh
     )
     assert finished(start(here, "--resume", "--out", "run"))[0] == 0
     assert left(here / "run") == whole("numpy")
+
+
+def removed(folder):
+    shutil.rmtree(folder)
+
+
+def replaced(folder):
+    shutil.rmtree(folder)
+    folder.write_text("mine")
+
+
+def of_checkpoints_replaced(folder):
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "checkpoint").write_text("mine")
+
+
+def read_only(folder):
+    if os.geteuid() == 0:
+        pytest.skip("nothing is read-only for the superuser")
+    (folder / "checkpoint").chmod(0o555)
+    folder.chmod(0o555)
+
+
+@pytest.mark.parametrize("spoil", [removed, replaced, of_checkpoints_replaced, read_only])
+def test_a_folder_that_can_not_be_written_any_more_ends_the_run_in_one_line(tmp_path, spoil):
+    config, folder = RunConfig.from_dict({**tomllib.loads(recipe("numpy")), "backend": "numpy"}), tmp_path / "run"
+
+    def observe(row):
+        if row.epoch == 5:
+            spoil(folder)
+
+    with pytest.raises(RunError, match=r"cannot be (written|read)"):
+        execute(config, folder, observe, every=CheckpointInterval.parse("5"))
 
 
 def test_two_processes_on_one_folder(here):

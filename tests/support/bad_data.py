@@ -1,6 +1,7 @@
 """Data sets and tables of numbers that are damaged, or were never any."""
 
 import gzip
+import io
 import os
 import struct
 import zlib
@@ -169,6 +170,26 @@ def links_to_each_other(root):
     (root / "train" / "bee" / "a").symlink_to(root / "train" / "ant")
 
 
+def doubled_links(root, levels=30):
+    """Folders of two links each to the next: so many levels have a billion paths."""
+    for level in range(levels):
+        folder = root / "more" / str(level)
+        folder.mkdir(parents=True)
+        for name in ("a", "b"):
+            (folder / name).symlink_to(f"../{level + 1}")
+    (root / "more" / str(levels)).mkdir()
+    (root / "train" / "ant" / "more").symlink_to("../../more/0")
+
+
+def many_scans(path):
+    """A progressive JPEG of 80 kB, whose last scan comes again and again; each takes as long as the first."""
+    content = io.BytesIO()
+    Image.new("L", (8, 8)).save(content, "JPEG", progressive=True)
+    whole = content.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    path.with_suffix(".jpg").write_bytes(whole[:-2] + last * 1000 + whole[-2:])
+
+
 def stray(root):
     """Files that belong to no class, and one image of another size."""
     (root / "train" / "notes.txt").write_text("mine")
@@ -205,6 +226,8 @@ IMAGES = [
     images("of one class", one_class),
     images("linked twice", linked_twice),
     images("links to each other", links_to_each_other),
+    *(images(f"links doubled, {size}", doubled_links, size) for size in ((8, 8), (70, 70))),
+    *(images(f"of many scans {where.__name__}", where(many_scans)) for where in (first, later)),
     images("GIF by name", lambda root: (root / "train" / "ant" / "9.gif").write_bytes(b"GIF89a")),
     images("stray files", stray),
     images("names that are no text", unreadable_names),

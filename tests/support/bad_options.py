@@ -106,6 +106,8 @@ RECIPES = [
         "include = [[\"fc1\"]]", "exclude = [\"\\u0000\"]", "exclude = [0xffffffffffffffffffffffffff]",
         "augment = 1", "compile = 'no'", "optimizer = 'sgd'", "[optimizer]\nname = 'lion'",
         "[optimizer]\nname = 'sgd'\nmomentum = nan", "[optimizer]\nname = 'sgd'\nmomentum = 1.0",
+        "[optimizer]\nweight_decay = 1e300", "[pruning]\nlearning_rate = 1e300", "[dense]\nfinal_learning_rate = 1e39",
+        "[pruning]\npresence_learning_rate = 1e300",
         "[optimizer]\nweight_decay = -inf", "[optimizer]\nweight_decay = nan", "[dense]\nlearning_rate = inf",
         "[dense]\nlearning_rate = nan", "[dense]\nlearning_rate = -1.0", "[dense]\nlabel_smoothing = 1.0",
         "[dense]\nepochs = 1000000000000", f"[pruning]\nepochs = {HUGE}", "[pruning]\nepochs = 1.0",

@@ -87,6 +87,15 @@ def edited(**changes):
 ROW = {"epoch": 1, "stage": "pruning", "density": 0.5, "wanted": 0.5, "pressure": 1.0, "lr": 0.1, "presence_lr": 0.1,
        "train_loss": 1.0, "test_loss": 1.0, "accuracy": 0.5, "pruned": 1, "regrown": 1}  # fmt: skip
 
+
+def many_lists(file):
+    file.write_text('{"epoch": [' + "[]," * 10_000_000 + "[]]}\n")
+
+
+def many_lines(file):
+    file.write_text("\n" * 60_000_000)
+
+
 METRICS = [
     *(with_file("metrics.jsonl", content) for content in (
         b"\xff\n", b"\x00\n", b"{}\n", b"[]\n", b"\n", b"{", b"[" * 100_000 + b"\n", b'{"epoch": 1}',
@@ -99,6 +108,7 @@ METRICS = [
         ("pressure", -1), ("lr", float("nan")), ("accuracy", "1"), ("accuracy", 2), ("pruned", -1), ("pruned", 0.5),
         ("regrown", HUGE),
     )),
+    *(with_file("metrics.jsonl", content) for content in (many_lists, many_lines)),
 ]  # fmt: skip
 
 
@@ -177,7 +187,15 @@ def bomb(tables):
     return content.getvalue()
 
 
+def many_members(count=400_000):
+    """An archive that is only the list of so many empty members: each takes ten times its bytes in memory."""
+    member = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 0, 20, *[0] * 8, 1, *[0] * 6) + b"x"
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count & 0xFFFF, count & 0xFFFF, count * len(member), 0, 0)
+    return member * count + end
+
+
 TELEMETRY = [
+    archive(lambda tables: many_members(), "a list of many members"),
     archive(lambda tables: b"", "empty"),
     archive(lambda tables: b"PK\x05\x06" + bytes(18), "an archive of nothing"),
     archive(lambda tables: {**tables, "layers": np.zeros(3, [("step", "f8")])}, "other columns"),

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import torch
-from bad_runs import KINDS, Writes, a_link_outside, with_file
+from bad_runs import KINDS, Writes, a_link_outside, many_members, with_file
 from front_door_case import Case, short
 
 PRUNE = ["prune", "--dataset", "synthetic", "--model", "mlp:16-24-4", "--sparsity", "0.8"]
@@ -118,6 +118,34 @@ def called(function, argument):
     return b"\x80\x02c" + f"{module}\n{name}\n".encode() + pickle.dumps((argument,), 2)[2:-1] + b"R."
 
 
+def of_old(pickled):
+    """A file of torch before 1.6 whose content is this pickle."""
+    about = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+    return b"".join(pickle.dumps(one, 2) for one in about) + pickled + pickle.dumps([], 2)
+
+
+def doubled(levels=60):
+    """The pickle of a dictionary whose key is a tuple of two tuples of two, and so on: hashing it never ends."""
+    pairs = b"".join(b"h%ch%c\x86q%c" % (level, level, level + 1) for level in range(levels))
+    return b"\x80\x02)q\x00" + pairs + b"}h%cK\x01s." % levels
+
+
+def within_itself():
+    inner = {"fc1.weight": torch.ones(4)}
+    inner["again"] = {"deeper": inner}
+    return inner
+
+
+MANY = {
+    "tuples of tuples": doubled(),
+    "4 million sets": b"\x80\x04" + b"\x8f" * 4_000_000 + b".",
+    "30 MB of dictionaries": b"\x80\x02" + b"}" * 30_000_000 + b".",
+    "a bytearray of 1 GB": called(("builtins", "bytearray"), 10**9),
+    "a bytearray of 1 GB, protocol 4": b"\x80\x04" + called(("builtins", "bytearray"), 10**9)[2:],
+    "nothing fetched": b"\x80\x02h\x07.",
+}
+"""Pickles that ask for far more than they are."""
+
 EXECUTABLE = {"writes": Writes(), "runs": Runs(), "in a state_dict": {"state_dict": {"fc1.weight": Writes()}},
               "beside tensors": {"model": {"fc1.weight": torch.ones(4)}, "hook": Runs()}}  # fmt: skip
 
@@ -133,6 +161,10 @@ CHECKPOINTS = [
     checkpoint("TorchScript", scripted, "bad.pt"),
     checkpoint("packed", repacked(lambda name, kept: (kept + bytes(90_000_000), zipfile.ZIP_DEFLATED)), "bad.pt"),
     checkpoint("a bytearray of 10 GB", with_pickle(called(("builtins", "bytearray"), 10**10)), "bad.pt"),
+    *(checkpoint(name, with_pickle(content), "bad.pt") for name, content in MANY.items()),
+    *(checkpoint(f"of old, {name}", of_old(content), "bad.pt") for name, content in MANY.items()),
+    checkpoint("within itself", saved(within_itself()), "bad.pt"),
+    checkpoint("a list of many members", many_members(), "bad.pt"),
     checkpoint("a petabyte", with_pickle(
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
         b"X\x03\x00\x00\x00cpuK\x04tQK\x00\x8a\x07\x00\x00\x00\x00\x00\x00\x04\x85K\x01\x85\x89}tR."

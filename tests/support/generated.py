@@ -3,15 +3,17 @@
 A command may accept it or refuse it. Numbers are drawn from `SEED`, or anew under the profile `nightly`.
 """
 
+import gzip
 import json
 import math
 import os
 import shutil
 import zipfile
+from pathlib import Path
 from random import Random
 
 import numpy as np
-from bad_data import IMAGE_FOLDER
+from bad_data import IMAGE_FOLDER, MNIST
 from bad_runs import KINDS, ROW, a_folder, a_link_outside, npy
 from bad_weights import PRUNE, safetensors
 from front_door_case import Case, short
@@ -273,7 +275,10 @@ def kinds():
         yield Case(f"a lock of {name}", [*PRUNE, *SHORT], lambda folder, _, kind=kind: _lock(folder / "out", kind))
         yield Case(f"picture of {name}", [*IMAGE_FOLDER, "--dense-epochs", "0", *SHORT],
                    lambda folder, _, kind=kind: _picture(folder / "data", kind))  # fmt: skip
-    yield Case("mnist of 200 MB of zeros", ["prune", "--dataset", "mnist", "--data-dir", "data"], _much_mnist)
+    for backend in ("numpy", "torch"):
+        some = ("--train-samples", "64", "--dense-epochs", "0", "--model", "mlp:784-4-10", "--backend", backend)
+        yield Case(f"mnist of 64 MB in 70 kB, {backend}", [*MNIST, *some, *SHORT], _packed_mnist)
+    yield Case("mnist of 200 MB of zeros", MNIST, _much_mnist)
 
 
 def _cifar(data, kind):
@@ -298,6 +303,17 @@ def _much_mnist(folder, _):
     with file.open("wb") as opened:
         opened.write(idx_bytes(np.zeros((0, 28, 28)))[:4] + b"".join(n.to_bytes(4, "big") for n in (250_000, 28, 28)))
         opened.truncate(16 + 250_000 * 784)
+
+
+def _packed_mnist(folder, _):
+    raw, count = write_mnist(folder / "data"), 85_000
+    images, labels = (raw / f"train-{name}" for name in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    first = [np.frombuffer(file.read_bytes()[start:], np.uint8) for file, start in ((images, 16), (labels, 8))]
+    whole = [np.zeros((count, 28, 28), np.uint8), np.zeros(count, np.uint8)]
+    for file, some, all_ in zip((images, labels), first, whole, strict=True):
+        all_.reshape(-1)[: len(some)] = some
+        file.unlink()
+        Path(f"{file}.gz").write_bytes(gzip.compress(idx_bytes(all_), 1))
 
 
 def named_run(names_):

@@ -324,7 +324,7 @@ class NumpyBackend:
         return {name: view.shape for name, view in views.items()}
 
     def _flat(self, inputs: NDArray[np.float32]) -> Array:
-        return inputs.reshape(len(inputs), -1).astype(self._dtype)
+        return inputs.reshape(len(inputs), -1).astype(self._dtype, copy=False)
 
 
 def _shape(array: NDArray[Any]) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hyperflux.backends.torch.image_files import MAX_BYTES
-from hyperflux.errors import DataFileError
+from hyperflux.backends.torch.workers import leave_stopping_to_the_run, loaded
 from hyperflux.io import fingerprints
 from hyperflux.io.fingerprints import sample_indices
 from hyperflux.seeding import generator
@@ -176,22 +175,11 @@ class StreamedData:
 
     def _load(self, part: Any, **how: Any) -> Iterator[Batch]:
         pinned = self.device.type == "cuda"
-        try:
-            loader = DataLoader(
-                part, num_workers=self.workers, pin_memory=pinned, worker_init_fn=_leave_ctrl_c_to_the_run, **how
-            )
-            for inputs, labels in loader:
-                yield (
-                    inputs.to(self.device, self.dtype, non_blocking=pinned),
-                    labels.to(self.device, non_blocking=pinned),
-                )
-        except DataFileError as error:  # a worker's error contains its traceback; the reason is at its end
-            raise DataFileError(str(error).rpartition(f"{DataFileError.__name__}: ")[2]) from error
-
-
-def _leave_ctrl_c_to_the_run(worker: int) -> None:
-    """Ignore Ctrl-C, which a terminal sends to every process: the run needs its workers to finish its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loader = DataLoader(
+            part, num_workers=self.workers, pin_memory=pinned, worker_init_fn=leave_stopping_to_the_run, **how
+        )
+        for inputs, labels in loaded(loader):
+            yield inputs.to(self.device, self.dtype, non_blocking=pinned), labels.to(self.device, non_blocking=pinned)
 
 
 def _of_tensors(inputs: Tensor, labels: Tensor) -> str:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ MAX_PIXELS = 1 << 26
 """Most pixels of an image: a file of a few kilobytes can announce far more."""
 MAX_ASPECT = 100
 """Largest ratio of an image's sides: the longer side of a strip grows with it when the shorter is resized."""
+MAX_SCANS = 500
+"""Most scans of a progressive JPEG, each of which takes as long as an image, and may take 90 bytes; usual are ten."""
 REPAIR = "repair it, or put another picture in its place"
 
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr")
@@ -82,6 +84,8 @@ def _header(path: str) -> Iterator[Any]:
                 raise ValueError(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise ValueError(f"{width}x{height} pixels, one side more than {MAX_ASPECT} times the other")
+            if "progressive" in image.info and _scans(file) > MAX_SCANS:
+                raise ValueError(f"more than {MAX_SCANS} scans")
             yield image
     except InputError:
         raise
@@ -92,6 +96,17 @@ def _header(path: str) -> Iterator[Any]:
     except Exception as error:  # decoders raise whatever they met in the file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataFileError(f"image {path}: can't be read ({reason}); {REPAIR}") from error
+
+
+def _scans(file: BinaryIO) -> int:
+    """The number of marks that begin a scan in a JPEG file, whose place for reading stays as it was."""
+    place, count, before = file.tell(), 0, b""
+    file.seek(0)
+    while piece := file.read(1 << 20):
+        count += (before + piece).count(b"\xff\xda")
+        before = piece[-1:]
+    file.seek(place)
+    return count
 
 
 class _NotFaithfulError(ValueError):

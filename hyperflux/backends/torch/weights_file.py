@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 import zipfile
@@ -13,9 +14,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.pickles import check_pickle
 from hyperflux.errors import InputError
+from hyperflux.io.archive import open_archive
 from hyperflux.io.find_weights import find_weights, misfit, misfits
+from hyperflux.io.safe_read import open_file
 from hyperflux.io.weights_file import MAX_BYTES, check_size, max_bytes, require_readable
+
+MAX_PICKLE = 1 << 24
+"""Most bytes of the pickle in a file of torch.save, and of the list of its members: 100,000 tensors take less."""
+PICKLES_OF_OLD = 5
+"""Pickles before the numbers in a file of torch before 1.6: three about the file, the content, the order of numbers."""
 
 
 def read_checkpoint(path: str, limit: int = MAX_BYTES) -> Any:
@@ -29,7 +38,7 @@ def read_checkpoint(path: str, limit: int = MAX_BYTES) -> Any:
     try:
         if path.endswith(".safetensors"):
             return _read_safetensors(path)
-        _check_archive(path)
+        _check_saved(path)
         with warnings.catch_warnings(action="ignore"):  # about old forms of files that can still be read
             return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
@@ -40,7 +49,7 @@ def read_checkpoint(path: str, limit: int = MAX_BYTES) -> Any:
             "is read, for safety); save the model's state_dict() by itself"
         ) from error
     except Exception as error:  # the readers raise whatever they met in the file
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"weights file {path}: not a readable safetensors file or torch.save file ({reason})"
         ) from error
@@ -53,20 +62,30 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _check_archive(path: str) -> None:
-    """Raise ValueError for a file of torch.save, a zip archive, that would unpack to more bytes than it has.
+def _check_saved(path: str) -> None:
+    """Raise ValueError for a file of torch.save that asks for more than it holds, see `check_pickle`.
 
-    torch.save never compresses, and never writes a bytearray, which takes memory by its size alone.
+    It is a zip archive, or of old a few pickles and then the numbers.
     """
-    if not zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path):
+        _check_archive(path)
         return
-    with zipfile.ZipFile(path) as archive:
+    with open_file(Path(path)) as file:
+        for _ in range(PICKLES_OF_OLD):
+            if file.peek(1):
+                check_pickle(file)
+
+
+def _check_archive(path: str) -> None:
+    """Raise ValueError for an archive that would unpack to more bytes than it has; torch.save never compresses."""
+    with open_archive(Path(path), MAX_PICKLE) as archive:
         members = archive.infolist()
         packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
         if packed or sum(member.file_size for member in members) > Path(path).stat().st_size:
             raise ValueError("it is packed, and torch.save does not pack")
-        if any(b"bytearray" in archive.read(member) for member in members if member.filename.endswith(".pkl")):
-            raise ValueError("it holds a bytearray")
+        for member in members:
+            if member.filename.lower().endswith(".pkl"):  # torch finds it by any case
+                check_pickle(io.BytesIO(archive.read(member)))
 
 
 def load_from(model: nn.Module, path: str, name: str) -> str:

@@ -19,6 +19,8 @@ from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, raise_on_a
 
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 """Seconds of each unit of time."""
+ONE_REQUEST = 0.5
+"""Seconds within which a signal that comes again is one request: `timeout` tells its command, then its whole group."""
 
 Stop = Callable[[], int | None]
 """Returns the number of the signal that asks a run to stop; None if there was none."""
@@ -92,6 +94,14 @@ class CheckpointWriter:
         due, number = self._processes.all_reduce_max([self._timer.step(), self._stop() or 0])
         if due or number:
             self.save()
+        self._raise_for(number)
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted if this process was asked to stop, after a checkpoint that the caller has saved."""
+        self._raise_for(self._stop() or 0)
+
+    def _raise_for(self, number: int) -> None:
+        """Raise Interrupted by the signal of this number, unless it is 0."""
         if number:
             name = signal.Signals(number).name
             folder = self._folder.path.parent
@@ -110,31 +120,39 @@ class CheckpointWriter:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[Stop]:
-    """Within this context, note the first Ctrl-C or SIGTERM; the yielded function returns its number.
+    """Within this context, note the first Ctrl-C, SIGTERM or SIGHUP; the yielded function returns its number.
 
-    A second signal acts as usual. Use it in the main thread only. Forked child processes ignore Ctrl-C and end on
-    SIGTERM.
+    The same signal within `ONE_REQUEST` is the same request. Any other after the first acts as usual. Where SIGHUP is
+    ignored, as under nohup, it stays so. Use it in the main thread only. Forked child processes ignore these signals.
     """
-    noted: list[int] = []
-    owner, before = os.getpid(), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    noted: list[tuple[int, float]] = []
+    owner, before = os.getpid(), {number: signal.getsignal(number) for number in _stop_signals()}
 
     def note(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner and number == signal.SIGINT:
-            return  # a terminal signals every process, but the current step needs its workers
-        if os.getpid() == owner and not noted:
-            noted.append(number)
-        else:
+        if os.getpid() != owner:
+            return  # to every process of the run, but its step needs its workers, which set their own handlers
+        if not noted:
+            noted.append((number, time.monotonic()))
+        elif number != noted[0][0] or time.monotonic() - noted[0][1] > ONE_REQUEST:
             restore()
             signal.raise_signal(number)
 
     def restore() -> None:
         for number, handler in before.items():
-            if signal.getsignal(number) is note:  # a command that is about to end ignores both
+            if signal.getsignal(number) is note:  # a command that is about to end ignores all
                 signal.signal(number, handler)
 
     for number in before:
         signal.signal(number, note)
     try:
-        yield lambda: noted[0] if noted else None
+        yield lambda: noted[0][0] if noted else None
     finally:
         restore()
+
+
+def _stop_signals() -> list[signal.Signals]:
+    found = [signal.SIGINT, signal.SIGTERM]
+    hang_up = getattr(signal, "SIGHUP", None)  # a terminal that is closed sends it; Windows lacks it
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        found.append(hang_up)
+    return found

@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import hyperflux
-from hyperflux import InputError, Pruner, RunError
+from hyperflux import InputError, Pruner, RunConfig, RunError
 from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck
 from hyperflux.backends.torch.training import EpochProgress, Precision, train_epoch
+from hyperflux.runs.driver import execute
 from hyperflux.session.nonfinite import MAX_IN_A_ROW, NonFiniteGuard, NotFiniteError
 
 CPU = torch.device("cpu")
@@ -298,3 +299,18 @@ def test_flux_that_overflows_is_named():
         parameter.grad = torch.full_like(parameter, 1e30)
     with pytest.raises(RunError, match="flux: products of weights and gradients overflow"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("controller", ["default", "published"])
+@pytest.mark.parametrize("size", [1e10, 1e15])
+def test_huge_weights_that_are_finite_end_a_run_in_one_line(tmp_path, controller, size):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"fc1.weight": (24, 16), "fc1.bias": (24,), "fc2.weight": (4, 24), "fc2.bias": (4,)}
+    weights = {name: size * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    torch.save(weights, tmp_path / "huge.pt")
+    config = RunConfig.from_dict(
+        {"dataset": "synthetic", "model": "mlp:16-24-4", "sparsity": 0.8, "checkpoint": str(tmp_path / "huge.pt"),
+         "device": "cpu", "pruning": {"epochs": 14}, "controller": controller}
+    )  # fmt: skip
+    with pytest.raises(RunError, match=r"overflow|became inf|became nan"):
+        execute(config, tmp_path / "run")
