@@ -34,9 +34,22 @@ def require_optimizer(name: str, value: Any) -> None:
 
 
 def require_tensor(name: str, value: Any) -> None:
-    """Raise InputError unless the value is a tensor."""
+    """Raise InputError unless the value is a tensor with rows of one size."""
     if not isinstance(value, Tensor):
         raise InputError(f"{name}: {kind_of(value)} is not a tensor; give inputs (batch, ...)")
+    if value.is_nested:
+        raise InputError(f"{name}: is {other_than_dense(value)}; give a dense one (batch, ...)")
+
+
+def other_than_dense(tensor: Tensor) -> str:
+    """What a tensor is if it is not one that holds all its values in one piece of memory; empty if it is."""
+    if tensor.is_meta:
+        return "on the meta device and holds no values"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"sparse ({str(tensor.layout).removeprefix('torch.')})"
+    return "quantised" if tensor.is_quantized else ""
 
 
 @contextmanager

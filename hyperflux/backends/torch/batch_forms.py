@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hyperflux.backends.torch.arguments import other_than_dense
 from hyperflux.errors import InputError
 
 TARGET_NAMES = ("label", "labels", "target", "targets", "y")
@@ -41,7 +42,7 @@ def batches_on(device: torch.device, dtype: torch.dtype, loader: Iterable[Any]) 
 
 def samples_in(value: Any) -> int:
     """Rows of the first tensor with rows in a nested value; 1 if there is none."""
-    return next((len(leaf) for leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.ndim), 1)
+    return next((leaf.size(0) for leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.ndim), 1)
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -65,6 +66,8 @@ def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
 
 def described(value: Any) -> str:
     """A value in words: the shape and dtype of a tensor, the parts of what holds others."""
+    if isinstance(value, Tensor) and value.is_nested:
+        return other_than_dense(value)
     if isinstance(value, Tensor | np.ndarray):
         kind = "a tensor" if isinstance(value, Tensor) else "an array"
         return f"{kind} of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
@@ -94,6 +97,8 @@ def _leaf_on(device: torch.device, dtype: torch.dtype, leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray):
         return _tensor(leaf, dtype).to(device, non_blocking=True)
     if isinstance(leaf, Tensor):
+        if leaf.is_meta and device.type != "meta":
+            raise ValueError(f"holds a tensor that is {other_than_dense(leaf)}")
         return leaf.to(device, non_blocking=True)
     return leaf.to(device) if hasattr(leaf, "to") else leaf
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from hyperflux.backends.torch.arguments import require_module, require_optimizer
+from hyperflux.backends.torch.arguments import other_than_dense, require_module, require_optimizer
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.io.safe_read import shown
@@ -36,6 +36,8 @@ _WEIGHTS = {
 MAX_PATTERNS = 1000
 MAX_PATTERN = 1000
 """Most patterns, and most characters of each: matching takes their square."""
+TRAINABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Number formats in which torch adds and multiplies."""
 _WHOLE_WEIGHTS = "pruning needs whole weights on every rank, as with DistributedDataParallel"
 
 
@@ -229,8 +231,14 @@ def require_plain(name: str, parameter: nn.Parameter) -> None:
     """Raise InputError for a parameter that cannot have presence parameters."""
     if isinstance(parameter, UninitializedParameter):
         raise InputError(f"{name}: not initialised yet; pass one batch through the model first")
+    if parameter.is_meta:
+        raise InputError(f"{name}: is {other_than_dense(parameter)}; give the model its weights first")
+    if other := other_than_dense(parameter):
+        raise InputError(f"{name}: is {other} and cannot be pruned; make it dense or exclude it")
     if not parameter.is_floating_point():
         raise InputError(f"{name}: holds {parameter.dtype}, not floating point numbers; exclude it")
+    if parameter.dtype not in TRAINABLE:
+        raise InputError(f"{name}: holds {parameter.dtype}, which torch cannot train; convert it or exclude it")
     if type(parameter.data) is not torch.Tensor:
         kind = type(parameter.data).__name__
         if kind == "DTensor":

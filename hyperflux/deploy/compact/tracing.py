@@ -12,6 +12,7 @@ from itertools import islice, product
 import torch
 from torch import fx, nn
 
+from hyperflux.backends.torch.arguments import other_than_dense
 from hyperflux.backends.torch.selection import unwrap
 from hyperflux.deploy.compact.execution import CALL_ERRORS, Inputs, tensors
 from hyperflux.deploy.compact.tracer import SizeTracer, UnreadableError, user_line
@@ -57,6 +58,8 @@ def checked_example(model: nn.Module, inputs: Inputs) -> Inputs:
             "compact: example_input must be a non-empty tensor, or a tuple of non-empty tensors; for other inputs, "
             "give a module that takes tensors and calls yours"
         )
+    if other := next(filter(None, map(other_than_dense, inputs)), ""):
+        raise InputError(f"compact: example_input is {other}; give a dense tensor (batch, ...)")
     try:
         on_cpu = tuple(x.cpu() for x in inputs)
         _outputs(model, on_cpu)
