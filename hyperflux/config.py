@@ -33,7 +33,7 @@ from hyperflux.session.nonfinite import ON_NONFINITE
 from hyperflux.telemetry.levels import level
 
 BACKENDS = ("torch", "numpy")
-MAX_RATE = 1e30
+MAX_RATE = 1e38
 """Largest learning rate and weight decay; beyond 3e38 torch has no number for them in float32."""
 MAX_EPOCHS = 100_000
 """Longest stage, and all stages together. A larger number is taken for a typing error."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,7 @@ def load_dataset(name: str, data_dir: str = "", train_samples: int = 0) -> Datas
     parts = _LOADERS[name](data_folder(data_dir))
     kept = slice(train_samples or None)
     require_spread(name, parts[1][kept], parts[0][kept])
-    data = _standardised(*parts)
-    return replace(data, train_inputs=data.train_inputs[kept], train_labels=data.train_labels[kept])
+    return _standardised(*parts, kept)
 
 
 def require_spread(name: str, labels: NDArray[Any], inputs: NDArray[Any] | None = None) -> None:
@@ -135,18 +134,20 @@ def _standardised(
     test_inputs: NDArray[Any],
     test_labels: NDArray[Any],
     classes: int,
+    kept: slice,
 ) -> Dataset:
-    """Both parts, standardised by the mean and deviation of all features of the training part."""
+    """The `kept` training samples and the test part, standardised by mean and deviation of the whole training part."""
     values = np.ascontiguousarray(train_inputs).reshape(-1)
     mean = float(values.mean(dtype=np.float64))
     deviation = math.sqrt(_squares(values, mean) / len(values))
     scaled = []
-    for inputs in (train_inputs, test_inputs):
+    for inputs in (train_inputs[kept], test_inputs):
         scaled.append(np.empty(inputs.shape, np.float32))
         for start in range(0, len(inputs), SAMPLES_AT_ONCE):
             part = slice(start, start + SAMPLES_AT_ONCE)
             scaled[-1][part] = (inputs[part] - mean) / deviation
-    return Dataset(scaled[0], train_labels.astype(np.int64), scaled[1], test_labels.astype(np.int64), classes)
+    labels = [own.astype(np.int64) for own in (train_labels[kept], test_labels)]
+    return Dataset(scaled[0], labels[0], scaled[1], labels[1], classes)
 
 
 def _squares(values: NDArray[Any], mean: float) -> float:

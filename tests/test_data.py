@@ -48,7 +48,7 @@ def test_data_are_standardised_in_pieces_to_the_bit_as_in_one(monkeypatch, lengt
     monkeypatch.setattr(data, "SAMPLES_AT_ONCE", 1000)
     train, test = (generator(seed, "pieces").integers(256, size=(length, 3)).astype(dtype) for seed in (0, 1))
     labels = np.zeros(length, np.int64)
-    found = data._standardised(train, labels, test, labels, 1)
+    found = data._standardised(train, labels, test, labels, 1, slice(None))
     for whole, scaled in ((train, found.train_inputs), (test, found.test_inputs)):
         expected = ((whole - train.mean(dtype=np.float64)) / train.std(dtype=np.float64)).astype(np.float32)
         assert np.array_equal(scaled, expected)

@@ -414,7 +414,8 @@ def test_without_resume_the_user_is_told_of_it(here, begun):
     assert "run holds an unfinished run; go on with hyperflux prune --resume --out run; name another" in err[0]
 
 
-def test_data_that_have_moved_are_named_with_resume_and_others_refused(here):
+def test_data_that_have_moved_are_named_with_resume_and_others_refused(here, monkeypatch):
+    monkeypatch.delenv("HYPERFLUX_DATA", raising=False)
     write_mnist(here / "data")
     (here / "numpy.toml").write_text(recipe("numpy").replace("synthetic", "mnist").replace("16-24-4", "784-4-10"))
     process = start(here, *begin())

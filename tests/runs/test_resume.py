@@ -283,6 +283,7 @@ def test_data_and_weights_that_have_moved_are_given_to_resume(tmp_path):
 def test_paths_that_config_toml_could_not_hold_are_refused_before_anything_is_written(tmp_path, monkeypatch):
     (tmp_path / "a\nb").mkdir()
     monkeypatch.chdir(tmp_path / "a\nb")
+    monkeypatch.delenv("HYPERFLUX_DATA", raising=False)
     with pytest.raises(InputError, match=r"data_dir: .* holds a control character"):
         execute(quick(dataset="mnist", model="mlp:784-4-10"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -38,7 +38,7 @@ from hyperflux.backends.torch.training import (
     train_epoch,
 )
 from hyperflux.config import RunConfig
-from hyperflux.errors import DataFileError, InputError
+from hyperflux.errors import DataFileError, InputError, LostWorkerError
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.io.ranges import MAX_INTEGER
 from hyperflux.io.saved_arrays import require_like, whole
@@ -171,7 +171,7 @@ class TorchBackend:
         with torch_threads(self._threads):
             try:
                 own = tally(self._model, batches, self._precision)
-            except DataFileError:  # a run that goes on evaluates this epoch first
+            except (DataFileError, LostWorkerError):  # a run that goes on evaluates this epoch first
                 self._progress = self._trained or self._progress
                 raise
         self._trained = None
@@ -360,7 +360,7 @@ class TorchBackend:
         """
         try:
             yield
-        except DataFileError:
+        except (DataFileError, LostWorkerError):
             if self._progress.batches > begun:
                 self._randomness = state.randomness(self._device)
             elif begun:

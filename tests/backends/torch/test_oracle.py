@@ -25,7 +25,7 @@ OPTIMIZERS = {
     "adagrad": lambda p: optim.Adagrad(p, lr=1e-2),
     "timm lion": lambda p: Lion(p, lr=1e-3, weight_decay=0.01),
 }
-STEPS = 300
+STEPS = 150
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
