@@ -149,7 +149,7 @@ def _fit_file(
     text = json.dumps(found.to_dict())
     if out:
         files = {"law.json": f"{text}\n".encode(), "law.png": found.plot(source.name)}
-        new_folder(out)
+        new_folder(out, files)
         write_together(out, files)
         ignore_stop_signals()
     if as_json:

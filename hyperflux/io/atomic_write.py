@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,11 +79,14 @@ def _flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def new_folder(path: Path) -> None:
-    """Create a folder, or accept an empty one. Raises InputError for any other."""
+def new_folder(path: Path, files: Collection[str]) -> None:
+    """Create a folder for these files, or accept an empty one; parts of the files, which a kill may leave, don't count.
+
+    Raises InputError for any other.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if set(path.iterdir()) - {part_of(path / name) for name in files}:
             raise InputError(f"{path} is not empty; name another folder with --out or remove this one")
     except OSError as error:
         raise InputError(f"{path}: cannot be used as a folder ({error.strerror}); name one with --out") from error

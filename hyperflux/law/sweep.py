@@ -202,7 +202,7 @@ def prepare(config: RunConfig, folder: Path, announce: Callable[[str], None] = l
     recorded = config.with_absolute_paths()
     backend = build_backend(config)
     load_start(config, backend, announce)
-    new_folder(folder)
+    new_folder(folder, ["config.toml"])
     write_atomic(folder / "config.toml", tomli_w.dumps(recorded.to_dict()).encode())
     if config.checkpoint:
         return config.checkpoint

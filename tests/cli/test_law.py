@@ -114,6 +114,16 @@ def test_a_file_of_ones_own_is_fitted(here):
     assert files_in(here) == before
 
 
+def test_what_a_kill_left_before_the_first_file_is_no_obstacle(here):
+    fitted = ["--from", "points.csv", "--x", "gamma", "--y", "left"]
+    for words, part in ((SWEEP, ".config.toml.part"), (fitted, ".law.png.part")):
+        out = here / f"begun{part}"
+        out.mkdir()
+        (out / part).write_text("half")
+        assert run(here, *words, "--out", str(out)).returncode == 0
+        assert not (out / part).exists()
+
+
 def test_interrupted_it_leaves_what_was_measured_so_far(here):
     process = start(
         here, "--recipe", "quick.toml", "--out", "out", "--lowest", "-5", "--highest", "0", "--step", "0.01"
