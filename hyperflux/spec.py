@@ -142,7 +142,7 @@ class Gates:
 
     Attributes:
         of: The gate of each weight, (N,), from 0 to J − 1; every gate holds a weight.
-        costs: c, (J,), above 0: what a step's pressure takes removing the gate to save.
+        costs: c, (J,), above 0: what removing each gate saves.
     """
 
     of: NDArray[np.intp]

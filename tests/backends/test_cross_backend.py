@@ -1,6 +1,7 @@
 """The torch backend held to the specification: one step, ten steps, whole runs; and the comparison held to account."""
 
 import math
+from itertools import pairwise
 from unittest import mock
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 from tolerances import ROUNDING
 
 from hyperflux import RunConfig, spec
-from hyperflux.backends.torch.capacity import kth_largest, meet_capacity
+from hyperflux.backends.torch.capacity import _Blocks, kth_largest, meet_capacity
 from hyperflux.config import OptimizerSettings
 from hyperflux.models import initial_mlp
 from hyperflux.runs.driver import execute
@@ -145,6 +146,11 @@ def test_looking_near_the_gate_first_finds_the_same_threshold(parts, near, copie
     limits |= {"_blocks": lambda tensor: list(tensor.split(copied)) if len(tensor) else []} if by_torch else {}
     with mock.patch.multiple("hyperflux.backends.torch.capacity", **limits):
         found = kth_largest(tensors, k, near)
+        if by_torch:
+            joined = list(_Blocks(tensors))
+            assert torch.equal(torch.cat(joined), torch.cat(tensors))
+            assert all(len(block) <= copied for block in joined)
+            assert all(len(one) + len(other) > copied for one, other in pairwise(joined)), "joined where there was room"
     assert found == kth_largest(tensors, k) == (everything[k - 1], sum(x >= everything[k - 1] for x in everything))
 
 

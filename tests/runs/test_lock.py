@@ -133,3 +133,13 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path):
     with pytest.raises(InputError, match="its lock is a link, so remove it"), locked(tmp_path, print):
         pass
     assert (tmp_path / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("content", ["", "\n{}", "[1]"])
+def test_a_lock_that_has_another_name_is_refused(tmp_path, content):
+    """The other name's file would be overwritten, although it may look like a lock that an earlier process left."""
+    (tmp_path / "mine").write_text(content)
+    os.link(tmp_path / "mine", tmp_path / LOCK)
+    with pytest.raises(InputError, match="its lock is a file that has another name too"), locked(tmp_path, print):
+        pass
+    assert (tmp_path / "mine").read_text() == content

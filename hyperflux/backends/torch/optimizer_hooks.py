@@ -70,10 +70,7 @@ class FailedStepHook:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, call: Callable[[], None]) -> None:
-        """Args:
-        optimizer: The optimizer.
-        call: Called before the error goes on.
-        """
+        """Replace the optimizer's `step`; `call` is called before the error goes on."""
         inner = optimizer.step
         self._optimizer, self._before = weakref.ref(optimizer), vars(optimizer).get("step")
         self._call: Callable[[], None] | None = call

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from hyperflux import InputError, Pruner
 from hyperflux.backends.torch import contents_check
+from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.schedules.base import StepSettings
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse
@@ -168,6 +169,19 @@ def test_comparisons_that_wait_for_a_device_name_the_write_later(monkeypatch):
     train(model, optimizer, 50)
     pruner.finalize()
     assert pruner.surviving == 653
+
+
+def test_a_write_is_remembered_over_the_steps_until_the_device_is_read(monkeypatch):
+    """θ has overwritten it by the next comparison, which finds no difference."""
+    monkeypatch.setattr(contents_check, "is_read_at_once", lambda tensor: False)
+    model, _, pruner = pruned()
+    entries, check = pruner.gate._entries.values(), contents_check.ContentsCheck(Kernels())
+    model[1].weight.data.add_(1.0)
+    assert check.changed(entries) == []
+    pruner.gate.write_effective()
+    assert check.changed(entries) == []
+    assert check.lost() == "1.weight"
+    assert check.lost() is None
 
 
 def test_finalize_asks_no_other_rank():
