@@ -96,6 +96,23 @@ def test_without_room_for_the_file_the_line_comes_all_the_same(tmp_path):
     assert one_line(err).endswith("please report it; no file could be written with the traceback")
 
 
+def test_without_a_folder_for_temporary_files_the_current_one_takes_it(tmp_path):
+    refusing = """
+import tempfile
+own = tempfile.mkstemp
+def elsewhere(suffix, prefix, folder):
+    if folder is None:
+        raise FileNotFoundError("no usable temporary directory")
+    return own(suffix, prefix, folder)
+tempfile.mkstemp = elsewhere
+"""
+    code, _, err = ended(tmp_path, refusing + RAISING.format(statement="[][0]"), tmp_path)
+    (log,) = tmp_path.iterdir()
+    assert code == 70
+    assert log.name in one_line(err)
+    assert "IndexError" in log.read_text()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 def test_a_traceback_that_can_only_be_written_in_part_is_not_left(tmp_path):
     full = 'import os, tempfile\ntempfile.mkstemp = lambda *_: (os.open("/dev/full", os.O_WRONLY), "part")\n'

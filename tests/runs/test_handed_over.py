@@ -299,6 +299,35 @@ def test_facts_of_each_kind_are_refused(broken, tmp_path, monkeypatch, what):
     assert files_of(folder) == before
 
 
+def refused_with(folder, good, name, value):
+    """Whether a resume refuses, and changes nothing, where the first number of an array is another."""
+    array = good.arrays[name].copy()
+    array.flat[0] = value
+    rewritten(folder, Checkpoint(good.facts, {**good.arrays, name: array}))
+    before = files_of(folder)
+    told = failure(lambda: resume(folder))
+    return isinstance(told, InputError) and "checkpoint does not fit" in str(told) and files_of(folder) == before
+
+
+@BACKENDS
+def test_no_array_may_hold_nan_and_no_squared_moment_a_negative_number(broken, tmp_path, backend):
+    good = CheckpointFolder(broken(backend) / CHECKPOINTS).last(print)
+    own = [name for name, array in good.arrays.items() if name.startswith("backend/") and array.size]
+    floating = [(name, np.nan) for name in own if good.arrays[name].dtype.kind == "f"]
+    squared = [(name, -1.0) for name, _ in floating if name.endswith(("second", "exp_avg_sq"))]
+    assert len(squared) >= 3
+    for number, (name, value) in enumerate(floating + squared):
+        folder = shutil.copytree(broken(backend), tmp_path / str(number))
+        assert refused_with(folder, good, name, value), (name, value)
+
+
+def test_a_gate_that_has_taken_more_steps_than_the_run_is_refused(broken, tmp_path):
+    """Also without telemetry, which counts them too."""
+    good = CheckpointFolder(broken("numpy") / CHECKPOINTS).last(print)
+    folder = shutil.copytree(broken("numpy"), tmp_path / "run")
+    assert refused_with(folder, good, "backend/gate/taken", 10**6)
+
+
 def test_a_generator_state_that_is_none_is_refused(broken, tmp_path):
     folder = shutil.copytree(broken("torch"), tmp_path / "run")
     good = CheckpointFolder(folder / CHECKPOINTS).last(print)

@@ -44,6 +44,8 @@ def require_gate_state(saved: Any, gate: TorchGate) -> None:
             raise InputError(f"{WHAT}, pressure_mean of {name}: {values['pressure_mean']} is below 0")
         for key, own_tensor in state.tensors().items():
             _require_alike(f"{WHAT}, {key} of {name}", values[key], own_tensor)
+        if bool((values["second"] < 0).any()):
+            raise InputError(f"{WHAT}, second of {name}: a squared moment is below 0")
 
 
 @torch.no_grad()
