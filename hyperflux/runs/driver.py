@@ -289,7 +289,11 @@ def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoi
         if provenance.data != started_with.data:
             then = parse_dataclass(ImageFiles, {"files": saved.facts.get("files", {})}).files
             change = changed_data(training.config.dataset, then, training.backend.files())
-        training.restore(parse_dataclass(RunProgress, saved.facts["progress"]), saved.arrays, schedule)
+        progress = parse_dataclass(RunProgress, saved.facts["progress"])
+        try:
+            training.restore(progress, saved.arrays, schedule)
+        except InputError as error:  # it names neither the run nor a way out
+            raise ValueError(str(error)) from error
         training.warnings.warn_once("data", change)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InputError | RunError):

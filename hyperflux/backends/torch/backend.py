@@ -259,10 +259,7 @@ class TorchBackend:
         require_like(saved, scaler)
         if self._gate is not None:
             require_like(saved, {f"gate/{name}": array for name, array in state.gate_arrays(self._gate).items()})
-            try:
-                require_gate_state(state.nested_gate_state(self._gate, subtree(saved, "gate")), self._gate)
-            except InputError as error:  # its words are for a state that a Pruner is given
-                raise ValueError(str(error)) from error
+            require_gate_state(state.nested_gate_state(self._gate, subtree(saved, "gate")), self._gate)
         require_processes(saved, self._device)
 
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
