@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hyperflux._version import __version__
+from hyperflux.backends.torch.compact.driver import count_weights
+from hyperflux.backends.torch.compact.equivalence import outputs_match
 from hyperflux.deploy.compact import compact
-from hyperflux.deploy.compact.driver import count_weights
-from hyperflux.deploy.equivalence import outputs_match
 from hyperflux.deploy.export_options import output_path, require_onnx
 from hyperflux.deploy.formats import FORMATS, Function
 from hyperflux.deploy.networks import RunNetworks, load_networks

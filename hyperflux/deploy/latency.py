@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.compact.equivalence import require_matching_outputs
+from hyperflux.backends.torch.flops import Cost, count_cost
 from hyperflux.backends.torch.threads import torch_threads
 from hyperflux.deploy.compact import compact
-from hyperflux.deploy.equivalence import require_matching_outputs
 from hyperflux.deploy.export_options import missing_for_onnx
-from hyperflux.deploy.flops import Cost, count_cost
 from hyperflux.deploy.networks import load_networks
 from hyperflux.deploy.onnx_file import UnsupportedError, onnx_content, onnx_function
 from hyperflux.deploy.sparse import LayerChoice, sparsify

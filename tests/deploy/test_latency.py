@@ -11,9 +11,9 @@ from hyperflux_cli import bench
 from sparse_networks import assert_same, mlp, thinned
 
 from hyperflux import InputError, RunConfig, RunError
+from hyperflux.backends.torch.compact.equivalence import ROUNDING, require_matching_outputs
+from hyperflux.backends.torch.flops import Cost
 from hyperflux.deploy import latency
-from hyperflux.deploy.equivalence import ROUNDING, require_matching_outputs
-from hyperflux.deploy.flops import Cost
 from hyperflux.deploy.latency import BatchTimes, Latency, measure_run, time_batch
 from hyperflux.deploy.onnx_file import onnx_content, onnx_function
 from hyperflux.deploy.sparse import LayerChoice

@@ -30,7 +30,7 @@ FORMULAS = (
 DOORS = (
     "hyperflux.backends.torch.selection.select",
     "hyperflux.deploy.export.export",
-    "hyperflux.deploy.flops.count_cost",
+    "hyperflux.backends.torch.flops.count_cost",
     "hyperflux.deploy.latency.measure_run",
     "hyperflux.deploy.networks.load_networks",
     "hyperflux.deploy.sparse_file.write_sparse",
@@ -202,10 +202,10 @@ def plainly(value):
 
 def calls():
     """The rows of the table, by dotted path."""
+    from hyperflux.backends.torch.flops import count_cost
     from hyperflux.backends.torch.selection import select
     from hyperflux.deploy.compact import compact, compaction
     from hyperflux.deploy.export import export
-    from hyperflux.deploy.flops import count_cost
     from hyperflux.deploy.latency import measure_run
     from hyperflux.deploy.networks import load_networks
     from hyperflux.deploy.sparse import sparsify
@@ -275,7 +275,7 @@ def calls():
             lambda folder: {"folder": folder / "run", "name": "safetensors", "compacted": True, "out": None},
             aliases={"name": "format"},
         ),
-        f"{of}deploy.flops.count_cost": Call(plainly(count_cost), lambda folder: example),
+        f"{of}backends.torch.flops.count_cost": Call(plainly(count_cost), lambda folder: example),
         f"{of}deploy.latency.measure_run": Call(
             plainly(measure_run),
             lambda folder: {"folder": folder / "run", "batch_sizes": [2], "rotations": 1, "threads": 1},

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hyperflux import Pruner, compact
-from hyperflux.deploy.flops import count_cost
+from hyperflux.backends.torch.flops import count_cost
 from hyperflux.deploy.sparse import sparsify
 from hyperflux.deploy.sparse_file import read_sparse, write_sparse
 

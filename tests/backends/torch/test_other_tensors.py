@@ -6,7 +6,7 @@ from torch import nn
 
 import hyperflux
 from hyperflux import InputError, Pruner, compact
-from hyperflux.deploy.flops import count_cost
+from hyperflux.backends.torch.flops import count_cost
 from hyperflux.deploy.sparse import sparsify
 
 OTHERS = {

@@ -13,11 +13,11 @@ import torch
 from torch import fx, nn
 
 from hyperflux.backends.torch.arguments import other_than_dense
+from hyperflux.backends.torch.compact.equivalence import outputs_match
+from hyperflux.backends.torch.compact.execution import CALL_ERRORS, Inputs, tensors
+from hyperflux.backends.torch.compact.tracer import SizeTracer, UnreadableError, user_line
+from hyperflux.backends.torch.compact.unpacking import UnsupportedCallError, unpack_transformers
 from hyperflux.backends.torch.selection import unwrap
-from hyperflux.deploy.compact.execution import CALL_ERRORS, Inputs, tensors
-from hyperflux.deploy.compact.tracer import SizeTracer, UnreadableError, user_line
-from hyperflux.deploy.compact.unpacking import UnsupportedCallError, unpack_transformers
-from hyperflux.deploy.equivalence import outputs_match
 from hyperflux.errors import InputError
 
 MOST_CHOICES = 8

@@ -10,11 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.execution import CALL_ERRORS, tensors
-from hyperflux.deploy.compact.nodes import call_name
-from hyperflux.deploy.compact.ops import Op
-from hyperflux.deploy.compact.trace import Trace, abstract_tensors
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.execution import CALL_ERRORS, tensors
+from hyperflux.backends.torch.compact.nodes import call_name
+from hyperflux.backends.torch.compact.ops import Op
+from hyperflux.backends.torch.compact.trace import Trace, abstract_tensors
 
 SIZE_CALLS = ("reshape", "view", "expand", "unflatten")
 """Calls whose arguments are sizes of the result."""

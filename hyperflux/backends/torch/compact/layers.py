@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.ops import Op
-from hyperflux.deploy.compact.trace import Trace
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.ops import Op
+from hyperflux.backends.torch.compact.trace import Trace
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

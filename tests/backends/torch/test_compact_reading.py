@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hyperflux import InputError
+from hyperflux.backends.torch.compact.layer_types import layer_type
 from hyperflux.deploy.compact import compact, compaction
-from hyperflux.deploy.compact.layer_types import layer_type
 
 
 def linear(inputs, outputs, kind=nn.Linear):

@@ -7,15 +7,15 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.attention import Attention, MatrixProduct
-from hyperflux.deploy.compact.batch_norm import BatchNorm, FunctionalBatchNorm
-from hyperflux.deploy.compact.data_movement import DataMovement, is_data_movement
-from hyperflux.deploy.compact.layer_types import layer_type
-from hyperflux.deploy.compact.layers import NORMS, TRANSPOSED, GroupedConvolution, LinearOrConvolution
-from hyperflux.deploy.compact.nodes import call_name, is_getitem
-from hyperflux.deploy.compact.ops import Elementwise, Op, Opaque, Reduction, Source
-from hyperflux.deploy.compact.trace import Trace
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.attention import Attention, MatrixProduct
+from hyperflux.backends.torch.compact.batch_norm import BatchNorm, FunctionalBatchNorm
+from hyperflux.backends.torch.compact.data_movement import DataMovement, is_data_movement
+from hyperflux.backends.torch.compact.layer_types import layer_type
+from hyperflux.backends.torch.compact.layers import NORMS, TRANSPOSED, GroupedConvolution, LinearOrConvolution
+from hyperflux.backends.torch.compact.nodes import call_name, is_getitem
+from hyperflux.backends.torch.compact.ops import Elementwise, Op, Opaque, Reduction, Source
+from hyperflux.backends.torch.compact.trace import Trace
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.data_movement import SIZE_CALLS
-from hyperflux.deploy.compact.execution import CALL_ERRORS, tensors
-from hyperflux.deploy.compact.nodes import call_name
-from hyperflux.deploy.compact.ops import Op, Opaque, Source
-from hyperflux.deploy.compact.registry import rule
-from hyperflux.deploy.compact.trace import Trace, abstract_tensors
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.data_movement import SIZE_CALLS
+from hyperflux.backends.torch.compact.execution import CALL_ERRORS, tensors
+from hyperflux.backends.torch.compact.nodes import call_name
+from hyperflux.backends.torch.compact.ops import Op, Opaque, Source
+from hyperflux.backends.torch.compact.registry import rule
+from hyperflux.backends.torch.compact.trace import Trace, abstract_tensors
 
 
 def analyze(trace: Trace) -> list[Op]:

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, fx, nn
 
 from hyperflux.backends.torch.arguments import require_module
-from hyperflux.deploy.compact.analysis import analyze
-from hyperflux.deploy.compact.data_movement import DataMovement
-from hyperflux.deploy.compact.execution import Inputs, tensors
-from hyperflux.deploy.compact.layers import LinearOrConvolution
-from hyperflux.deploy.compact.nodes import call_name
-from hyperflux.deploy.compact.ops import Op
-from hyperflux.deploy.compact.removed import (
+from hyperflux.backends.torch.compact.analysis import analyze
+from hyperflux.backends.torch.compact.data_movement import DataMovement
+from hyperflux.backends.torch.compact.equivalence import outputs_match
+from hyperflux.backends.torch.compact.execution import Inputs, tensors
+from hyperflux.backends.torch.compact.layers import LinearOrConvolution
+from hyperflux.backends.torch.compact.nodes import call_name
+from hyperflux.backends.torch.compact.ops import Op
+from hyperflux.backends.torch.compact.removed import (
     RemovedChannels,
     layer_counts,
     merge_removed,
     removed_by,
     unread_inputs,
 )
-from hyperflux.deploy.compact.trace import Trace
-from hyperflux.deploy.compact.tracing import checked_example, prepared
-from hyperflux.deploy.equivalence import outputs_match
+from hyperflux.backends.torch.compact.trace import Trace
+from hyperflux.backends.torch.compact.tracing import checked_example, prepared
 from hyperflux.errors import InputError, RunError
 from hyperflux.io.ranges import true_or_false
 

@@ -6,8 +6,8 @@ from sparse_networks import mlp, thinned
 from torch import nn
 
 from hyperflux import InputError
+from hyperflux.backends.torch.flops import Cost, count_cost
 from hyperflux.backends.torch.models import build_model
-from hyperflux.deploy.flops import Cost, count_cost
 
 
 def ones(layer):

@@ -10,7 +10,7 @@ The passes, in order:
 5. `driver` rewrites the graph, repeats until nothing is removed, and checks the outputs.
 """
 
-from hyperflux.deploy.compact.driver import Compaction as Compaction
-from hyperflux.deploy.compact.driver import compact as compact
-from hyperflux.deploy.compact.driver import compaction as compaction
-from hyperflux.deploy.compact.removed import RemovedChannels as RemovedChannels
+from hyperflux.backends.torch.compact.driver import Compaction as Compaction
+from hyperflux.backends.torch.compact.driver import compact as compact
+from hyperflux.backends.torch.compact.driver import compaction as compaction
+from hyperflux.backends.torch.compact.removed import RemovedChannels as RemovedChannels

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.aliasing import is_in_place
-from hyperflux.deploy.compact.execution import leaves
-from hyperflux.deploy.compact.layer_types import layer_type
-from hyperflux.deploy.compact.nodes import call_name
-from hyperflux.deploy.compact.trace import Trace, abstract_tensors
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.aliasing import is_in_place
+from hyperflux.backends.torch.compact.execution import leaves
+from hyperflux.backends.torch.compact.layer_types import layer_type
+from hyperflux.backends.torch.compact.nodes import call_name
+from hyperflux.backends.torch.compact.trace import Trace, abstract_tensors
 
 AVERAGES = ("maxpool", "max_pool", "avgpool", "avg_pool", "upsample", "interpolate", "mean", "amax", "amin")
 """Reductions that give, of equal values, that value."""

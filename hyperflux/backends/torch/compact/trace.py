@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.aliasing import reject_aliased_writes
-from hyperflux.deploy.compact.execution import (
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.aliasing import reject_aliased_writes
+from hyperflux.backends.torch.compact.execution import (
     Inputs,
     execute,
     invoke,
@@ -21,10 +21,10 @@ from hyperflux.deploy.compact.execution import (
     tensors,
     to_float64,
 )
-from hyperflux.deploy.compact.nodes import call_name, is_getitem
-from hyperflux.deploy.compact.size_dependence import Dependence, depends, size_dependence
-from hyperflux.deploy.compact.sizes import Sizes, find_sizes, resize
-from hyperflux.deploy.compact.tracing import traced
+from hyperflux.backends.torch.compact.nodes import call_name, is_getitem
+from hyperflux.backends.torch.compact.size_dependence import Dependence, depends, size_dependence
+from hyperflux.backends.torch.compact.sizes import Sizes, find_sizes, resize
+from hyperflux.backends.torch.compact.tracing import traced
 
 Scalars = Mapping[fx.Node, Any]
 """Results that are no tensors, such as the sizes that a graph computes, by node."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
-from hyperflux.deploy.compact.execution import Inputs, execute_node
-from hyperflux.deploy.compact.global_state import changed_settings, global_state
-from hyperflux.deploy.compact.layer_types import layer_type
-from hyperflux.deploy.compact.nodes import SHAPE_READS, is_getitem, read_name
+from hyperflux.backends.torch.compact.execution import Inputs, execute_node
+from hyperflux.backends.torch.compact.global_state import changed_settings, global_state
+from hyperflux.backends.torch.compact.layer_types import layer_type
+from hyperflux.backends.torch.compact.nodes import SHAPE_READS, is_getitem, read_name
 
 Site = tuple[str, int]
 """File and line of a branch."""

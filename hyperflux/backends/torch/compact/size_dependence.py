@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import fx
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.execution import leaves
-from hyperflux.deploy.compact.nodes import KIND_READS, is_getitem, read_name
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.execution import leaves
+from hyperflux.backends.torch.compact.nodes import KIND_READS, is_getitem, read_name
 
 Dependence = bool | tuple[bool, ...]
 """Whether a scalar depends on the size of the inputs; for a torch.Size, whether each entry does."""

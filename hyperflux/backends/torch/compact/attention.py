@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from hyperflux.deploy.compact.abstract_tensor import AbstractTensor
-from hyperflux.deploy.compact.ops import Op
-from hyperflux.deploy.compact.trace import Trace
+from hyperflux.backends.torch.compact.abstract_tensor import AbstractTensor
+from hyperflux.backends.torch.compact.ops import Op
+from hyperflux.backends.torch.compact.trace import Trace
 
 
 class Attention(Op):

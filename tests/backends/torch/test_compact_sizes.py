@@ -9,8 +9,8 @@ from sized_networks import sized_networks
 from torch import nn
 from torch.nn import functional
 
+from hyperflux.backends.torch.compact.sizes import find_sizes
 from hyperflux.deploy.compact import compact, compaction
-from hyperflux.deploy.compact.sizes import find_sizes
 
 SIDES = [
     (12, 12), (13, 13), (14, 14), (15, 15), (16, 16), (17, 17), (18, 19), (19, 22), (20, 21), (21, 20), (22, 27),

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from hyperflux.deploy.compact.layers import copy_without_tensors, set_parameter
-from hyperflux.deploy.compact.ops import Op
-from hyperflux.deploy.compact.trace import Trace
+from hyperflux.backends.torch.compact.layers import copy_without_tensors, set_parameter
+from hyperflux.backends.torch.compact.ops import Op
+from hyperflux.backends.torch.compact.trace import Trace
 
 
 class BatchNorm(Op):

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperflux.deploy.compact.batch_norm import BatchNorm
-from hyperflux.deploy.compact.layers import NORMS, GroupedConvolution, LinearOrConvolution
-from hyperflux.deploy.compact.ops import Op
+from hyperflux.backends.torch.compact.batch_norm import BatchNorm
+from hyperflux.backends.torch.compact.layers import NORMS, GroupedConvolution, LinearOrConvolution
+from hyperflux.backends.torch.compact.ops import Op
 
 LayerOp = LinearOrConvolution | GroupedConvolution | BatchNorm
 Counts = tuple[int, int]

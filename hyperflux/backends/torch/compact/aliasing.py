@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from hyperflux.deploy.compact.nodes import call_name
+from hyperflux.backends.torch.compact.nodes import call_name
 from hyperflux.errors import InputError
 
 

@@ -14,9 +14,9 @@ from same_function import same
 from torch import nn
 
 from hyperflux import InputError
+from hyperflux.backends.torch.compact.removed import channel_counts
 from hyperflux.backends.torch.models import build_model
 from hyperflux.deploy.compact import RemovedChannels, compact, compaction
-from hyperflux.deploy.compact.removed import channel_counts
 
 
 @pytest.mark.parametrize("family", FAMILIES)

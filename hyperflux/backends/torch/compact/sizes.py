@@ -8,7 +8,7 @@ from itertools import combinations, islice
 import torch
 from torch import nn
 
-from hyperflux.deploy.compact.execution import CALL_ERRORS, Inputs
+from hyperflux.backends.torch.compact.execution import CALL_ERRORS, Inputs
 
 Shapes = tuple[tuple[int, ...], ...]
 """The shapes of all inputs."""
