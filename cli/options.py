@@ -14,6 +14,7 @@ import click
 
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError
+from hyperflux.gates.kinds import BUDGETS
 from hyperflux.io.safe_read import CONTROLS, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,16 +62,26 @@ def settings_options(*, without: Collection[str] = ()) -> Callable[[F], F]:
 
 
 def _option(path: tuple[str, ...], flag: str, kind: type, default: Any, text: str) -> Callable[[F], F]:
-    shown = f"{text}  [default: {default}]" if default not in ("", ()) else text
+    shown = f"{text}  [default: {default}]" if default not in ("", (), None, False) else text
     several = typing.get_origin(kind) is tuple
+    plain = str if several else next(iter(typing.get_args(kind)), kind)  # float of float | None
     return click.option(
-        flag, "__".join(path), type=str if several else kind, multiple=several, default=None, help=shown
+        flag,
+        "__".join(path),
+        type=plain,
+        is_flag=plain is bool,
+        multiple=several,
+        default=None,
+        help=shown,
     )
 
 
 def merged(tables: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested tables of a recipe, overridden by the options given."""
+    """The nested tables of a recipe, overridden by the options given; a budget replaces that of the recipe."""
     result = dict(tables)
+    is_pattern = ":" in (given.get("gates") or "")
+    if is_pattern or any(given.get(name) is not None for name in BUDGETS):
+        result = {name: value for name, value in result.items() if name not in BUDGETS}
     for key, value in given.items():
         if value is not None and value != ():
             *section, name = key.split("__")

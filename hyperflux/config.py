@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from hyperflux.data import DATASETS, IMAGE_DATASETS, WITHOUT_FILES, data_folder
 from hyperflux.errors import InputError
+from hyperflux.gates.kinds import BUDGETS, Budget, Gates, Pattern, gate_kind
 from hyperflux.io.arguments import require_mapping
 from hyperflux.io.did_you_mean import known_name, unknown_name
 from hyperflux.io.ranges import (
@@ -18,6 +19,7 @@ from hyperflux.io.ranges import (
     as_integer,
     as_number,
     count_in,
+    fraction,
     integer_in,
     number_in,
     whole_number,
@@ -28,7 +30,6 @@ from hyperflux.schedules.base import PruningSchedule
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse
 from hyperflux.schedules.factory import CONTROLLERS, METHODS, pruning_schedule
-from hyperflux.schedules.feasibility import require_fraction
 from hyperflux.session.nonfinite import ON_NONFINITE
 from hyperflux.telemetry.levels import level
 
@@ -42,6 +43,7 @@ MAX_SAMPLES = (1 << 31) - 1
 MAX_WORKERS = 256
 DTYPES = ("float32", "float64")
 AMP = ("off", "bfloat16", "float16")
+DEFAULT_SPARSITY = 0.95
 RETIRED = {"moments": "full"}
 """Settings of older versions: name -> the only value that is still accepted."""
 
@@ -152,13 +154,32 @@ class RunConfig:
     exclude: tuple[str, ...] = setting(
         (), "don't prune layers or parameters of this name, wildcards allowed; may be repeated", "--exclude"
     )
-    method: str = setting("hyperflux", "pruning method: hyperflux, or magnitude (smallest weights first)", "--method")
+    method: str = setting(
+        "hyperflux",
+        "pruning method: hyperflux, magnitude (smallest first), or taylor (for gates of channels)",
+        "--method",
+    )
     controller: str = setting(
         "default",
         "how hyperflux meets the sparsity: default (exactly) or published (as in the paper, nearly)",
         "--controller",
     )
-    sparsity: float = setting(0.95, "share of the weights to remove, between 0 and 1", "--sparsity")
+    gates: str = setting("weights", "what a gate holds: weights, channels, or N:M such as 2:4", "--gates")
+    gate_inputs: bool = setting(
+        False, "with gates of channels: gate the input features too, so that fewer are read", "--gate-inputs"
+    )
+    sparsity: float | None = setting(
+        None,
+        f"share of the weights to remove, between 0 and 1  [default: {DEFAULT_SPARSITY}, without another budget]",
+        "--sparsity",
+    )
+    flops: float | None = setting(None, "with gates of channels: share of the dense network's FLOPs to keep", "--flops")
+    parameters: float | None = setting(
+        None, "with gates of channels: share of the dense network's parameters to keep", "--parameters"
+    )
+    latency: float | None = setting(
+        None, "with gates of channels: share of the dense network's time per batch to keep", "--latency"
+    )
     batch_size: int = setting(32, "samples per step", "--batch-size")
     seed: int = setting(0, "seed of the weights, of pruning and of the order of the data", "--seed")
     checkpoint: str = setting(
@@ -199,11 +220,45 @@ class RunConfig:
         level(self.telemetry)
         if self.backend == "numpy":
             self._require_what_numpy_can()
-        require_fraction(self.sparsity)
+        self._settle_budget()
         integer_in("train_samples", self.train_samples, 0, MAX_SAMPLES)
         integer_in("workers", self.workers, 0, MAX_WORKERS)
         integer_in("batch_size", self.batch_size, 1, MAX_SAMPLES)
         integer_in("seed", self.seed, 0, MAX_INTEGER)
+
+    @property
+    def gate_kind(self) -> Gates:
+        """What a gate holds."""
+        return gate_kind(self.gates)
+
+    @property
+    def budget(self) -> tuple[Budget, float]:
+        """What bounds the pruned network, and its share: to remove where it is the sparsity, else to keep."""
+        kind = self.gate_kind
+        if isinstance(kind, Pattern):
+            return "sparsity", 1 - kind.density
+        return next((name, share) for name in BUDGETS if (share := getattr(self, name)) is not None)
+
+    def _settle_budget(self) -> None:
+        """Give the sparsity its default where no budget is set. Raises InputError for budgets and gates that clash."""
+        kind, given = self.gate_kind, [name for name in BUDGETS if getattr(self, name) is not None]
+        if isinstance(kind, Pattern):
+            if given:
+                raise InputError(f"{given[0]}: gates {kind} leave {kind} of the weights; leave the budget out")
+        elif len(given) > 1:
+            raise InputError(f"{given[0]} and {given[1]}: only one of them can bound the network; leave one out")
+        elif not given:
+            object.__setattr__(self, "sparsity", DEFAULT_SPARSITY)
+        elif given != ["sparsity"] and kind != "channels":
+            raise InputError(f"{given[0]}: is a budget for gates of channels; add --gates channels, or give --sparsity")
+        for budget in given:
+            fraction(budget, getattr(self, budget))
+        if kind != "channels":
+            for name, wanted in {"method taylor": self.method == "taylor", "gate_inputs": self.gate_inputs}.items():
+                if wanted:
+                    raise InputError(f"{name}: is for gates of channels; add --gates channels")
+        if kind != "weights" and self.method == "hyperflux" and self.controller == "published":
+            raise InputError("controller published: prunes single weights; leave it out for other gates")
 
     def _require_what_numpy_can(self) -> None:
         """Raise InputError for settings that only the torch backend supports."""
@@ -214,6 +269,7 @@ class RunConfig:
             f"device {self.device}": self.device not in ("auto", "cpu"),
             f"amp {self.amp}": self.amp != "off",
             "compile": self.compile,
+            "latency": self.latency is not None,
         }
         for what, wanted in only_torch.items():
             if wanted:
@@ -234,7 +290,7 @@ class RunConfig:
         published = PublishedController(pruning.controller_step)
         return pruning_schedule(
             total,
-            self.sparsity,
+            self.budget[1],
             pruning.epochs * epoch_steps,
             regrowth.epochs * epoch_steps,
             method=self.method,
@@ -283,7 +339,7 @@ class RunConfig:
 def _tables(settings: Any) -> dict[str, Any]:
     """A settings dataclass as nested tables."""
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    return {name: _plain(value) for name, value in values.items()}
+    return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
@@ -311,6 +367,9 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     """`value` as the field's type: NumPy's numbers become Python's, an int serves as a float, a table as settings."""
     if is_dataclass(kind):
         return _table(name, value, typing.cast(type, kind))
+    if value is None and type(None) in typing.get_args(kind):
+        return None
+    kind = next((one for one in typing.get_args(kind) if one is float), kind)  # of float | None
     integer = as_integer(value)
     if integer is not None and abs(integer) > MAX_INTEGER:
         raise InputError(f"{name}: is out of range; an integer lies between -{MAX_INTEGER} and {MAX_INTEGER}")

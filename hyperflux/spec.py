@@ -26,9 +26,9 @@ because a call may hold one layer of a larger network.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +141,8 @@ class Gates:
     A channel's gate holds the weights that read the channel, not those that make it: it would be deaf there.
 
     Attributes:
-        of: The gate of each weight, (N,), from 0 to J − 1; every gate holds a weight.
-        costs: c, (J,), above 0: what removing each gate saves.
+        of: The gate of each weight, (N,), from 0 to J − 1, or −1 for a weight without a gate, which is always present.
+        costs: c, (J,), at least 0: what removing each gate saves. See `Cost.prices`.
     """
 
     of: NDArray[np.intp]
@@ -150,11 +150,12 @@ class Gates:
 
     def spread(self, mask: Mask) -> Mask:
         """Mask of the weights, m_i = H(t_j(i)), (N,), from that of the gates, (J,)."""
-        return mask[self.of]
+        return np.append(mask, True)[self.of]
 
     def gathered(self, slopes: Array) -> Array:
         """Gradient of the data loss for t, κ Σ_{i in G_j} g_i w_i, (J,), from `slopes` κ g_i w_i, (N,) (E15)."""
-        total: Array = np.bincount(self.of, weights=slopes, minlength=len(self.costs)).astype(slopes.dtype)
+        gated = self.of >= 0
+        total: Array = np.bincount(self.of[gated], slopes[gated], len(self.costs)).astype(slopes.dtype)
         return total
 
     def norms(self, weights: Array) -> Array:
@@ -239,13 +240,25 @@ def meet_capacity(presence: Array, count: int) -> tuple[Array, float]:
     return shifted, float(tau)
 
 
+class Cost(Protocol):
+    """What a network costs with some of its gates open: its parameters, say, or its FLOPs.
+
+    It need not be a sum over gates: a channel costs less when its neighbours are gone.
+    """
+
+    def total(self, present: Mask) -> float:
+        """Cost with the gates of a mask, (J,), open. It never falls when a gate comes back."""
+
+    def prices(self, present: Mask) -> Array:
+        """C of E16, (J,): what closing each open gate would save now, and opening each closed one cost."""
+
+
 def affordable(presence: Array, cost: Callable[[Mask], float], budget: float) -> int:
     """How many gates fit into a budget, if those with the largest t stay: the count for `meet_capacity` (E17).
 
     Args:
         presence: t, (J,).
-        cost: Cost of the network with the gates of a mask, (J,), present. It never falls when a gate comes back. It
-            need not be a sum: a channel costs less when its neighbours are gone.
+        cost: Cost of the network with the gates of a mask, (J,), open, see `Cost.total`.
         budget: Largest cost allowed.
 
     Returns:
@@ -291,18 +304,37 @@ def magnitude_presence(weights: Array, presence: Array) -> Array:
     return np.where(gate(presence), np.abs(weights), -1).astype(presence.dtype)
 
 
+def taylor_presence(presence: Array, moments: Moments) -> Array:
+    """The t of Taylor pruning, a baseline for gates of many weights: √v̂, and −1 where pruned.
+
+    Without pressure v̂ is the running mean of (κ Σ_{i in G_j} g_i w_i)²: κ² times the squared change of the loss, to
+    first order, if gate j were closed. Source: Molchanov et al. 2019, arXiv 1906.10771.
+    """
+    return np.where(gate(presence), typical_slopes(moments), -1).astype(presence.dtype)
+
+
 def density(presence: Array) -> float:
     """Share of the weights that are present, s = Σm/N."""
     return np.count_nonzero(gate(presence)) / presence.size
 
 
-def typical_flux(moments: Moments) -> float:
-    """Mean over weights of √v̂, the typical size of κ g w + γ/N, 0 before the first step. See E13.
+def typical_slopes(moments: Moments) -> Array:
+    """√v̂, the typical size of each κ g w + γ/N, 0 before the first step. See E13.
 
     v̂ is Adam's bias-corrected second moment of t.
     """
     _, beta2 = ADAM_BETAS
-    return float(np.sqrt(moments.second / (1 - beta2 ** max(1, moments.steps))).mean())
+    slopes: Array = np.sqrt(moments.second / (1 - beta2 ** max(1, moments.steps)))
+    return slopes
+
+
+def typical_flux(moments: Moments) -> float:
+    """Mean of √v̂ over all t. See E13."""
+    return float(typical_slopes(moments).mean())
+
+
+Ranking = Literal["presence", "magnitude", "taylor"]
+"""What capacity keeps the largest of: t, or what a baseline puts in its place."""
 
 
 @dataclass(frozen=True)
@@ -348,8 +380,8 @@ class Schedule(Protocol[S]):
         """Steps of the regrowth stage."""
 
     @property
-    def by_magnitude(self) -> bool:
-        """Whether capacity keeps the largest |w| instead of the largest t."""
+    def ranking(self) -> Ranking:
+        """What capacity keeps the largest of."""
 
     def initial_state(self) -> S:
         """The state before the first step."""
@@ -373,7 +405,7 @@ def train(
     loss_gradient: Callable[[int, Array], Array],
     update_weights: Callable[[int, Array, Array], Array],
     gates: Gates | None = None,
-    cost: Callable[[Mask], float] = np.count_nonzero,
+    cost: Cost | None = None,
 ) -> Iterator[State]:
     """The algorithm: prune a network while it trains, through pruning and regrowth to the end.
 
@@ -383,7 +415,8 @@ def train(
         loss_gradient: (n, θ) -> g on the batch of step n, which counts from 1.
         update_weights: (n, w, g·m) -> the next w, by the user's own optimizer and its rate in step n.
         gates: The gates, if they hold several weights each.
-        cost: Cost of a mask, see `affordable`, in the unit in which `schedule` counts. By default each gate costs 1.
+        cost: Cost of a network with some gates open, in the unit in which `schedule` counts. If None, every gate costs
+            1, and `gates` keep their own costs.
 
     Yields:
         The state after every step. The last one is the outcome: its θ is the pruned network.
@@ -391,6 +424,8 @@ def train(
     """
     total, end = state.presence.size, schedule.pruning_steps + schedule.regrowth_steps
     schedule_state = schedule.initial_state()
+    if gates is not None and cost is not None:
+        gates = replace(gates, costs=cost.prices(gate(state.presence)))  # E16
     for n in range(1, end + 1):
         settings = schedule.settings(schedule_state)
         state = step(  # E1 to E6
@@ -405,11 +440,16 @@ def train(
         while (control := schedule.next_control_step(schedule_state)) <= n:
             presence, shift = state.presence, 0.0
             if (budget := schedule.target_count(control)) is not None:  # E8, E14
-                if schedule.by_magnitude:
+                if schedule.ranking == "magnitude":
                     ranked = state.weights if gates is None else gates.norms(state.weights)
                     presence = magnitude_presence(ranked, presence)
-                presence, shift = meet_capacity(presence, affordable(presence, cost, budget))  # E17, E12
+                elif schedule.ranking == "taylor":
+                    presence = taylor_presence(presence, state.moments)
+                count = affordable(presence, np.count_nonzero if cost is None else cost.total, budget)  # E17
+                presence, shift = meet_capacity(presence, count)  # E12
             state = State(state.weights, presence, state.moments)
+            if gates is not None and cost is not None:
+                gates = replace(gates, costs=cost.prices(gate(presence)))  # E16
             observation = Observation(shift, partial(density, presence), partial(typical_flux, state.moments))
             schedule_state = schedule.advance(schedule_state, observation)  # E9 or E13
         yield state

@@ -26,6 +26,7 @@ def test_recipes_name_every_setting_but_those_of_the_machine(name):
     machine = {"data_dir", "checkpoint", "device", "workers", "compile", "amp", "channels_last", "method", "controller",
                "course", "telemetry"}  # fmt: skip
     off = {"include", "exclude", "train_samples", "augment", "on_nonfinite"}
+    off |= {"gates", "gate_inputs", "flops", "parameters", "latency"}
     loaded = recipes.load(name)
     everything = RunConfig.from_dict(loaded).to_dict()
     left_out = {key for key in everything if key not in loaded} - machine - off

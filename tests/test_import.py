@@ -45,7 +45,7 @@ ROOMS = [
     {"_version", "errors"},
     {"io", "extras"},
     {"seeding", "timing", "spec"},
-    {"schedules"},
+    {"schedules", "gates"},
     {"telemetry"},
     {"session"},
     {"data", "models", "recipes"},

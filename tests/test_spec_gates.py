@@ -1,6 +1,7 @@
 """E15 to E18: gates that hold several weights, their price, budgets, and N of M."""
 
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from tolerances import ROUNDING
 from torch import nn
 
 from hyperflux import spec
-from hyperflux.schedules.default import DefaultSchedule
-from hyperflux.schedules.magnitude import MagnitudeSchedule
+from hyperflux.gates.costs import ALWAYS, NetworkCost, Product
+from hyperflux.schedules.factory import counted_schedule
 
 presences = st.one_of(st.sampled_from([0.0, -0.0, 1e-300, -1e-300, 0.25, -0.25]), st.floats(-2, 2))
 INPUTS, HIDDEN, CLASSES = 6, 5, 3
@@ -252,8 +253,15 @@ def test_a_pattern_of_all_weights_prunes_nothing():
     assert tau == 0.0
 
 
-@pytest.mark.parametrize("by_magnitude", [False, True])
-def test_the_loop_ends_within_the_budget_and_keeps_the_units_that_matter(by_magnitude):
+def perceptron_cost():
+    """Weights of the perceptron with some of its inputs and units open."""
+    inputs, hidden = np.arange(INPUTS), INPUTS + np.arange(HIDDEN)
+    outputs = np.full(CLASSES, ALWAYS)
+    return NetworkCost(INPUTS + HIDDEN, [Product(1, inputs, hidden), Product(1, hidden, outputs)])
+
+
+@pytest.mark.parametrize("ranking", get_args(spec.Ranking))
+def test_the_loop_ends_within_the_budget_and_keeps_the_units_that_matter(ranking):
     """E8, E12 to E17: the cost of the perceptron falls to its budget; only two inputs carry the labels."""
     rng = np.random.default_rng(0)
 
@@ -261,16 +269,14 @@ def test_the_loop_ends_within_the_budget_and_keeps_the_units_that_matter(by_magn
         x = np.random.default_rng(n).normal(size=(32, INPUTS))
         return x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
 
-    def cost(mask):
-        inputs, hidden = mask[:INPUTS].sum(), mask[INPUTS:].sum()
-        return float(inputs * hidden + hidden * CLASSES)
-
+    cost = perceptron_cost()
     weights = np.concatenate([layer.ravel() for layer in network()])
-    everything = int(cost(np.ones(INPUTS + HIDDEN, bool)))
+    everything = cost.total(np.ones(INPUTS + HIDDEN, bool))
+    assert everything == weights.size
     budget = 18
-    schedule = (MagnitudeSchedule if by_magnitude else DefaultSchedule)(
-        total=everything, final_count=budget, pruning_steps=600, regrowth_steps=200
-    )
+    method = "hyperflux" if ranking == "presence" else ranking
+    schedule = counted_schedule(everything, budget, 600, 200, method=method, gates=INPUTS + HIDDEN)
+    assert schedule.ranking == ranking
     gates = spec.Gates(of_readers(), np.ones(INPUTS + HIDDEN))
     t = spec.initial_presence(INPUTS + HIDDEN, rng, schedule.initial_presence)
     states = list(
@@ -283,13 +289,13 @@ def test_the_loop_ends_within_the_budget_and_keeps_the_units_that_matter(by_magn
             cost,
         )
     )
-    costs = [cost(spec.gate(state.presence)) for state in states]
+    costs = [cost.total(spec.gate(state.presence)) for state in states]
     assert all(spent <= schedule.target_count(n) for n, spent in enumerate(costs[:600], start=1))
     last = spec.gate(states[-1].presence)
-    assert cost(last) <= budget
-    assert cost(last) > budget - 8
-    if not by_magnitude:
+    assert cost.total(last) <= budget
+    assert cost.total(last) > budget - 8
+    if ranking != "magnitude":
         assert last[:2].all(), "an input that carries the labels is gone"
     theta = spec.effective_weights(states[-1].weights, gates.spread(last))
     first, second = theta[: HIDDEN * INPUTS].reshape(HIDDEN, INPUTS), theta[HIDDEN * INPUTS :]
-    assert np.count_nonzero(first[last[INPUTS:]]) + np.count_nonzero(second) == cost(last)
+    assert np.count_nonzero(first[last[INPUTS:]]) + np.count_nonzero(second) == cost.total(last)

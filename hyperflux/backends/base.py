@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperflux.gates.budget import CapacityPlan
 from hyperflux.schedules.base import Gate, LayerCount, PruningSchedule
 from hyperflux.session.nonfinite import NonFiniteGuard
 from hyperflux.session.pruning import PruningSession
@@ -31,6 +32,21 @@ class Evaluation:
     loss: float
     accuracy: float
     samples: int
+
+
+@dataclass(frozen=True)
+class CompactedSize:
+    """The pruned network without what no longer matters, next to the dense one.
+
+    Attributes:
+        flops_ratio: Its FLOPs, as a share of the dense network's.
+        parameters_ratio: The same for parameters.
+        parameters: Its parameters.
+    """
+
+    flops_ratio: float
+    parameters_ratio: float
+    parameters: int
 
 
 class Backend(Protocol):
@@ -66,6 +82,19 @@ class Backend(Protocol):
         after_step: Callable[[], None] = lambda: None,
     ) -> float:
         """Train one epoch without a gate. Arguments and return value as in `train_pruning`."""
+
+    def capacity_plan(self) -> CapacityPlan | None:
+        """What a schedule of this network counts; None where gates hold one weight each and nothing else counts.
+
+        Raises:
+            InputError: The budget can't be reached.
+        """
+
+    def channels(self) -> list[LayerCount]:
+        """With gates of channels, all and open channels by the layer that makes them; else empty."""
+
+    def compacted(self) -> CompactedSize | None:
+        """Size of the compacted network, as it is now; None where this backend can't tell."""
 
     def start_gate(self, initial: tuple[float, float]) -> Gate:
         """Start with new optimizers and a gate that the caller steers.

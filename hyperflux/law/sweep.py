@@ -240,7 +240,7 @@ class _Course:
         """Train for as many epochs as `like` with as many of the largest weights; fewer if fewer are left already."""
         self._gate.pressure, self._gate.presence_lr = 0.0, None
         if like.surviving < self._gate.surviving():
-            self._gate.rank_by_magnitude()
+            self._gate.rank_by("magnitude")
             self._gate.meet_capacity(like.surviving)
         track: list[float] = []
         for epoch in range(1, like.epochs + 1):

@@ -60,7 +60,7 @@ class Outcome:
         input_shape: Shape of a sample, without the batch.
         classes: Number of classes.
         seed: The run's seed.
-        target_sparsity: The sparsity asked for.
+        target_sparsity: The sparsity asked for; None where another budget was.
         final_sparsity: The sparsity reached.
         surviving_weights: Prunable weights that are left.
         total_weights: All prunable weights.
@@ -71,6 +71,11 @@ class Outcome:
         versions: Versions of the libraries that computed it, by name.
         format: Version of the whole folder.
         warnings: The warnings given during the run, one line each.
+        gates: What a gate held: weights, channels, or N:M.
+        flops_ratio: FLOPs of the compacted network over those of the dense one; None where it can't be compacted.
+        parameters_ratio: The same for parameters.
+        compact_parameters: Parameters of the compacted network.
+        channels: With gates of channels, all and open channels of each layer that makes them.
     """
 
     method: str
@@ -81,7 +86,7 @@ class Outcome:
     input_shape: list[int]
     classes: int
     seed: int
-    target_sparsity: float
+    target_sparsity: float | None
     final_sparsity: float
     surviving_weights: int
     total_weights: int
@@ -92,6 +97,11 @@ class Outcome:
     versions: dict[str, str]
     format: int = FORMAT
     warnings: list[str] = field(default_factory=list)
+    gates: str = "weights"
+    flops_ratio: float | None = None
+    parameters_ratio: float | None = None
+    compact_parameters: int | None = None
+    channels: list[LayerCount] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -12,6 +12,7 @@ from hyperflux.io.arguments import kind_of
 from hyperflux.io.ranges import number_in, whole_number
 from hyperflux.io.saved_state import count, finite
 from hyperflux.spec import Observation as Observation
+from hyperflux.spec import Ranking as Ranking
 from hyperflux.spec import StepSettings as StepSettings
 
 Stage = Literal["pruning", "regrowth", "done"]
@@ -39,19 +40,23 @@ class Gate(Protocol):
 
     @property
     def total(self) -> int:
-        """N, the number of prunable weights."""
+        """N, the number of prunable weights; for gates of channels, the cost of the dense network."""
 
     def surviving(self) -> int:
-        """Number of present weights."""
+        """Number of present weights, or the cost of what is present."""
 
     def above(self, level: float) -> int:
-        """Number of weights whose t is at `level` or above."""
+        """Number of t at `level` or above."""
 
     def meet_capacity(self, count: int) -> float:
-        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
+        """Lower every t by the same τ (see E12). Returns τ.
 
-    def rank_by_magnitude(self) -> None:
-        """Set t of present weights to |w|, so that capacity keeps the largest; t of pruned weights stays negative."""
+        Args:
+            count: Weights to leave present, or the largest cost allowed: as many gates stay open as fit (see E17).
+        """
+
+    def rank_by(self, ranking: Ranking) -> None:
+        """Set t to what a baseline ranks by, so that capacity keeps the largest; t of what is pruned stays negative."""
 
     def confirm_masks(self) -> None:
         """Raise RunError if replicas of the network hold different masks."""
@@ -76,8 +81,8 @@ class PruningSchedule(Protocol[S]):
         """Interval from which each t is first drawn (see E2)."""
 
     @property
-    def by_magnitude(self) -> bool:
-        """Whether capacity keeps the largest weights instead of the weights with the largest t."""
+    def ranking(self) -> Ranking:
+        """What capacity keeps the largest of."""
 
     def initial_state(self) -> S:
         """The state before the first step."""
@@ -123,6 +128,12 @@ def settle_totals(settings: Any) -> None:
     settle_counts(settings, total=1, final_count=1, pruning_steps=1, regrowth_steps=0)
     if settings.final_count >= settings.total:
         raise InputError(f"final_count: {settings.final_count} is not below the total, {settings.total}")
+
+
+def settle_gates(settings: Any) -> None:
+    """Make the number of gates of a frozen dataclass a plain int, unless it is None. Raises InputError below 1."""
+    if settings.gates is not None:
+        settle_counts(settings, gates=1)
 
 
 def settle_number(settings: Any, name: str, low: float, high: float = math.inf, ends: str = "[)") -> None:

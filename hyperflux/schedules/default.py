@@ -10,7 +10,15 @@ from typing import Any
 from hyperflux.errors import InputError
 from hyperflux.io.arguments import kind_of
 from hyperflux.io.ranges import number_in
-from hyperflux.schedules.base import Observation, StepSettings, restored, settle_number, settle_totals
+from hyperflux.schedules.base import (
+    Observation,
+    Ranking,
+    StepSettings,
+    restored,
+    settle_gates,
+    settle_number,
+    settle_totals,
+)
 from hyperflux.schedules.controllers import ShiftController
 from hyperflux.schedules.curves import control_interval, density_at, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
@@ -69,13 +77,17 @@ class DefaultState:
 class DefaultSchedule:
     """A schedule that ends with exactly `final_count` of `total` weights for any network, data and learning rates.
 
+    Where gates have costs, it counts in units of cost: it ends with the largest network that costs at most
+    `final_count` (E17).
+
     Attributes:
-        total: N.
-        final_count: k, the number of weights left at the end.
+        total: N, or the cost of the dense network.
+        final_count: k, the number of weights left at the end, or the budget.
         pruning_steps: Steps of the pruning stage.
         regrowth_steps: Steps of the regrowth stage.
         presence_lr: η_t in the pruning stage.
         course: The other settings.
+        gates: J, the number of gates; None for one per weight.
         trajectory: Densities down to the lowest, at the ends of `TRAJECTORY_PARTS` equal parts of the fall.
     """
 
@@ -85,10 +97,12 @@ class DefaultSchedule:
     regrowth_steps: int
     presence_lr: float = 1e-3
     course: DefaultCourse = field(default_factory=DefaultCourse)
+    gates: int | None = None
     trajectory: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         settle_totals(self)
+        settle_gates(self)
         settle_number(self, "presence_lr", 0, ends="()")
         if not isinstance(self.course, DefaultCourse):
             raise InputError(f"course: {kind_of(self.course)} is not a DefaultCourse")
@@ -119,9 +133,9 @@ class DefaultSchedule:
         return low * scale, high * scale
 
     @property
-    def by_magnitude(self) -> bool:
-        """False: capacity keeps the weights with the largest t."""
-        return False
+    def ranking(self) -> Ranking:
+        """By t."""
+        return "presence"
 
     def initial_state(self) -> DefaultState:
         """Before the first step."""
@@ -129,7 +143,7 @@ class DefaultSchedule:
 
     def next_control_step(self, state: DefaultState) -> int:
         """Every few steps until the mask freeze, and at the end of pruning; then a step that is never reached."""
-        step = state.step + control_interval(self.pruning_steps, self.total)
+        step = state.step + control_interval(self.pruning_steps, self.gates or self.total)
         for last in (self.pruning_steps, self.pruning_steps + self.steps_before_freeze):
             if state.step < last:
                 return min(step, last)
@@ -149,7 +163,9 @@ class DefaultSchedule:
         if step > self.pruning_steps:
             return DefaultState(step, state.log_pressure)
         if state.log_pressure is None:
-            return DefaultState(step, self.controller.initial_log_pressure(self.total, observation.flux()))
+            return DefaultState(
+                step, self.controller.initial_log_pressure(self.gates or self.total, observation.flux())
+            )
         steps = step - state.step
         travel = self.presence_lr * steps
         return DefaultState(step, self.controller.update(state.log_pressure, observation.shift, travel, steps))

@@ -8,14 +8,14 @@ from typing import Any
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import known_name
 from hyperflux.io.ranges import fraction, number_in, whole_number
-from hyperflux.schedules.base import PruningSchedule
+from hyperflux.schedules.base import PruningSchedule, Ranking
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse, DefaultSchedule
 from hyperflux.schedules.feasibility import presence_distance, target_count
 from hyperflux.schedules.magnitude import MagnitudeSchedule
 from hyperflux.schedules.published import PublishedSchedule
 
-METHODS = ("hyperflux", "magnitude")
+METHODS = ("hyperflux", "magnitude", "taylor")
 CONTROLLERS = ("default", "published")
 PUBLISHED_INTERVALS = 100
 """Control intervals of the published course if the pruning stage is given in steps: the paper's CIFAR epochs."""
@@ -46,7 +46,7 @@ def pruning_schedule(
         sparsity: Share of weights to remove, a fraction between 0 and 1.
         pruning_steps: Optimizer steps of the pruning stage, at least 1.
         regrowth_steps: Optimizer steps of the regrowth stage, at least 0.
-        method: "hyperflux" or "magnitude".
+        method: "hyperflux" or "magnitude"; "taylor" is for gates of channels, see `counted_schedule`.
         controller: The course of Hyperflux: "default", "published", or settings of either.
         presence_lr: η_t, the learning rate of t while pruning.
         presence_reset: Published course only, see `PublishedSchedule`.
@@ -72,15 +72,50 @@ def pruning_schedule(
     final_count = target_count(total, sparsity, network, argument)
     course = _course(controller)
     steps = (pruning_steps, regrowth_steps)
-    if known_name("method", method, METHODS) == "magnitude":
-        return MagnitudeSchedule(total, final_count, *steps)
-    if isinstance(course, DefaultCourse):
-        return DefaultSchedule(total, final_count, *steps, presence_lr, course)
+    if known_name("method", method, METHODS) != "hyperflux" or isinstance(course, DefaultCourse):
+        return counted_schedule(total, final_count, *steps, method=method, course=course, presence_lr=presence_lr)
     sparsity = fraction(argument, sparsity)
     _require_enough_steps(sparsity, pruning_steps, presence_lr, epoch_steps)
     return PublishedSchedule(
         1 - sparsity, *steps, *_intervals(*steps, epoch_steps), presence_lr, presence_reset, presence_decay, course
     )
+
+
+def counted_schedule(
+    total: int,
+    final_count: int,
+    pruning_steps: int,
+    regrowth_steps: int,
+    *,
+    method: str = "hyperflux",
+    course: Controller = "default",
+    presence_lr: float = 1e-3,
+    gates: int | None = None,
+) -> PruningSchedule[Any]:
+    """Build the schedule that goes from `total` to exactly `final_count` weights, or units of cost.
+
+    Args:
+        total: N, or the cost of the dense network.
+        final_count: Weights left at the end, or the budget, below `total`.
+        pruning_steps: Optimizer steps of the pruning stage.
+        regrowth_steps: Optimizer steps of the regrowth stage.
+        method: "hyperflux", "magnitude" or "taylor"; the last is for gates with costs.
+        course: The course of Hyperflux; not the published one, which has no count.
+        presence_lr: η_t while pruning.
+        gates: J, the number of gates; None for one per weight.
+
+    Raises:
+        InputError: A number is out of range, or the method can't count.
+    """
+    if known_name("method", method, METHODS) == "hyperflux":
+        settings = _course(course)
+        if isinstance(settings, PublishedController):
+            raise InputError("controller: the published one prunes single weights only; use the default one")
+        return DefaultSchedule(total, final_count, pruning_steps, regrowth_steps, presence_lr, settings, gates)
+    if method == "taylor" and gates is None:
+        raise InputError("method taylor: ranks gates of channels, not single weights; give --gates channels")
+    ranking: Ranking = "magnitude" if method == "magnitude" else "taylor"
+    return MagnitudeSchedule(total, final_count, pruning_steps, regrowth_steps, ranking, gates)
 
 
 def _course(controller: Any) -> PublishedController | DefaultCourse:

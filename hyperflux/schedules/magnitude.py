@@ -1,4 +1,4 @@
-"""The baseline: global gradual magnitude pruning on a cubic schedule (Zhu and Gupta 2017, arXiv 1710.01878)."""
+"""The baselines: global gradual pruning on a cubic schedule (Zhu and Gupta 2017, arXiv 1710.01878)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperflux.schedules.base import Observation, StepSettings, restored, settle_totals
+from hyperflux.io.did_you_mean import known_name
+from hyperflux.schedules.base import Observation, Ranking, StepSettings, restored, settle_gates, settle_totals
 from hyperflux.schedules.curves import control_interval
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -21,25 +22,31 @@ class MagnitudeState:
 
 @dataclass(frozen=True)
 class MagnitudeSchedule:
-    """Keep the largest |θ| of the whole network; a pruned weight stays pruned.
+    """Keep what ranks highest in the whole network; a pruned weight stays pruned.
 
     After a share x of the pruning stage the sparsity is target·(1 − (1 − x)³). Then the mask is frozen for as many
     steps as Hyperflux spends on regrowth.
 
     Attributes:
-        total: N.
-        final_count: Number of weights left at the end.
+        total: N, or the cost of the dense network.
+        final_count: Number of weights left at the end, or the budget.
         pruning_steps: Steps of the pruning stage.
         regrowth_steps: Steps after the pruning stage, with a frozen mask.
+        ranking: What ranks gates: "magnitude", |θ| or the norm of a group, or "taylor".
+        gates: J, the number of gates; None for one per weight.
     """
 
     total: int
     final_count: int
     pruning_steps: int
     regrowth_steps: int
+    ranking: Ranking = "magnitude"
+    gates: int | None = None
 
     def __post_init__(self) -> None:
         settle_totals(self)
+        settle_gates(self)
+        known_name("ranking", self.ranking, ("magnitude", "taylor"))
 
     @property
     def initial_presence(self) -> tuple[float, float]:
@@ -47,9 +54,13 @@ class MagnitudeSchedule:
         return INITIAL_PRESENCE
 
     @property
-    def by_magnitude(self) -> bool:
-        """True: capacity keeps the largest weights."""
-        return True
+    def _interval(self) -> int:
+        return control_interval(self.pruning_steps, self.gates or self.total)
+
+    @property
+    def _last_control(self) -> int:
+        """Number of control steps of the pruning stage."""
+        return -(-self.pruning_steps // self._interval)
 
     def initial_state(self) -> MagnitudeState:
         """Before the first step."""
@@ -57,14 +68,13 @@ class MagnitudeSchedule:
 
     def next_control_step(self, state: MagnitudeState) -> int:
         """Every few steps, up to the end of the pruning stage; after that, a step that is never reached."""
-        interval = control_interval(self.pruning_steps, self.total)
-        if state.controls * interval >= self.pruning_steps:
+        if state.controls >= self._last_control:
             return self.pruning_steps + self.regrowth_steps + 1
-        return min((state.controls + 1) * interval, self.pruning_steps)
+        return min((state.controls + 1) * self._interval, self.pruning_steps)
 
     def settings(self, state: MagnitudeState) -> StepSettings:
-        """No pressure; t only holds the mask."""
-        return StepSettings(0.0, None)
+        """No pressure; t only holds the mask. For Taylor's ranking its moments move, at rate 0."""
+        return StepSettings(0.0, 0.0 if self.ranking == "taylor" and state.controls < self._last_control else None)
 
     def advance(self, state: MagnitudeState, observation: Observation) -> MagnitudeState:
         """The state after one more control step."""

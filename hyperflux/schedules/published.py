@@ -9,7 +9,7 @@ from typing import Any
 from hyperflux.errors import InputError
 from hyperflux.io.arguments import kind_of
 from hyperflux.io.ranges import fraction
-from hyperflux.schedules.base import Observation, StepSettings, restored, settle_counts, settle_number
+from hyperflux.schedules.base import Observation, Ranking, StepSettings, restored, settle_counts, settle_number
 from hyperflux.schedules.controllers import PublishedController, PublishedControllerState
 from hyperflux.schedules.curves import presence_decay, trajectory
 from hyperflux.spec import INITIAL_PRESENCE
@@ -82,9 +82,9 @@ class PublishedSchedule:
         return INITIAL_PRESENCE
 
     @property
-    def by_magnitude(self) -> bool:
-        """False; pressure and flux alone decide, without capacity."""
-        return False
+    def ranking(self) -> Ranking:
+        """By t."""
+        return "presence"
 
     def initial_state(self) -> PublishedScheduleState:
         """The state before the first interval: no pressure."""

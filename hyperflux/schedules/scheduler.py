@@ -62,8 +62,8 @@ class PruningScheduler(Generic[S]):
         count = self.schedule.target_count(step)
         if count is None:
             return 0.0
-        if self.schedule.by_magnitude:
-            self._gate.rank_by_magnitude()
+        if self.schedule.ranking != "presence":
+            self._gate.rank_by(self.schedule.ranking)
         return self._gate.meet_capacity(count)
 
     def _apply_settings(self) -> None:

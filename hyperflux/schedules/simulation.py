@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperflux.schedules.base import PruningSchedule
+from hyperflux.schedules.base import PruningSchedule, Ranking
 from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, Array, meet_capacity
 
@@ -116,7 +116,7 @@ class SimulatedNetwork:
         self._t, self.last_shift = meet_capacity(self._t, max(1, round(count / self._weight)))
         return self.last_shift
 
-    def rank_by_magnitude(self) -> None:
+    def rank_by(self, ranking: Ranking) -> None:
         """Not possible: there are no weights."""
         raise NotImplementedError
 

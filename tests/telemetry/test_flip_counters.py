@@ -113,7 +113,7 @@ def test_the_probe_equals_a_recount_whatever_moves_t(dtype, memory_format, actio
         elif action == "capacity":
             gated.meet_capacity(1 + (seed + number) % 150)
         elif action == "rank":
-            gated.rank_by_magnitude()
+            gated.rank_by("magnitude")
             gated.write_effective()
         elif action == "resync":
             with torch.no_grad():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hyperflux import spec
 from hyperflux.backends.numpy.optimizers import moments_from_arrays, moments_to_arrays
-from hyperflux.schedules.base import LayerCount
+from hyperflux.schedules.base import LayerCount, Ranking
 from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import Array, Mask, State
 from hyperflux.telemetry.flux import running_pressure
@@ -105,7 +105,7 @@ class NumpyGate:
         self.state = State(self.state.weights, presence, self.state.moments)
         return shift
 
-    def rank_by_magnitude(self) -> None:
+    def rank_by(self, ranking: Ranking) -> None:
         """Set t of the present weights to |w|, of the pruned ones to −1."""
         presence = spec.magnitude_presence(self.state.weights, self.state.presence)
         self.state = State(self.state.weights, presence, self.state.moments)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hyperflux.backends.torch.finite import first_fault
 from hyperflux.backends.torch.weight_state import WeightState
-from hyperflux.schedules.base import LayerCount
+from hyperflux.schedules.base import LayerCount, Ranking
 from hyperflux.session.nonfinite import Fault
 
 KINDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
@@ -58,7 +58,7 @@ class WeightStates:
         return int(sum(_read([torch.count_nonzero(state.presence >= level) for state in self.states.values()])))
 
     @torch.no_grad()
-    def rank_by_magnitude(self) -> None:
+    def rank_by(self, ranking: Ranking) -> None:
         """Set t of the present weights to |w|, of the pruned ones to −1."""
         for state in self.states.values():
             state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))

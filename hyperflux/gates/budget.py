@@ -1,0 +1,66 @@
+"""A budget in whole units of cost: what a share of the dense network comes to, and whether it can be reached."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperflux.errors import InputError
+from hyperflux.gates.costs import NetworkCost
+from hyperflux.gates.kinds import Budget
+
+UNITS: dict[Budget, str] = {
+    "sparsity": "prunable weights",
+    "flops": "FLOPs",
+    "parameters": "parameters",
+    "latency": "nanoseconds",
+}
+"""What each budget is counted in, for messages."""
+
+
+class CapacityPlan(NamedTuple):
+    """What a schedule counts.
+
+    Attributes:
+        total: Cost of the dense network, or N.
+        final_count: The budget, or the number of weights left at the end.
+        gates: J, the number of gates; None for one per weight.
+    """
+
+    total: int
+    final_count: int
+    gates: int | None = None
+
+
+def kept_share(budget: Budget, share: float) -> Fraction:
+    """The share of the cost that stays, exactly as the decimal number was written; of a sparsity, the rest of 1."""
+    given = Fraction(repr(share))
+    return 1 - given if budget == "sparsity" else given
+
+
+def capacity_plan(cost: NetworkCost, budget: Budget, share: float, argument: str | None = None) -> CapacityPlan:
+    """The plan that leads to at most a share of the dense network's cost.
+
+    Args:
+        cost: Cost in the budget's unit.
+        budget: What the share is of.
+        share: The share to keep, or to remove where it is the sparsity; a fraction between 0 and 1.
+        argument: Name of the share in messages; the budget's own by default.
+
+    Raises:
+        InputError: So little can't be reached, because what has no gate costs more; or nothing would be removed.
+    """
+    everything, nothing = (cost.total(np.full(cost.gates, value)) for value in (True, False))
+    final, unit, name = int(kept_share(budget, share) * everything), UNITS[budget], argument or budget
+    if final < nothing or not final:
+        least = nothing / everything
+        bound = f"1 - {least:.3g}" if budget == "sparsity" else f"{least:.3g}"
+        raise InputError(
+            f"{name}: {share:g} leaves {final:,} of {everything:,} {unit}, but what has no gate takes {nothing:,}; "
+            f"give {'less' if budget == 'sparsity' else 'more'} than {bound}"
+        )
+    if final >= everything:
+        raise InputError(f"{name}: {share:g} of {everything:,} {unit} removes nothing; give another fraction")
+    return CapacityPlan(everything, final, cost.gates)

@@ -1,0 +1,68 @@
+"""What a network costs with some of its gates open, and what each gate saves (E16, E17)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperflux.spec import Array, Mask
+
+ALWAYS = -1
+"""The gate of an entry that has none: it is always there."""
+
+Labels = NDArray[np.intp]
+"""The gate of every entry of a dimension, `ALWAYS` where it has none."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A layer's part of the cost: `unit` for every pair of an open input and an open output.
+
+    Attributes:
+        unit: Cost of one pair, such as the weights of a kernel, or two FLOPs for each at every position.
+        inputs: The gates of the inputs.
+        outputs: The gates of the outputs; one that is always there where the cost depends on the inputs alone.
+    """
+
+    unit: int
+    inputs: Labels
+    outputs: Labels
+
+
+class NetworkCost:
+    """The cost of a network as a sum of products, a `hyperflux.spec.Cost` in whole units.
+
+    Attributes:
+        gates: J, the number of gates.
+    """
+
+    def __init__(self, gates: int, products: Sequence[Product]) -> None:
+        self.gates, self.products = gates, list(products)
+        self._units = np.array([product.unit for product in products], np.int64)
+        sides = [side for product in products for side in (product.inputs, product.outputs)]
+        self._labels = np.concatenate([np.empty(0, np.intp), *sides])
+        self._ends = np.cumsum([0, *map(len, sides)])
+        self._of = np.repeat(np.arange(len(sides)), [len(side) for side in sides])
+
+    def total(self, present: Mask) -> int:
+        """Cost with the gates of a mask, (J,), open."""
+        inputs, outputs = self._counts(present)
+        return int((self._units * inputs * outputs).sum())
+
+    def prices(self, present: Mask) -> Array:
+        """What closing each gate would save now, and opening it cost, (J,): the slope of the cost."""
+        inputs, outputs = self._counts(present)
+        slopes = np.stack([self._units * outputs, self._units * inputs], 1).ravel()
+        gated = self._labels != ALWAYS
+        prices = np.bincount(self._labels[gated], slopes[self._of[gated]].astype(np.float64), self.gates)
+        return prices.astype(np.float64)
+
+    def _counts(self, present: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Open inputs and outputs of every product."""
+        opened = np.append(present, True)[self._labels]  # ALWAYS is the last
+        running = np.concatenate([[0], np.cumsum(opened, dtype=np.int64)])
+        counts = running[self._ends[1:]] - running[self._ends[:-1]]
+        return counts[::2], counts[1::2]
