@@ -21,7 +21,10 @@ class SessionGate(Gate, Protocol):
     """A gate whose layers can be counted and whose values can be checked."""
 
     def layers(self) -> list[LayerCount]:
-        """Prunable and surviving weights of each parameter, in the network's order."""
+        """All and open gates of each layer, in the network's order: weights of a parameter, or channels."""
+
+    def drop_dead(self) -> None:
+        """Set to 0 what makes closed channels, once the mask is final."""
 
     def fault(self, latent: bool) -> Fault | None:
         """The first t that is not finite; with `latent` also the first w. None if all are finite."""
@@ -98,6 +101,7 @@ class PruningSession(Generic[S]):
     def finish(self) -> None:
         """Bring the gate to its final count, wherever the run stopped."""
         self.scheduler.finish()
+        self.gate.drop_dead()
         if self.recorder is not None:
             self.recorder.finish()
         self._warn()

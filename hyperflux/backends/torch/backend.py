@@ -24,6 +24,7 @@ from hyperflux.backends.torch.gate_state import require_gate_state
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
 from hyperflux.backends.torch.outputs import classification_loss, main_output
+from hyperflux.backends.torch.presence_store import KINDS, named_tensors
 from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.saved_checks import require_optimizer, require_processes
 from hyperflux.backends.torch.selection import select
@@ -290,7 +291,7 @@ class TorchBackend:
     def require_finite(self) -> None:
         """Check parameters, buffers and the states of optimizer and gate. All ranks raise NotFiniteError together."""
         with raise_on_all_ranks(self._processes):
-            kept = {} if self._gate is None else self._gate.named_tensors()
+            kept = {} if self._gate is None else named_tensors(self._gate.store.saved(), tuple(KINDS))
             self._finite_check.require_finite(self._optimizer, kept, self._progress.batches or None)
 
     def fingerprint(self) -> str:

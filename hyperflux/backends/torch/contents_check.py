@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.gated_parameter import GatedParameter
-from hyperflux.backends.torch.kernels.choice import Kernels
+from hyperflux.backends.torch.presence_store import PresenceStore
 
 
 def is_read_at_once(tensor: Tensor) -> bool:
@@ -22,15 +22,15 @@ class ContentsCheck:
     Comparisons on a CPU are read at once. Those on an accelerator wait until the host waits for the device anyway.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
-        self._kernels = kernels
+    def __init__(self, store: PresenceStore) -> None:
+        self._store = store
         self._pending: dict[tuple[str, ...], Tensor] = {}
 
     @torch.no_grad()
     def changed(self, entries: Iterable[GatedParameter]) -> list[GatedParameter]:
         """Compare parameters with θ before a step; returns those that differ, as far as that can be read at once."""
         compared, found = list(entries), []
-        for own, differs in self._kernels.differs([e.state for e in compared], [e.parameter.data for e in compared]):
+        for own, differs in self._store.differs([e.state for e in compared], [e.parameter.data for e in compared]):
             if is_read_at_once(differs):
                 found += [compared[number] for number, differ in zip(own, differs.tolist(), strict=True) if differ]
             else:

@@ -49,7 +49,7 @@ class Cost:
         return asdict(self)
 
 
-def count_cost(model: nn.Module, example_input: Tensor) -> Cost:
+def count_cost(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Cost:
     """Count the cost of a network in evaluation mode.
 
     FLOPs are those of matrix products and convolutions, as torch's FlopCounterMode counts them: padding counts like
@@ -57,7 +57,7 @@ def count_cost(model: nn.Module, example_input: Tensor) -> Cost:
 
     Args:
         model: The network; its training mode is restored.
-        example_input: Inputs (batch, ...), of any batch size.
+        example_input: Inputs (batch, ...), of any batch size, or a tuple of all inputs.
 
     Returns:
         The cost per sample.
@@ -66,15 +66,17 @@ def count_cost(model: nn.Module, example_input: Tensor) -> Cost:
         InputError: The example has no samples, or the network can't take it.
     """
     require_module("model", model)
-    require_tensor("example_input", example_input)
-    if not example_input.ndim or not len(example_input):
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    for one in inputs or (example_input,):
+        require_tensor("example_input", one)
+    if not inputs[0].ndim or not len(inputs[0]):
         raise InputError("example_input: the batch is empty; give one or more samples")
     parameters = list(model.parameters())
     zeros = _ZeroCounter(parameters)
     counter = FlopCounterMode(display=False)
     with _evaluating(model), counter, zeros, example_taken():
-        model(example_input)
-    dense, samples = counter.get_total_flops(), len(example_input)
+        model(*inputs)
+    dense, samples = counter.get_total_flops(), len(inputs[0])
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         nonzero_parameters=sum(int(p.count_nonzero()) for p in parameters),

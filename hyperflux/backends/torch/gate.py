@@ -22,16 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hyperflux.backends.torch.capacity import meet_capacity
 from hyperflux.backends.torch.contents_check import ContentsCheck
 from hyperflux.backends.torch.distributed import require_same_masks
+from hyperflux.backends.torch.finite import first_fault
 from hyperflux.backends.torch.gated_parameter import GatedParameter
-from hyperflux.backends.torch.kernels.choice import Kernels
 from hyperflux.backends.torch.kernels.plain import ParameterUpdate
 from hyperflux.backends.torch.optimizer_hooks import FailedStepHook, calls_itself, keep_state_dtype, require_hooks
-from hyperflux.backends.torch.weight_state import WeightState, same_layout
+from hyperflux.backends.torch.presence import Presence
+from hyperflux.backends.torch.presence_store import Build, PresenceStore, named_tensors
+from hyperflux.backends.torch.weight_state import same_layout
 from hyperflux.backends.torch.weight_states import WeightStates
 from hyperflux.errors import InputError
+from hyperflux.schedules.base import LayerCount, Ranking
 from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import INITIAL_PRESENCE
 
@@ -41,7 +43,7 @@ NEAR = 0.5
 """The k-th largest t is searched first within this share of t's travel between control steps, around 0."""
 
 
-class TorchGate(WeightStates):
+class TorchGate:
     """Parameters under the gate while an optimizer trains them: a `hyperflux.session.pruning.SessionGate`.
 
     w and t have the widest dtype of all parameters, at least float32. In a step, a parameter without a gradient keeps
@@ -49,6 +51,7 @@ class TorchGate(WeightStates):
     the optimizer. A gate can be copied and pickled together with its parameters and its optimizer.
 
     Attributes:
+        store: Latent weights and presence parameters.
         optimizer: The optimizer in whose steps the gate acts.
         pressure: γ of the next step.
         presence_lr: η_t of the next step; None freezes t and its moments.
@@ -68,8 +71,9 @@ class TorchGate(WeightStates):
         seed: int,
         initial: tuple[float, float] = INITIAL_PRESENCE,
         group: Any = None,
+        build: Build = WeightStates.of,
     ) -> None:
-        """Draw t for every parameter and register the hooks.
+        """Draw t and register the hooks.
 
         Args:
             parameters: The prunable parameters by name.
@@ -77,6 +81,7 @@ class TorchGate(WeightStates):
             seed: Seed of t.
             initial: Interval of the first t (see E2).
             group: torch's process group of the replicas, if there are several.
+            build: What gates hold; by default one weight each.
 
         Raises:
             InputError: The optimizer runs no step hooks, or needs a closure.
@@ -91,13 +96,11 @@ class TorchGate(WeightStates):
         self.lacks_state = False
         self.steps = 0
         dtype = functools.reduce(torch.promote_types, (p.dtype for p in parameters.values()), torch.float32)
+        self.store: PresenceStore = build(parameters, dtype, seed, initial)
         self._entries = {
-            name: GatedParameter(name, parameter, WeightState.of(parameter, dtype, seed, name, initial))
-            for name, parameter in parameters.items()
+            name: GatedParameter(name, parameter, self.store.states[name]) for name, parameter in parameters.items()
         }
-        super().__init__({name: entry.state for name, entry in self._entries.items()})
-        self._kernels = Kernels()
-        self._contents = ContentsCheck(self._kernels)
+        self._contents = ContentsCheck(self.store)
         self._active: list[tuple[GatedParameter, Tensor, Tensor]] = []
         self._unwritten: list[GatedParameter] = []
         self._stepping = self._nested = False
@@ -132,7 +135,7 @@ class TorchGate(WeightStates):
         require_hooks(optimizer)
         self.remove()
         self.optimizer, self.trained_by = optimizer, None
-        self._contents = ContentsCheck(self._kernels)
+        self._contents = ContentsCheck(self.store)
         for name, entry in self._entries.items():
             entry.parameter = parameters[name]
             self._follow_move(entry)
@@ -157,8 +160,9 @@ class TorchGate(WeightStates):
         The signs are a gate before its first step, an optimizer that has taken steps, and a sparse network.
         """
         if self.steps == 0 and any(optimizer.state.get(entry.parameter) for entry in self._entries.values()):
-            zeros = sum(int((state.latent == 0).sum()) for state in self.states.values())
-            self.lacks_state = zeros >= SPARSE * self.total
+            latents = [state.latent for state in self.states.values()]
+            zeros = sum(int((latent == 0).sum()) for latent in latents)
+            self.lacks_state = zeros >= SPARSE * sum(latent.numel() for latent in latents)
 
     def _require_state(self) -> None:
         if self.lacks_state:
@@ -169,7 +173,7 @@ class TorchGate(WeightStates):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """The gate without hooks, which belong to this optimizer only, and without kernels.
+        """The gate without hooks, which belong to this optimizer only.
 
         Raises InputError for a gate of several ranks, because process groups can't be copied.
         """
@@ -178,35 +182,84 @@ class TorchGate(WeightStates):
                 "pruner: under several processes it can't be copied or pickled; save its state_dict() instead"
             )
         self._restore()
-        return {**vars(self), "_hooks": self.is_attached, "_kernels": None, "_contents": None}
+        return {**vars(self), "_hooks": self.is_attached, "_contents": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Register hooks on the copied optimizer, if the original had them."""
         vars(self).update(state)
-        self._kernels = Kernels()
-        self._contents = ContentsCheck(self._kernels)
+        self._contents = ContentsCheck(self.store)
         was_attached, self._hooks = state["_hooks"], []
         if was_attached:
             self._attach()
 
     def held_tensors(self) -> list[Tensor]:
         """All tensors held in addition to the parameters, to measure memory."""
-        tensors = chain.from_iterable(state.tensors().values() for state in self.states.values())
-        return [*tensors, *self._kernels.buffers()]
+        tensors = chain.from_iterable(part.tensors().values() for part in self.store.saved().values())
+        return [*tensors, *self.store.buffers()]
 
     def fault(self, latent: bool) -> Fault | None:
-        """See `WeightStates.fault`. Raises InputError if values that were written to a parameter are lost."""
+        """The first t that is not finite, with `latent` also the first w, or None. Waits for the device.
+
+        Raises InputError if values that were written to a parameter are lost.
+        """
         self._require_nothing_lost()
-        return super().fault(latent)
+        return first_fault(named_tensors(self.store.saved(), ("presence", "latent") if latent else ("presence",)))
+
+    @property
+    def states(self) -> Mapping[str, Any]:
+        """The state of every parameter by name, a `ParameterState`."""
+        return self.store.states
+
+    @property
+    def total(self) -> int:
+        """N, or the cost of the dense network."""
+        return self.store.total
+
+    def presence(self) -> Mapping[str, Presence]:
+        """The presence parameters by layer."""
+        return self.store.presence()
+
+    def masks(self) -> dict[str, Tensor]:
+        """The mask m of every parameter by name, bool."""
+        return {name: state.mask() for name, state in self.states.items()}
+
+    def weights(self) -> list[LayerCount]:
+        """Prunable and surviving weights of every parameter, in the model's order; waits for the device."""
+        return self.store.weights()
+
+    def layers(self) -> list[LayerCount]:
+        """All and open gates of every layer; waits for the device."""
+        return self.store.layers()
+
+    def surviving(self) -> int:
+        """Number of present weights, or the cost of what is open; waits for the device."""
+        return self.store.surviving()
+
+    def above(self, level: float) -> int:
+        """Number of t at `level` or above; waits for the device."""
+        return self.store.above(level)
+
+    def rank_by(self, ranking: Ranking) -> None:
+        """Set t to what a baseline ranks by; the parameters are written by `meet_capacity`."""
+        self.store.rank_by(ranking)
+
+    def typical_flux(self) -> float:
+        """Mean of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
+        return self.store.typical_flux()
 
     @torch.no_grad()
     def meet_capacity(self, count: int) -> float:
-        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
+        """Lower every t by the same τ so that `count` weights, or a cost of at most `count`, are present. Returns τ."""
         near = NEAR * (self.presence_lr or math.inf) * max(1, self.steps - self.last_capacity)
-        shift = meet_capacity([state.presence for state in self.states.values()], count, near)
+        shift = self.store.meet_capacity(count, near)
         self.last_capacity = self.steps
         self.write_effective()
         return shift
+
+    def drop_dead(self) -> None:
+        """Set to 0 what makes closed channels, once the mask is final."""
+        self.store.drop_dead()
+        self.write_effective()
 
     def confirm_masks(self) -> None:
         """Raise RunError, with a parameter's name, if replicas hold different masks; waits for the device."""
@@ -244,7 +297,7 @@ class TorchGate(WeightStates):
     def remove(self) -> None:
         """Remove the hooks and leave θ in the parameters; safe to call twice."""
         self._restore()
-        self._kernels.forget()
+        self.store.forget()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -286,7 +339,7 @@ class TorchGate(WeightStates):
         ascending = _maximized(self.optimizer)
         updates = [_update_of(entry, scale, id(entry.parameter) in ascending) for entry in entries]
         self._unwritten = entries  # t moves now, so θ has to be written also if the step is not completed
-        self._kernels.take_step(updates, self.pressure / self.total, self.presence_lr)
+        self.store.take_step(updates, self.pressure, self.presence_lr)
         for entry, update in zip(entries, updates, strict=True):
             gradient = entry.parameter.grad
             assert gradient is not None
@@ -329,12 +382,12 @@ class TorchGate(WeightStates):
     def _follow_move(self, entry: GatedParameter) -> None:
         """If the parameter has moved to another device or layout, move its state too and release the kernels."""
         if entry.state.follow(entry.parameter):
-            self._kernels.forget()
+            self.store.forget()
 
     def _write(self, entries: Iterable[GatedParameter]) -> None:
         """Write θ = w·m into the parameters of `entries`, which include all unwritten ones."""
         written = list(entries)
-        self._kernels.write_effective([e.state for e in written], [e.parameter.data for e in written])
+        self.store.write_effective([e.state for e in written], [e.parameter.data for e in written])
         for entry in written:
             entry.remember()
         self._unwritten = []

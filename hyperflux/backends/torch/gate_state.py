@@ -9,23 +9,20 @@ import torch
 from torch import Tensor
 
 from hyperflux.backends.torch.gate import TorchGate
-from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.errors import InputError
 from hyperflux.io.saved_state import count, entries, finite
 
 WHAT = "pruner state"
 """What messages call the state."""
+NOT_BELOW_ZERO = {"second": "a squared moment", "prices": "a price", "pressure_mean": "a mean of pressure"}
+"""Tensors without negative numbers, with words for messages."""
 
 
 def gate_state(gate: TorchGate) -> dict[str, Any]:
     """The gate's state: copies of w, t and the moments of every parameter, and step counts."""
     parameters = {
-        name: {
-            **{key: tensor.clone() for key, tensor in state.tensors().items()},
-            "steps": state.steps,
-            "pressure_mean": state.pressure_mean,
-        }
-        for name, state in gate.states.items()
+        name: {**{key: tensor.clone() for key, tensor in part.tensors().items()}, **part.numbers()}
+        for name, part in gate.store.saved().items()
     }
     return {"steps": gate.steps, "last_capacity": gate.last_capacity, "parameters": parameters}
 
@@ -36,34 +33,32 @@ def require_gate_state(saved: Any, gate: TorchGate) -> None:
     steps = count(f"{WHAT}, steps", own["steps"])
     if count(f"{WHAT}, last_capacity", own["last_capacity"]) > steps:
         raise InputError(f"{WHAT}: last_capacity is {own['last_capacity']}, after step {steps}")
-    parameters = entries(f"{WHAT}, parameters", own["parameters"], gate.states)
-    for name, state in gate.states.items():
-        values = entries(f"{WHAT} of {name}", parameters[name], (*state.tensors(), "steps", "pressure_mean"))
-        count(f"{WHAT}, steps of {name}", values["steps"])
-        if finite(f"{WHAT}, pressure_mean of {name}", values["pressure_mean"]) < 0:
-            raise InputError(f"{WHAT}, pressure_mean of {name}: {values['pressure_mean']} is below 0")
-        for key, own_tensor in state.tensors().items():
+    parts = gate.store.saved()
+    parameters = entries(f"{WHAT}, parameters", own["parameters"], parts)
+    for name, part in parts.items():
+        values = entries(f"{WHAT} of {name}", parameters[name], (*part.tensors(), *part.numbers()))
+        for key in part.numbers():
+            if key == "steps":
+                count(f"{WHAT}, steps of {name}", values[key])
+            elif finite(f"{WHAT}, {key} of {name}", values[key]) < 0:
+                raise InputError(f"{WHAT}, {key} of {name}: {values[key]} is below 0")
+        for key, own_tensor in part.tensors().items():
             _require_alike(f"{WHAT}, {key} of {name}", values[key], own_tensor)
-        if bool((values["second"] < 0).any()):
-            raise InputError(f"{WHAT}, second of {name}: a squared moment is below 0")
+            if key in NOT_BELOW_ZERO and bool((values[key] < 0).any()):
+                raise InputError(f"{WHAT}, {key} of {name}: {NOT_BELOW_ZERO[key]} is below 0")
 
 
 @torch.no_grad()
 def restore_gate(gate: TorchGate, saved: Mapping[str, Any]) -> None:
     """Copy a saved state into a gate on the same parameters and write the effective weights, even if interrupted."""
     try:
-        for name, state in gate.states.items():
-            _restore_parameter(state, saved["parameters"][name])
+        for name, part in gate.store.saved().items():
+            values = saved["parameters"][name]
+            part.restore({key: values[key] for key in part.tensors()}, {key: values[key] for key in part.numbers()})
         gate.steps, gate.last_capacity = int(saved["steps"]), int(saved["last_capacity"])
         gate.lacks_state = False
     finally:
         gate.write_effective()
-
-
-def _restore_parameter(state: WeightState, values: Mapping[str, Any]) -> None:
-    for key, tensor in state.tensors().items():
-        tensor.copy_(values[key])
-    state.steps, state.pressure_mean = int(values["steps"]), float(values["pressure_mean"])
 
 
 def _require_alike(what: str, saved: Any, own: Tensor) -> None:

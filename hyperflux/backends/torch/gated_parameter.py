@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.weight_state import WeightState
+from hyperflux.backends.torch.presence_store import ParameterState
 
 
 @dataclass
@@ -18,12 +18,12 @@ class GatedParameter:
     Attributes:
         name: The parameter's name in the model.
         parameter: The parameter.
-        state: w, t and the moments of t.
+        state: w and the mask.
     """
 
     name: str
     parameter: nn.Parameter
-    state: WeightState
+    state: ParameterState
     _version: int = -1
     _pointer: int = -1
 
@@ -53,7 +53,7 @@ class GatedParameter:
         effective = torch.empty_like(self.parameter)
         self.state.write_effective(effective)
         smaller = self.parameter.abs() < effective.abs()
-        unknown = (values == 0) & (self.state.presence < 0)
+        unknown = (values == 0) & ~self.state.mask()
         kept = self.state.latent
         if smaller.any() and (smaller | (self.parameter == effective)).all() and values.any():
             limit = values.abs().max()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperflux.backends.torch.gate import TorchGate
-from hyperflux.backends.torch.weight_state import WeightState
+from hyperflux.backends.torch.presence import Presence
 from hyperflux.telemetry.host_counters import HostCounters
 from hyperflux.telemetry.statistics import LayerArrays
 
@@ -29,7 +29,7 @@ class _DeviceCounters:
     mask: Tensor
 
     @classmethod
-    def of(cls, state: WeightState) -> _DeviceCounters:
+    def of(cls, state: Presence) -> _DeviceCounters:
         t = state.presence
         return cls(
             torch.zeros_like(t, dtype=torch.int32),
@@ -37,7 +37,7 @@ class _DeviceCounters:
             torch.ones_like(t, dtype=torch.bool),
         )
 
-    def count(self, state: WeightState, interval: int) -> None:
+    def count(self, state: Presence, interval: int) -> None:
         mask = state.mask()
         changed = self.mask.bitwise_xor_(mask)
         self.flips.add_(changed)
@@ -58,20 +58,20 @@ class TorchProbe:
 
     def count(self, interval: int) -> None:
         """Count the weights whose mask changed since the last call."""
-        presence = [state.presence for state in self._gate.states.values()]
+        presence = [state.presence for state in self._gate.presence().values()]
         if [t.device for t in presence] != self._devices:
             self._follow_moves()
         if self._host_parts:
             self._host.count([t.numpy() for t in presence if t.is_cpu], interval)
         for name, counters in self._elsewhere.items():
-            counters.count(self._gate.states[name], interval)
+            counters.count(self._gate.presence()[name], interval)
 
     @torch.no_grad()
     def layers(self, flux: bool) -> list[LayerArrays]:
         """Every layer now, on the host."""
         flips, changed_in = self._counted("flips"), self._counted("changed_in")
         result = []
-        for name, state in self._gate.states.items():
+        for name, state in self._gate.presence().items():
             running = _on_host(state.restoring_flux()) if flux else None
             result.append(LayerArrays(name, _on_host(state.presence), flips[name], changed_in[name], running))
         return result
@@ -83,7 +83,7 @@ class TorchProbe:
     def state(self) -> dict[str, NDArray[Any]]:
         """Copies of the counters by name, on the host."""
         counted = {kind: self._counted(kind) for kind in KINDS}
-        return {f"{kind} {name}": counted[kind][name].copy() for name in self._gate.states for kind in KINDS}
+        return {f"{kind} {name}": counted[kind][name].copy() for name in self._gate.presence() for kind in KINDS}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Continue from saved counters."""
@@ -101,7 +101,7 @@ class TorchProbe:
 
     def _place(self) -> None:
         """Make new counters where the parameters' states are now."""
-        states = self._gate.states
+        states = self._gate.presence()
         self._devices = [state.presence.device for state in states.values()]
         self._host_parts: dict[str, slice] = {}
         total = 0
@@ -120,7 +120,7 @@ class TorchProbe:
 
     def _counted(self, kind: str) -> dict[str, NDArray[Any]]:
         """One of `KINDS` for every layer by name, on the host."""
-        states, on_host = self._gate.states, getattr(self._host, kind)
+        states, on_host = self._gate.presence(), getattr(self._host, kind)
         return {
             name: on_host[self._host_parts[name]].reshape(tuple(states[name].presence.shape))
             if name in self._host_parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from hyperflux.backends.torch.arguments import require_module
 from hyperflux.backends.torch.distributed import process_group_of, require_process_group
 from hyperflux.backends.torch.finite import require_weights_in_range
 from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.gate_plan import GatePlan, gate_plan
 from hyperflux.backends.torch.masks import apply_masks
 from hyperflux.backends.torch.optimizer_hooks import require_hooks
 from hyperflux.backends.torch.placement import Placement, require_followable
@@ -21,18 +23,21 @@ from hyperflux.backends.torch.pruner_state import pruner_state, restore_pruner
 from hyperflux.backends.torch.selection import Patterns, Selection, select, unwrap
 from hyperflux.backends.torch.training_watch import TrainingWatch, require_free
 from hyperflux.errors import InputError
-from hyperflux.io.ranges import fraction, number_in, whole_number
+from hyperflux.gates.kinds import Budget, Gates, Pattern, gate_kind
+from hyperflux.io.ranges import fraction, number_in, true_or_false, whole_number
 from hyperflux.io.safe_read import shown
 from hyperflux.schedules.base import LayerCount, PruningSchedule, Stage, require_schedule
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultCourse
-from hyperflux.schedules.factory import pruning_schedule
+from hyperflux.schedules.factory import counted_schedule, pruning_schedule
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
 from hyperflux.telemetry.columns import Tables
 from hyperflux.telemetry.levels import level
 
 _log = logging.getLogger("hyperflux")
+ARGUMENTS: dict[Budget, str] = {"sparsity": "target_sparsity"}
+"""Arguments of `Pruner` whose names differ from those of the budgets."""
 
 
 class Pruner:
@@ -60,18 +65,28 @@ class Pruner:
         selection: The prunable parameters, and why each other parameter was left out; print it.
         gate: The presence parameters and latent weights.
         session: Schedule, controller, telemetry and warnings.
-        target_sparsity: As given.
+        plan: What the gates hold.
+        budget: What bounds the network, and its share: to remove for the sparsity, else to keep.
         presence_lr: As given.
     """
+
+    budget: tuple[Budget, float]
+    presence_lr: float
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        target_sparsity: float,
         pruning_steps: int,
         regrowth_steps: int,
+        target_sparsity: float | None = None,
+        flops: float | None = None,
+        parameters: float | None = None,
+        latency: float | None = None,
+        gates: str = "weights",
+        gate_inputs: bool = False,
+        example_input: Any = None,
         include: Patterns | None = None,
         exclude: Patterns | None = None,
         presence_lr: float = 1e-3,
@@ -86,9 +101,17 @@ class Pruner:
             model: Any module. Under DistributedDataParallel pass the wrapped model: all replicas then compute the same
                 masks, which they confirm by a hash at every control step.
             optimizer: Any `torch.optim.Optimizer` that runs step hooks and needs no closure.
-            target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1.
             pruning_steps: Optimizer steps of the pruning stage, at least 1.
             regrowth_steps: Optimizer steps of the regrowth stage, at least 0.
+            target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1. Give exactly one of
+                this and the next three; none where gates hold a pattern.
+            flops: With gates of channels, the share of the dense network's FLOPs that the compacted one may have.
+            parameters: The same for parameters.
+            latency: The same for the time that a batch like `example_input` takes on this device.
+            gates: What a gate holds: "weights"; "channels", units and heads as well; or a weight in a pattern such as
+                "2:4".
+            gate_inputs: With gates of channels, whether the input features get gates too.
+            example_input: With gates of channels, one input of the model (batch, ...), or a tuple of all inputs.
             include: Patterns of parameters to prune, see `hyperflux.backends.torch.selection.select`.
             exclude: Patterns of parameters to leave dense.
             presence_lr: η_t, the learning rate of t.
@@ -102,32 +125,45 @@ class Pruner:
         Raises:
             InputError: A setting is out of range; `select` refuses a pattern or module; the optimizer needs a
                 closure or runs no step hooks; the model is already under a Pruner; the published course has too few
-                steps for t to cross 0.
+                steps for t to cross 0; torch.fx can't read a model whose channels get gates, or a budget can't be met.
         """
         pruning_steps = whole_number("pruning_steps", pruning_steps, 1)
         regrowth_steps = whole_number("regrowth_steps", regrowth_steps, 0)
         seed = whole_number("seed", seed, 0, most=None)
         presence_lr = number_in("presence_lr", presence_lr, 0, ends="()")
-        sparsity = fraction("target_sparsity", target_sparsity)
+        kind = gate_kind(gates)
+        given = {"sparsity": target_sparsity, "flops": flops, "parameters": parameters, "latency": latency}
+        budget, share = _budget(kind, given)
+        gate_inputs = true_or_false("gate_inputs", gate_inputs)
         level(telemetry)
         require_module("model", model)
         require_hooks(optimizer)
         require_process_group(process_group)
         root = unwrap(model)
         selection = _selected(root, optimizer, include, exclude)
-        schedule = pruning_schedule(
-            selection.total,
-            sparsity,
-            pruning_steps,
-            regrowth_steps,
-            controller=controller,
-            presence_lr=presence_lr,
-            network=type(root).__name__,
-            argument="target_sparsity",
+        name = ARGUMENTS.get(budget, budget)
+        plan = gate_plan(
+            root, selection.prunable, kind, budget, share, example_input, gate_inputs=gate_inputs, argument=name
         )
+        steps = (pruning_steps, regrowth_steps)
+        if plan.capacity is None:
+            schedule = pruning_schedule(
+                selection.total,
+                share,
+                *steps,
+                controller=controller,
+                presence_lr=presence_lr,
+                network=type(root).__name__,
+                argument=name,
+            )
+        else:
+            total, count, number = plan.capacity
+            schedule = counted_schedule(total, count, *steps, course=controller, presence_lr=presence_lr, gates=number)
         warnings = Warnings(_log.warning)
-        self._start(model, optimizer, selection, schedule, include, exclude, seed, telemetry, process_group, warnings)
-        self.target_sparsity, self.presence_lr = sparsity, presence_lr
+        self._start(
+            model, optimizer, selection, plan, schedule, include, exclude, seed, telemetry, process_group, warnings
+        )
+        self.budget, self.presence_lr = (budget, share), presence_lr
 
     @classmethod
     def with_schedule(
@@ -136,6 +172,7 @@ class Pruner:
         optimizer: torch.optim.Optimizer,
         schedule: PruningSchedule[Any],
         *,
+        plan: GatePlan | None = None,
         include: Patterns | None = None,
         exclude: Patterns | None = None,
         seed: int = 0,
@@ -148,7 +185,8 @@ class Pruner:
         Args:
             model: As in `Pruner`.
             optimizer: As in `Pruner`.
-            schedule: Any pruning schedule for the number of prunable weights.
+            schedule: Any pruning schedule for the number of prunable weights, or for what `plan` counts.
+            plan: What gates hold; by default one weight each.
             include: As in `Pruner`.
             exclude: As in `Pruner`.
             seed: As in `Pruner`.
@@ -168,14 +206,18 @@ class Pruner:
             raise InputError(f"warnings: {shown(warnings)} is not a hyperflux.session.warnings.Warnings")
         pruner = cls.__new__(cls)
         selection = _selected(unwrap(model), optimizer, include, exclude)
-        if (total := getattr(schedule, "total", selection.total)) != selection.total:
-            raise InputError(
-                f"schedule: is for {total:,} weights, but {selection.total:,} are prunable; build it for these"
-            )
+        plan = GatePlan() if plan is None else plan
+        if not isinstance(plan, GatePlan):
+            raise InputError(f"plan: {shown(plan)} is not a GatePlan; build one by gate_plan")
+        wanted = selection.total if plan.capacity is None else plan.capacity.total
+        if (total := getattr(schedule, "total", wanted)) != wanted:
+            raise InputError(f"schedule: is for {total:,} weights, but {wanted:,} are prunable; build it for these")
         warnings = Warnings(_log.warning) if warnings is None else warnings
-        pruner._start(model, optimizer, selection, schedule, include, exclude, seed, telemetry, process_group, warnings)
+        pruner._start(
+            model, optimizer, selection, plan, schedule, include, exclude, seed, telemetry, process_group, warnings
+        )
         last_step = schedule.pruning_steps + schedule.regrowth_steps
-        pruner.target_sparsity = float(1 - schedule.target_density(last_step))
+        pruner.budget = ("sparsity", float(1 - schedule.target_density(last_step)))
         pruner.presence_lr = float(schedule.settings(schedule.initial_state()).presence_lr or 0.0)
         return pruner
 
@@ -184,6 +226,7 @@ class Pruner:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         selection: Selection,
+        plan: GatePlan,
         schedule: PruningSchedule[Any],
         include: Patterns | None,
         exclude: Patterns | None,
@@ -195,8 +238,10 @@ class Pruner:
         watched = level(telemetry)
         self.model = unwrap(model)
         group = process_group_of(model) if process_group is None else process_group
-        self.selection = selection
-        self.gate = gate = TorchGate(selection.prunable, optimizer, seed, schedule.initial_presence, group=group)
+        self.selection = replace(selection, channels=plan.layout)
+        self.plan = plan
+        initial = schedule.initial_presence
+        self.gate = gate = TorchGate(selection.prunable, optimizer, seed, initial, group=group, build=plan.build)
         self._probe = None if watched is None else TorchProbe(gate)
         self.session = PruningSession(schedule, gate, warnings, probe=self._probe, level=watched)
         gate.before_step, gate.after_step = self._before_step, self._after_step
@@ -232,33 +277,44 @@ class Pruner:
     @property
     def total(self) -> int:
         """N, the number of prunable weights."""
-        return self.gate.total
+        return self.selection.total
 
     @property
     def surviving(self) -> int:
-        """Number of present weights; waits for the device."""
-        return self.gate.surviving()
+        """Number of present weights, with gates of channels of those between open channels; waits for the device."""
+        return sum(layer.surviving for layer in self.gate.weights())
 
     @property
     def sparsity(self) -> float:
         """Share of the prunable weights that are pruned now, a fraction."""
         return 1 - self.surviving / self.total
 
+    @property
+    def target_sparsity(self) -> float | None:
+        """The sparsity asked for; None where another budget was."""
+        budget, share = self.budget
+        return share if budget == "sparsity" else None
+
+    @property
+    def cost_ratio(self) -> float:
+        """What is open, as a share of the dense network, in what the budget is counted in; waits for the device."""
+        return self.gate.surviving() / self.gate.total
+
     def masks(self) -> dict[str, Tensor]:
         """The mask m by parameter name, bool, in the parameter's shape; computed from t, not from zeros."""
         return self.gate.masks()
 
     def presence(self) -> dict[str, Tensor]:
-        """A copy of the presence parameters t by parameter name."""
-        return {name: state.presence.clone() for name, state in self.gate.states.items()}
+        """A copy of the presence parameters t, by parameter name; of channels by the layer that makes them."""
+        return {name: own.presence.clone() for name, own in self.gate.presence().items()}
 
     def latent(self) -> dict[str, Tensor]:
         """A copy of the latent weights w by parameter name."""
         return {name: state.latent.clone() for name, state in self.gate.states.items()}
 
     def flux(self) -> dict[str, Tensor]:
-        """Restoring flux −κ g w of every weight by parameter name, a running mean over about ten steps (see E4)."""
-        return {name: state.restoring_flux() for name, state in self.gate.states.items()}
+        """Restoring flux −κ g w of every gate, named as in `presence`, a running mean over about ten steps (see E4)."""
+        return {name: own.restoring_flux() for name, own in self.gate.presence().items()}
 
     def telemetry(self) -> Tables:
         """The record of pruning so far, as the structured arrays of `hyperflux.telemetry.columns`; empty if off.
@@ -270,7 +326,7 @@ class Pruner:
         return {} if recorder is None else recorder.tables()
 
     def layers(self) -> list[LayerCount]:
-        """Prunable and surviving weights of each parameter, in the model's order; waits for the device."""
+        """All and open gates of each layer, in the model's order: weights, or channels; waits for the device."""
         return self.gate.layers()
 
     def held_tensors(self) -> list[Tensor]:
@@ -304,7 +360,7 @@ class Pruner:
         require_followable(parameters, self.selection.prunable, optimizer)
         require_free(self.model, set(parameters.values()) - set(self.selection.prunable.values()))
         self.gate.follow(optimizer, parameters)
-        self.selection = Selection(parameters, self.selection.left_out)
+        self.selection = replace(self.selection, prunable=parameters)
         self._watch.follow(parameters.values())
 
     def apply_masks(self, model: nn.Module) -> None:
@@ -380,7 +436,9 @@ class Pruner:
         schedule = self.session.schedule
         course = getattr(schedule, "course", None) or getattr(schedule, "controller", None)
         names = ("target_sparsity", "pruning_steps", "regrowth_steps", "presence_lr")
-        return {"schedule": f"{type(schedule).__name__}, {course}", **{name: getattr(self, name) for name in names}}
+        own = {"schedule": f"{type(schedule).__name__}, {course}", **{name: getattr(self, name) for name in names}}
+        others = {"gates": str(self.plan.kind), "budget": f"{self.budget[0]} {self.budget[1]!r}"}
+        return own if self.plan.kind == "weights" else own | others
 
     def _require_intact(self) -> None:
         """Raise InputError or NotFiniteError unless the model holds exactly what the gate says."""
@@ -394,6 +452,24 @@ class Pruner:
 
     def _after_step(self) -> None:
         self.session.after_step()
+
+
+def _budget(kind: Gates, given: dict[Budget, float | None]) -> tuple[Budget, float]:
+    """The one budget that is given. Raises InputError for none, for several, or for one that does not fit the gates."""
+    found = {budget: share for budget, share in given.items() if share is not None}
+    names = [ARGUMENTS.get(budget, budget) for budget in found]
+    if isinstance(kind, Pattern):
+        if found:
+            raise InputError(f"{names[0]}: gates {kind} leave {kind} of the weights; leave it out")
+        return "sparsity", 1 - kind.density
+    if len(found) != 1:
+        what = f"{names[0]} and {names[1]} are both given" if found else "nothing says how far to prune"
+        some = "target_sparsity, flops, parameters and latency" if kind == "channels" else "target_sparsity"
+        raise InputError(f"target_sparsity: {what}; give {'one of ' if kind == 'channels' else ''}{some}")
+    ((budget, share),) = found.items()
+    if kind == "weights" and budget != "sparsity":
+        raise InputError(f'{budget}: is a budget for gates of channels; add gates="channels", or give target_sparsity')
+    return budget, fraction(names[0], share)
 
 
 def _selected(

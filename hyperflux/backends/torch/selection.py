@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from hyperflux.backends.torch.arguments import other_than_dense, require_module,
 from hyperflux.errors import InputError
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.io.safe_read import shown
+
+if TYPE_CHECKING:
+    from hyperflux.backends.torch.channels.layout import ChannelLayout
 
 Pattern = str | re.Pattern[str] | type[nn.Module]
 Patterns = Pattern | Iterable[Pattern]
@@ -48,10 +51,12 @@ class Selection:
     Attributes:
         prunable: Prunable parameters by name.
         left_out: The reason for each other parameter, by name.
+        channels: The gates of channels, if they hold these.
     """
 
     prunable: dict[str, nn.Parameter]
     left_out: dict[str, str]
+    channels: ChannelLayout | None = None
 
     @property
     def total(self) -> int:
@@ -59,8 +64,9 @@ class Selection:
         return sum(parameter.numel() for parameter in self.prunable.values())
 
     def __str__(self) -> str:
-        """One line per parameter."""
-        rows = [(name, f"{parameter.numel():,} weights, prunable") for name, parameter in self.prunable.items()]
+        """One line per parameter; with gates of channels, first one per layer that makes these."""
+        rows = [] if self.channels is None else self.channels.described()
+        rows += [(name, f"{parameter.numel():,} weights, prunable") for name, parameter in self.prunable.items()]
         rows += self.left_out.items()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

@@ -45,7 +45,7 @@ def nested_gate_state(gate: TorchGate, saved: Mapping[str, NDArray[Any]]) -> dic
             key: torch.from_numpy(array) if array.ndim else array.item()
             for key, array in subtree(saved, f"parameter/{name}").items()
         }
-        for name in gate.states
+        for name in gate.store.saved()
     }
     counts = {name: int(count) for name, count in subtree(saved, "counts").items()}
     return {**counts, "parameters": parameters}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hyperflux.backends.torch.presence import Presence
 from hyperflux.seeding import generator
-from hyperflux.spec import ADAM_BETAS, ADAM_EPSILON, KAPPA, initial_presence
+from hyperflux.spec import KAPPA, initial_presence
 
 
 @dataclass
-class WeightState:
+class WeightState(Presence):
     """The state that pruning adds to one parameter. Tensors have its shape, in at least float32.
 
     Attributes:
@@ -45,6 +47,16 @@ class WeightState:
         """The four tensors by name."""
         return {"latent": self.latent, "presence": self.presence, "first": self.first, "second": self.second}
 
+    def numbers(self) -> dict[str, float]:
+        """What else is saved, by name."""
+        return {"steps": self.steps, "pressure_mean": self.pressure_mean}
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
+        """Take saved values."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self.steps, self.pressure_mean = int(numbers["steps"]), float(numbers["pressure_mean"])
+
     def follow(self, parameter: Tensor) -> bool:
         """Move to the parameter's device and memory layout; returns whether either had changed."""
         if self.latent.device == parameter.device and same_layout(self.latent, parameter):
@@ -52,10 +64,6 @@ class WeightState:
         for name, tensor in self.tensors().items():
             setattr(self, name, torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor))
         return True
-
-    def mask(self) -> Tensor:
-        """The mask m, bool (see E1)."""
-        return self.presence >= 0
 
     def write_effective(self, out: Tensor) -> None:
         """Write θ = w·m into `out`, rounded to its dtype; a pruned weight becomes an exact +0 (see E2)."""
@@ -70,32 +78,8 @@ class WeightState:
             pressure_gradient: γ/N.
             learning_rate: η_t.
         """
-        beta1, beta2 = ADAM_BETAS
         self.count_step(pressure_gradient)
-        slope = (KAPPA * gradient).mul_(self.latent).add_(pressure_gradient)
-        self.first.mul_(beta1).add_(slope, alpha=1 - beta1)
-        self.second.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
-        root = torch.div(self.second, 1 - beta2**self.steps, out=slope).sqrt_().add_(ADAM_EPSILON)
-        self.presence.addcdiv_(self.first, root, value=-learning_rate / (1 - beta1**self.steps))
-
-    def count_step(self, pressure_gradient: float) -> None:
-        """Count a step of the moments under this γ/N."""
-        beta1, _ = ADAM_BETAS
-        self.steps += 1
-        self.pressure_mean = beta1 * self.pressure_mean + (1 - beta1) * pressure_gradient
-
-    def root_of_second_moment(self) -> Tensor:
-        """√v̂, where v̂ is Adam's bias-corrected second moment of t; 0 before the first step."""
-        return (self.second / (1 - ADAM_BETAS[1] ** max(1, self.steps))).sqrt_()
-
-    def restoring_flux(self) -> Tensor:
-        """Running mean of −κ g w for every weight: the negative of Adam's mean, without the part of pressure (see E4).
-
-        It is positive if the loss would fall with a pruned weight back, or rise with a present one removed.
-        """
-        beta1, _ = ADAM_BETAS
-        weight = 1 - beta1**self.steps if self.steps else 1.0
-        return (self.pressure_mean - self.first) / weight
+        self.move((KAPPA * gradient).mul_(self.latent).add_(pressure_gradient), learning_rate)
 
 
 def same_layout(one: Tensor, other: Tensor) -> bool:

@@ -1,23 +1,22 @@
-"""The states of all parameters under a gate: masks, counts and statistics, whatever trains the parameters."""
+"""One gate per weight: the states of all parameters, with kernels for their steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hyperflux.backends.torch.finite import first_fault
+from hyperflux.backends.torch.capacity import meet_capacity
+from hyperflux.backends.torch.kernels.choice import Kernels
+from hyperflux.backends.torch.kernels.plain import ParameterUpdate
+from hyperflux.backends.torch.presence_store import read_numbers
 from hyperflux.backends.torch.weight_state import WeightState
 from hyperflux.schedules.base import LayerCount, Ranking
-from hyperflux.session.nonfinite import Fault
-
-KINDS = {"presence": "presence parameter", "latent": "latent weight", "first": "moment", "second": "squared moment"}
-"""Tensors that a gate keeps per parameter, with words for messages."""
 
 
 class WeightStates:
-    """The states of some parameters.
+    """A `PresenceStore` with one gate per weight.
 
     Attributes:
         states: The state of every parameter by name; the tensors are those in use, not copies.
@@ -25,37 +24,44 @@ class WeightStates:
     """
 
     def __init__(self, states: Mapping[str, WeightState]) -> None:
-        self.states = dict(states)
+        self.states: dict[str, WeightState] = dict(states)
         self.total = sum(state.latent.numel() for state in states.values())
+        self._kernels = Kernels()
 
-    def masks(self) -> dict[str, Tensor]:
-        """The mask m of every parameter by name, bool."""
-        return {name: state.mask() for name, state in self.states.items()}
+    @classmethod
+    def of(
+        cls, parameters: Mapping[str, nn.Parameter], dtype: torch.dtype, seed: int, initial: tuple[float, float]
+    ) -> WeightStates:
+        """The states before the first step; t is drawn by seed and name."""
+        return cls({name: WeightState.of(own, dtype, seed, name, initial) for name, own in parameters.items()})
+
+    def presence(self) -> Mapping[str, WeightState]:
+        """The presence parameters of every parameter."""
+        return self.states
+
+    def saved(self) -> Mapping[str, WeightState]:
+        """The states."""
+        return self.states
 
     def layers(self) -> list[LayerCount]:
         """Prunable and surviving weights of every parameter, in the model's order; waits for the device."""
-        present = _read([torch.count_nonzero(mask) for mask in self.masks().values()])
+        present = read_numbers([torch.count_nonzero(state.mask()) for state in self.states.values()])
         return [
             LayerCount(name, state.latent.numel(), int(count))
             for (name, state), count in zip(self.states.items(), present, strict=True)
         ]
 
+    def weights(self) -> list[LayerCount]:
+        """The same as `layers`."""
+        return self.layers()
+
     def surviving(self) -> int:
         """Number of present weights; waits for the device."""
         return sum(layer.surviving for layer in self.layers())
 
-    def fault(self, latent: bool) -> Fault | None:
-        """The first t that is not finite, with `latent` also the first w, or None. Waits for the device."""
-        return first_fault(self.named_tensors(("presence", "latent") if latent else ("presence",)))
-
-    def named_tensors(self, kinds: Iterable[str] = KINDS) -> dict[str, Tensor]:
-        """The tensors of some `kinds` for all parameters, by their names in messages."""
-        kept = {name: state.tensors() for name, state in self.states.items()}
-        return {f"a {KINDS[kind]} of {name}": tensors[kind] for kind in kinds for name, tensors in kept.items()}
-
     def above(self, level: float) -> int:
         """Number of weights whose t is at `level` or above; waits for the device."""
-        return int(sum(_read([torch.count_nonzero(state.presence >= level) for state in self.states.values()])))
+        return int(sum(read_numbers([torch.count_nonzero(state.presence >= level) for state in self.states.values()])))
 
     @torch.no_grad()
     def rank_by(self, ranking: Ranking) -> None:
@@ -66,9 +72,36 @@ class WeightStates:
     @torch.no_grad()
     def typical_flux(self) -> float:
         """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
-        return sum(_read([state.root_of_second_moment().sum() for state in self.states.values()])) / self.total
+        sums = read_numbers([state.root_of_second_moment().sum() for state in self.states.values()])
+        return sum(sums) / self.total
 
+    def meet_capacity(self, count: int, near: float) -> float:
+        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
+        return meet_capacity([state.presence for state in self.states.values()], count, near)
 
-def _read(numbers: Sequence[Tensor]) -> list[float]:
-    """The values of tensors of shape (), read at once; waits for the device."""
-    return torch.stack([number.to(numbers[0].device) for number in numbers]).tolist()
+    def drop_dead(self) -> None:
+        """Nothing: a weight's gate closes no channel."""
+
+    def take_step(self, updates: Sequence[ParameterUpdate], pressure: float, learning_rate: float | None) -> None:
+        """Turn every g into g·m, and move t by one step on κ g w + γ/N (see E3 to E6)."""
+        self._kernels.take_step(updates, pressure / self.total, learning_rate)
+
+    def write_effective(self, states: Sequence[WeightState], out: Sequence[Tensor]) -> None:
+        """Write each θ = w·m into its `out`."""
+        self._kernels.write_effective(states, out)
+
+    def differs(self, states: Sequence[WeightState], values: Sequence[Tensor]) -> list[tuple[list[int], Tensor]]:
+        """Whether `values` differ from θ = w·m: numbers of states, and a bool for each."""
+        return self._kernels.differs(states, values)
+
+    def buffers(self) -> list[Tensor]:
+        """The kernels' buffers."""
+        return self._kernels.buffers()
+
+    def forget(self) -> None:
+        """Release all kernels."""
+        self._kernels.forget()
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy chooses its own kernels."""
+        return {**vars(self), "_kernels": Kernels()}

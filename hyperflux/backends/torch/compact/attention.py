@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,6 +31,13 @@ class Attention(Op):
         sources, rest = _operands(node), [*node.args[3:5], *(node.kwargs.get(n) for n in ("attn_mask", "dropout_p"))]
         return len(set(sources)) == 3 and not any(rest) and not node.kwargs.get("enable_gqa")
 
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one head."""
+        (tokens, width), (others, made) = self.query.shape[-2:], self.values.shape[-2:]
+        adds: int = tokens * others * (width + made)
+        return adds
+
     def propagate_constants(self) -> None:
         """A channel is constant where it is in v, with one value for all tokens."""
         constants = self.values.constants[..., :1, :]
@@ -56,6 +64,11 @@ class MatrixProduct(Op):
         super().__init__(trace, node)
         self.left, self.right = self.inputs
         (self.output,) = self.outputs
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one matrix."""
+        return math.prod(self.left.shape[-2:]) * self.output.shape[-1]
 
     def propagate_constants(self) -> None:
         """A result is constant where its row and column are, and 0 where one of them is all 0."""

@@ -28,6 +28,12 @@ class DataMovement(Op):
     Which one it is follows from making the call on element indices in place of values. Where slices go, sizes among the
     arguments are rewritten, and the call is made again on the indices of the live elements: `can_rewrite` is true if
     that gives the live results, in all executions.
+
+    Attributes:
+        operands: The tensors whose elements move.
+        moved_dims: Dimensions of the operands along which a size says which elements are taken or added.
+        source_indices: By execution and result, its elements' indices among the operands' elements, -1 for constants
+            that the call adds.
     """
 
     def __init__(self, trace: Trace, node: fx.Node) -> None:
@@ -39,50 +45,50 @@ class DataMovement(Op):
         others = [tensor for tensor in self.inputs if tensor not in self.operands]
         if not all(bool(tensor.known.all()) for tensor in others):
             raise ValueError("where elements go depends on the input")
-        self._moved_dims = self._find_moved_dims()
-        self._source_indices = [self._find_source_indices(execution) for execution in trace.executions]
+        self.moved_dims = self._find_moved_dims()
+        self.source_indices = [self._find_source_indices(execution) for execution in trace.executions]
 
     @property
     def preserves_order(self) -> bool:
         """Whether the one result has the operand's elements in the same order."""
-        sources = self._source_indices[0]
+        sources = self.source_indices[0]
         return len(sources) == 1 and torch.equal(sources[0].flatten(), torch.arange(self._operand_elements(0)))
 
     def propagate_constants(self) -> None:
         """Constants move along."""
         known = torch.cat([operand.known.flatten() for operand in self.operands])
         values = tensors(self.trace.evaluate(self.node))
-        for out, value, source in zip(self.outputs, values, self._source_indices[0], strict=True):
+        for out, value, source in zip(self.outputs, values, self.source_indices[0], strict=True):
             out.set_constants(value, known[source] | (source < 0))
             out.is_input = all(operand.is_input for operand in self.operands)
 
     def constants_of_every_size(self, tensor: AbstractTensor) -> Tensor:
         """Where a size says which elements are taken, they must all be the same, and the same as added constants."""
-        if not self._moved_dims:
+        if not self.moved_dims:
             return torch.ones(tensor.shape, dtype=torch.bool)
-        uniform = torch.cat([operand.is_uniform_along(self._moved_dims).flatten() for operand in self.operands])
-        source = self._source_indices[0][self.outputs.index(tensor)]
+        uniform = torch.cat([operand.is_uniform_along(self.moved_dims).flatten() for operand in self.operands])
+        source = self.source_indices[0][self.outputs.index(tensor)]
         held = uniform[source] | (source < 0)
         if call_name(self.node) == "pad":
             value = self.node.args[3] if len(self.node.args) > 3 else self.node.kwargs.get("value")
             added = 0.0 if value is None else value
             same = tensor.constants == added if isinstance(added, int | float) else torch.zeros_like(held)
-            held = same & tensor.is_uniform_along(self._moved_dims)
+            held = same & tensor.is_uniform_along(self.moved_dims)
         return held
 
     def propagate_liveness(self) -> None:
         """An element that is live in a result is live in its operand, and the other way round."""
         read = torch.zeros(self._operand_elements(0), dtype=torch.bool)
-        for out, source in zip(self.outputs, self._source_indices[0], strict=True):
+        for out, source in zip(self.outputs, self.source_indices[0], strict=True):
             if out.needed:
                 read[source[out.live_elements() & (source >= 0)]] = True
         for operand, start in self._starts(0):
             operand.mark_elements_live(read[start : start + operand.constants.numel()].view(operand.shape))
         for operand in self.operands:
-            for dim in self._moved_dims if operand.needed else ():
+            for dim in self.moved_dims if operand.needed else ():
                 operand.mark_live_along(dim, torch.ones_like(operand.live[dim]))
         live = torch.cat([operand.live_elements().flatten() for operand in self.operands])
-        for out, source in zip(self.outputs, self._source_indices[0], strict=True):
+        for out, source in zip(self.outputs, self.source_indices[0], strict=True):
             if out.needed:
                 out.mark_elements_live(live[source] & (source >= 0))
         for other in self.inputs:
@@ -118,7 +124,7 @@ class DataMovement(Op):
             found = self._move_indices(args, kwargs, 0, execution, smaller=True)
         return len(found) == len(self.outputs) and all(
             not out.needed or torch.equal(indices.long(), out.select_live(source, execution).clamp(min=0))
-            for indices, out, source in zip(found, self.outputs, self._source_indices[execution], strict=True)
+            for indices, out, source in zip(found, self.outputs, self.source_indices[execution], strict=True)
         )
 
     def _smaller_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -100,7 +100,7 @@ def compaction(model: nn.Module, example_input: Tensor | Inputs, *, drop_inputs:
     drop_inputs = true_or_false("drop_inputs", drop_inputs)
     original = prepared(model)
     inputs = checked_example(original, example_input if isinstance(example_input, tuple) else (example_input,))
-    with _plain_settings():
+    with plain_settings():
         return _compaction(original, inputs, drop_inputs)
 
 
@@ -129,7 +129,7 @@ def _compaction(original: nn.Module, inputs: Inputs, drop_inputs: bool) -> Compa
 
 
 @contextmanager
-def _plain_settings() -> Iterator[None]:
+def plain_settings() -> Iterator[None]:
     """Leave inference mode and autocast, under which the caller may be, so that the result does not depend on them."""
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         yield

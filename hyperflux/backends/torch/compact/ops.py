@@ -83,7 +83,7 @@ class Source(Op):
 
     def propagate_liveness(self) -> None:
         """Inputs of the network stay whole; so does a parameter that several calls read."""
-        if self.node.op == "placeholder" or self._is_shared():
+        if self.node.op == "placeholder" or self.is_shared():
             for tensor in self.outputs:
                 tensor.mark_all_live()
 
@@ -103,7 +103,13 @@ class Source(Op):
         value: Tensor = getattr(self.trace.module.get_submodule(owner), name)
         return value
 
-    def _is_shared(self) -> bool:
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is a parameter."""
+        return self.node.op == "get_attr" and isinstance(self._parameter(), torch.nn.Parameter)
+
+    def is_shared(self) -> bool:
+        """Whether several calls read the parameter, so that it stays whole."""
         readers = [n for n in self.trace.graph.nodes if n.op == "get_attr" and n.target == self.node.target]
         owner = str(self.node.target).rpartition(".")[0]
         called = any(n.op == "call_module" and f"{owner}.".startswith(f"{n.target}.") for n in self.trace.graph.nodes)

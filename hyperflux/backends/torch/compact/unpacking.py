@@ -6,6 +6,7 @@ UnsupportedCallError.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -107,6 +108,18 @@ UNPACKED: dict[type[nn.Module], Any] = {
     nn.TransformerEncoder: Encoder,
 }
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def original_weight(path: str, names: Collection[str]) -> str:
+    """The name of a layer's weight in the network before unpacking.
+
+    Args:
+        path: The layer's path after unpacking.
+        names: The names of the network's parameters before.
+    """
+    weight = f"{path}.weight" if path else "weight"
+    packed = f"{path}_weight"  # in_proj of SelfAttention
+    return packed if weight not in names and packed in names else weight
 
 
 def unpack_transformers(module: nn.Module, done: dict[nn.Module, nn.Module] | None = None) -> nn.Module:

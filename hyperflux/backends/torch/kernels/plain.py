@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ class ParameterUpdate(NamedTuple):
     """What a step updates for one parameter.
 
     Attributes:
-        state: w, t and the moments of t.
+        state: What its store keeps of the parameter: for one gate per weight a `WeightState`, w, t and its moments.
         gradient: g, in the dtype and memory layout of the state; the step turns it into g·m in place.
         scale: Factor by which a GradScaler has scaled g; None if g is unscaled.
         ascends: Whether g is the gradient of something to be maximised, so that the loss has the gradient −g.
     """
 
-    state: WeightState
+    state: Any
     gradient: Tensor
     scale: Tensor | None = None
     ascends: bool = False

@@ -1,0 +1,1 @@
+"""Gates of channels: which channels of a network go together, what reads them, and their presence parameters."""
