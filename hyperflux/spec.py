@@ -213,7 +213,8 @@ def step(
     if gates is None:
         for_presence = for_presence + pressure_gradient(pressure, total)  # E5
     else:
-        for_presence = gates.gathered(for_presence) + gates.pressure_gradient(pressure)  # E15, E16
+        for_presence = gates.gathered(for_presence)  # E15
+        for_presence = for_presence + gates.pressure_gradient(pressure).astype(for_presence.dtype)  # E16
     presence, moments = update_presence(state.presence, for_presence, state.moments, presence_learning_rate)  # E6
     return State(weights, presence, moments)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperflux.errors import InputError
 from hyperflux.gates.costs import NetworkCost
-from hyperflux.gates.kinds import Budget
+from hyperflux.gates.kinds import Budget, Pattern
 
 UNITS: dict[Budget, str] = {
     "sparsity": "prunable weights",
@@ -50,17 +50,36 @@ def capacity_plan(cost: NetworkCost, budget: Budget, share: float, argument: str
         argument: Name of the share in messages; the budget's own by default.
 
     Raises:
-        InputError: So little can't be reached, because what has no gate costs more; or nothing would be removed.
+        InputError: There is no gate; so little can't be reached, because what has no gate costs more; or nothing would
+            be removed.
     """
+    if not cost.gates:
+        raise InputError(
+            "gates channels: the network has no channel between two layers; gate its inputs too (--gate-inputs), or "
+            "leave gates out"
+        )
     everything, nothing = (cost.total(np.full(cost.gates, value)) for value in (True, False))
     final, unit, name = int(kept_share(budget, share) * everything), UNITS[budget], argument or budget
-    if final < nothing or not final:
-        least = nothing / everything
-        bound = f"1 - {least:.3g}" if budget == "sparsity" else f"{least:.3g}"
+    if final < (least := max(1, nothing)):
+        bound = f"{least / everything:.3g}"
         raise InputError(
             f"{name}: {share:g} leaves {final:,} of {everything:,} {unit}, but what has no gate takes {nothing:,}; "
-            f"give {'less' if budget == 'sparsity' else 'more'} than {bound}"
+            f"give {f'less than 1 - {bound}' if budget == 'sparsity' else f'more than {bound}'}"
         )
     if final >= everything:
         raise InputError(f"{name}: {share:g} of {everything:,} {unit} removes nothing; give another fraction")
     return CapacityPlan(everything, final, cost.gates)
+
+
+def pattern_plan(pattern: Pattern, total: int, kept: int) -> CapacityPlan:
+    """The plan that leads from all of `total` prunable weights to the `kept` ones of a pattern.
+
+    Raises:
+        InputError: No group of the network is long enough for a weight to be removed.
+    """
+    if kept >= total:
+        raise InputError(
+            f"gates {pattern}: no layer has more than {pattern.kept} inputs, so nothing would be removed; leave gates "
+            "out"
+        )
+    return CapacityPlan(total, kept)

@@ -53,3 +53,9 @@ def gate_kind(value: Any) -> Gates:
     raise InputError(
         f"gates: {shown(value)} is not known; give weights, channels, or N:M such as 2:4 with N < M <= {MAX_GROUP}"
     )
+
+
+def require_weights(kind: Gates) -> None:
+    """Raise InputError unless a gate holds a single weight, as in a pressure sweep."""
+    if kind != "weights":
+        raise InputError(f"gates {kind}: a pressure sweep prunes single weights; leave gates out")

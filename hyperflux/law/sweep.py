@@ -16,6 +16,7 @@ from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend
 from hyperflux.config import MAX_EPOCHS, RunConfig
 from hyperflux.errors import InputError
+from hyperflux.gates.kinds import require_weights
 from hyperflux.io.atomic_write import new_folder, write_atomic
 from hyperflux.io.did_you_mean import known_name
 from hyperflux.io.ranges import as_integer, number_in, true_or_false
@@ -200,6 +201,7 @@ def prepare(config: RunConfig, folder: Path, announce: Callable[[str], None] = l
 
     """
     recorded = config.with_absolute_paths()
+    require_weights(config.gate_kind)
     backend = build_backend(config)
     load_start(config, backend, announce)
     new_folder(folder, ["config.toml"])

@@ -14,6 +14,7 @@ from hyperflux.backends import build_backend
 from hyperflux.backends.base import Backend, Evaluation
 from hyperflux.config import RunConfig
 from hyperflux.errors import DataFileError, InputError, LostWorkerError, RunError, WriteError
+from hyperflux.gates.kinds import Pattern
 from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
@@ -37,6 +38,7 @@ from hyperflux.runs.folder import (
 from hyperflux.runs.lock import LOCK, locked
 from hyperflux.runs.schema import Outcome
 from hyperflux.schedules.base import PruningSchedule
+from hyperflux.schedules.factory import counted_schedule
 from hyperflux.session.nonfinite import NotFiniteError, skipped_line
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, from_rank_zero, raise_on_all_ranks
 from hyperflux.session.warnings import at_chance
@@ -47,13 +49,24 @@ DEFAULT_CHECKPOINT_INTERVAL = CheckpointInterval.parse(DEFAULT_INTERVAL)
 
 
 def default_folder(config: RunConfig) -> Path:
-    """`runs/<dataset>-<model>-<sparsity>-<seed>`, followed by the method or controller unless it is the default."""
-    parts = [config.dataset, config.model.replace(":", "-"), f"{config.sparsity:g}", str(config.seed)]
+    """`runs/<dataset>-<model>-<budget>-<seed>`, followed by the method or controller unless it is the default.
+
+    The budget is the sparsity of weights, or such as `flops0.25`, or `2of4`.
+    """
+    parts = [config.dataset, config.model.replace(":", "-"), _budget_name(config), str(config.seed)]
     if config.method != "hyperflux":
         parts.append(config.method)
     elif config.controller != "default":
         parts.append(config.controller)
     return Path("runs") / "-".join(parts)
+
+
+def _budget_name(config: RunConfig) -> str:
+    """What bounds the network, as part of a file name."""
+    kind, (budget, share) = config.gate_kind, config.budget
+    if isinstance(kind, Pattern):
+        return f"{kind.kept}of{kind.group}"
+    return f"{share:g}" if kind == "weights" else f"{budget}{share:g}"
 
 
 def total_epochs(config: RunConfig) -> int:
@@ -375,6 +388,7 @@ def _train_dense(training: Training) -> None:
 
 def _outcome(training: Training) -> Outcome:
     config, backend, layers = training.config, training.backend, training.backend.layers()
+    (budget, share), size = config.budget, backend.compacted()
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
     evaluation = backend.evaluate()
     training.warnings.warn_once("accuracy", _guessing(training, evaluation))
@@ -388,7 +402,7 @@ def _outcome(training: Training) -> Outcome:
         input_shape=list(backend.sample_shape),
         classes=backend.classes,
         seed=config.seed,
-        target_sparsity=config.sparsity,
+        target_sparsity=share if budget == "sparsity" else None,
         final_sparsity=1 - surviving / total,
         surviving_weights=surviving,
         total_weights=total,
@@ -398,6 +412,11 @@ def _outcome(training: Training) -> Outcome:
         layers=layers,
         versions=versions(backend),
         warnings=list(training.warnings.lines.values()),
+        gates=config.gates,
+        flops_ratio=None if size is None else size.flops_ratio,
+        parameters_ratio=None if size is None else size.parameters_ratio,
+        compact_parameters=None if size is None else size.parameters,
+        channels=backend.channels(),
     )
 
 
@@ -408,4 +427,18 @@ def _guessing(training: Training, evaluation: Evaluation) -> str | None:
 def feasible_schedule(config: RunConfig, backend: Backend) -> PruningSchedule[Any]:
     """The schedule of `config` for the backend's network and data. Raises InputError if they make it infeasible."""
     epoch_steps = len(batch_ends(backend.samples, config.batch_size))
-    return config.schedule(sum(layer.total for layer in backend.layers()), epoch_steps)
+    plan, course = backend.capacity_plan(), config.course
+    if plan is None:
+        return config.schedule(sum(layer.total for layer in backend.layers()), epoch_steps)
+    if isinstance(config.gate_kind, Pattern):
+        course = replace(course, undershoot=1.0)  # no group can go below N of M
+    return counted_schedule(
+        plan.total,
+        plan.final_count,
+        config.pruning.epochs * epoch_steps,
+        config.regrowth.epochs * epoch_steps,
+        method=config.method,
+        course=course,
+        presence_lr=config.pruning.presence_learning_rate,
+        gates=plan.gates,
+    )

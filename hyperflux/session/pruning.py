@@ -29,6 +29,9 @@ class SessionGate(Gate, Protocol):
     def fault(self, latent: bool) -> Fault | None:
         """The first t that is not finite; with `latent` also the first w. None if all are finite."""
 
+    def drop_dead(self) -> None:
+        """Set to 0 what makes closed channels, once the mask is final."""
+
 
 class PruningSession(Generic[S]):
     """Prunes one network: call `after_step` after every optimizer step and `finish` at the end.
@@ -99,12 +102,13 @@ class PruningSession(Generic[S]):
             self._warn()
 
     def finish(self) -> None:
-        """Bring the gate to its final count, wherever the run stopped."""
+        """Bring the gate to its final count, wherever the run stopped, and drop what then no longer matters."""
         self.scheduler.finish()
         self.gate.drop_dead()
         if self.recorder is not None:
             self.recorder.finish()
         self._warn()
+        self.gate.drop_dead()
 
     def state(self) -> dict[str, Any]:
         """The schedule's state, a dictionary of plain numbers. Gate and telemetry save their own states."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from hyperflux.spec import ADAM_BETAS, Array, Moments, pressure_gradient
+from hyperflux.spec import ADAM_BETAS, Array, Moments
 
 
-def running_pressure(mean: float, pressure: float, total: int) -> float:
-    """Pressure's part in Adam's first moment of t after a step under `pressure`; every weight has the same.
+def running_pressure(mean: float | Array, gradient: float | Array) -> float | Array:
+    """Pressure's part in Adam's first moment of t after a step; every weight has the same, gates with prices their own.
 
     Args:
         mean: Pressure's part before the step, 0 before the first.
-        pressure: γ of the step.
-        total: N.
+        gradient: The pressure loss's gradient on t in the step (see E5, E16).
 
     """
     beta1, _ = ADAM_BETAS
-    return beta1 * mean + (1 - beta1) * pressure_gradient(pressure, total)
+    return beta1 * mean + (1 - beta1) * gradient
 
 
-def running_flux(moments: Moments, pressure_mean: float) -> Array:
+def running_flux(moments: Moments, pressure_mean: float | Array) -> Array:
     """Running mean over about ten steps of −κ g w, for pruned and present weights alike; 0 before the first step.
 
     It is pressure's part less Adam's first moment of t, bias-corrected.

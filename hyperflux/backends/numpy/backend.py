@@ -12,16 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux import spec
-from hyperflux.backends.base import Evaluation, Tensors
+from hyperflux.backends.base import CompactedSize, Evaluation, Tensors
+from hyperflux.backends.numpy.channel_gate import ChannelGate
+from hyperflux.backends.numpy.channels import Channels
 from hyperflux.backends.numpy.finite import state_fault
 from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.backends.numpy.loss import LossGradient
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import build_optimizer
+from hyperflux.backends.numpy.pattern_gate import PatternGate
 from hyperflux.backends.numpy.probe import NumpyProbe
 from hyperflux.config import RunConfig
 from hyperflux.data import Dataset
 from hyperflux.errors import InputError
+from hyperflux.gates.budget import CapacityPlan, capacity_plan
+from hyperflux.gates.kinds import Pattern, require_weights
 from hyperflux.io import fingerprints
 from hyperflux.io.find_weights import find_weights, misfit, misfits
 from hyperflux.io.flatten import flatten, subtree
@@ -54,6 +59,7 @@ class NumpyBackend:
         self._train_inputs, self._test_inputs = self._flat(data.train_inputs), self._flat(data.test_inputs)
         self._train_labels, self._test_labels = data.train_labels, data.test_labels
         self._sample_shape = data.sample_shape
+        self._channels = Channels(self._mlp.sizes, config.gate_inputs)
         weights, self._biases = self._mlp.initial(config.seed, self._dtype)
         # Dense training is Hyperflux with every weight present.
         self._gate = self._fresh_gate(weights, spec.INITIAL_PRESENCE)
@@ -89,17 +95,38 @@ class NumpyBackend:
         """Train one epoch without a gate."""
         return self._train(batches, learning_rate, label_smoothing, self._gate.dense_step, after_step)
 
+    def capacity_plan(self) -> CapacityPlan | None:
+        """What a schedule of this network counts; None where gates hold one weight each."""
+        if isinstance(self._gate, ChannelGate):
+            budget, share = self._config.budget
+            return capacity_plan(self._channels.cost(budget), budget, share)
+        return self._gate.plan if isinstance(self._gate, PatternGate) else None
+
+    def channels(self) -> list[LayerCount]:
+        """With gates of channels, all and open channels by the layer that makes them; else empty."""
+        return self._gate.layers() if isinstance(self._gate, ChannelGate) else []
+
+    def compacted(self) -> CompactedSize | None:
+        """Size of the network of the open channels alone; None for other gates, which leave no channel out."""
+        if not isinstance(self._gate, ChannelGate):
+            return None
+        present = self._gate.present()
+        flops, parameters = (
+            (cost.total(present), cost.total(np.ones_like(present)))
+            for cost in (self._channels.cost("flops"), self._channels.cost("parameters"))
+        )
+        return CompactedSize(flops[0] / flops[1], parameters[0] / parameters[1], parameters[0])
+
     def start_gate(self, initial: tuple[float, float]) -> NumpyGate:
-        """Draw t by seed and parameter name, and start with new optimizers."""
-        self._gate, self._session = self._fresh_gate(self._gate.state.weights, initial), None
-        self._fresh_optimizers()
-        return self._gate
+        """Draw t by seed and parameter name, and start with new optimizers. Raises InputError for gates of others."""
+        require_weights(self._config.gate_kind)
+        return self._start_gate(initial)
 
     def start_pruning(
         self, schedule: PruningSchedule[Any], warnings: Warnings, telemetry: str = "off"
     ) -> PruningSession[Any]:
         """Start a gate and the session that steers it by `schedule`."""
-        gate, watched = self.start_gate(schedule.initial_presence), level(telemetry)
+        gate, watched = self._start_gate(schedule.initial_presence), level(telemetry)
         probe = None if watched is None else NumpyProbe(gate)
         self._session = PruningSession(schedule, gate, warnings, probe=probe, level=watched)
         return self._session
@@ -139,16 +166,19 @@ class NumpyBackend:
         return dict(zip(self._weight_names, self._mlp.split_weights(total / count), strict=True))
 
     def masks(self) -> dict[str, Mask]:
-        """The mask m of every weight matrix by name, first layer first."""
-        return dict(zip(self._weight_names, self._mlp.split_weights(self._gate.mask()), strict=True))
+        """The weights that are left of every weight matrix by name, first layer first.
+
+        They are those of the mask m; with gates of channels, without what makes a closed one.
+        """
+        return dict(zip(self._weight_names, self._mlp.split_weights(self._gate.live()), strict=True))
 
     def layers(self) -> list[LayerCount]:
         """Prunable and surviving weights of each weight matrix, first layer first."""
-        return self._gate.layers()
+        return [LayerCount(name, mask.size, int(np.count_nonzero(mask))) for name, mask in self.masks().items()]
 
     def tensors(self) -> Tensors:
         """Copies of the effective weights and the biases."""
-        return {name: view.copy() for name, view in self._views(self._effective_weights(), self._biases).items()}
+        return {name: view.copy() for name, view in self._mlp.named(self._effective_weights(), self._biases).items()}
 
     def load_weights(self, path: str) -> str:
         """Load all parameters from a safetensors file. Raises InputError if it does not fit."""
@@ -157,7 +187,8 @@ class NumpyBackend:
         try:
             found = find_weights(tensors, own, self._config.model, shape_of=_shape, same=_same)
             self.load_tensors(found.tensors)
-            for name, weights in zip(self._gate.sizes, self._gate.split(self._gate.state.weights), strict=True):
+            matrices = self._mlp.split_weights(self._gate.state.weights)
+            for name, weights in zip(self._weight_names, matrices, strict=True):
                 require_in_range(name, float(np.abs(weights).max()), float(np.finfo(weights.dtype).max))
         except InputError as error:
             raise InputError(f"weights file {path}: {error}") from error
@@ -178,8 +209,9 @@ class NumpyBackend:
         require_like(saved, own)
         for name in ("own/skipped", "own/skipped_in_a_row", "gate/taken", "gate/steps"):
             whole(saved, name, MAX_INTEGER)
-        if saved["gate/second"].min() < 0 or saved["gate/pressure_mean"] < 0:
-            raise ValueError("gate: a squared moment or pressure_mean is below 0")
+        for name in sorted({"gate/second", "gate/pressure_mean", "gate/prices"} & own.keys()):
+            if saved[name].min(initial=0) < 0:
+                raise ValueError(f"{name}: holds a value below 0")
         losses = saved.get("own/losses", np.empty(0))
         require_floats(saved, "own/losses", [(min(len(losses), batches), 2)], np.dtype(np.float64))
         if losses.min(initial=0) < 0 or (losses[:, 1] % 1).any():
@@ -201,16 +233,16 @@ class NumpyBackend:
 
     def require_finite(self) -> None:
         """Check parameters, t, moments and momentum. Raises NotFiniteError if a value is not finite."""
-        state, none = self._gate.state, np.empty(0)
+        gate, named = self._gate, self._mlp.named
         weights, biases = self._weight_optimizer.state(), self._bias_optimizer.state()
-        pairs = {
-            "the parameter": (state.weights, self._biases),
-            "a presence parameter of": (state.presence, none),
-            "a moment of": (state.moments.first, none),
-            "a squared moment of": (state.moments.second, none),
-            **{f"the optimizer's {key} of": (weights[key], biases[key]) for key in weights if weights[key].ndim},
+        state = {
+            "the parameter": named(gate.state.weights, self._biases),
+            "a presence parameter of": gate.named(gate.state.presence),
+            "a moment of": gate.named(gate.state.moments.first),
+            "a squared moment of": gate.named(gate.state.moments.second),
+            **{f"the optimizer's {key} of": named(weights[key], biases[key]) for key in weights if weights[key].ndim},
         }
-        if fault := state_fault(self._mlp, pairs):
+        if fault := state_fault(state):
             raise NotFiniteError(fault, len(self._losses) or None)
 
     def fingerprint(self) -> str:
@@ -233,7 +265,7 @@ class NumpyBackend:
     def load_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Load all parameters, cast to the run's dtype. Raises InputError if names, shapes or values do not fit."""
         weights, biases = np.empty_like(self._gate.state.weights), np.empty_like(self._biases)
-        views = self._views(weights, biases)
+        views = self._mlp.named(weights, biases)
         if wrong := misfits({name: tensor.shape for name, tensor in tensors.items()}, self._shapes()):
             raise misfit(self._config.model, wrong)
         for name, view in views.items():
@@ -289,15 +321,25 @@ class NumpyBackend:
 
     def _fresh_gate(self, weights: Array, initial: tuple[float, float]) -> NumpyGate:
         """A gate on these weights with newly drawn t, all present."""
-        presence = np.concatenate(
-            [
-                spec.initial_presence(matrix.size, generator(self._config.seed, f"{name}.weight presence"), initial)
-                for name, matrix in zip(self._mlp.names, self._mlp.split_weights(weights), strict=True)
-            ]
-        ).astype(self._dtype)
-        matrices = self._mlp.split_weights(weights)
+        kind, matrices = self._config.gate_kind, self._mlp.split_weights(weights)
         sizes = {name: matrix.size for name, matrix in zip(self._weight_names, matrices, strict=True)}
-        return NumpyGate(spec.State(weights, presence, spec.Moments.zeros_like(presence)), sizes)
+        drawn = [
+            spec.initial_presence(size, generator(self._config.seed, f"{name} presence"), initial)
+            for name, size in (self._channels.sets if kind == "channels" else sizes).items()
+        ]
+        presence = np.concatenate([np.empty(0), *drawn]).astype(self._dtype)
+        state = spec.State(weights, presence, spec.Moments.zeros_like(presence))
+        if kind == "channels":
+            return ChannelGate(state, sizes, self._channels, self._config.budget[0])
+        if isinstance(kind, Pattern):
+            return PatternGate(state, sizes, [matrix.shape for matrix in matrices], kind)
+        return NumpyGate(state, sizes)
+
+    def _start_gate(self, initial: tuple[float, float]) -> NumpyGate:
+        """Draw t, and start with new optimizers."""
+        self._gate, self._session = self._fresh_gate(self._gate.state.weights, initial), None
+        self._fresh_optimizers()
+        return self._gate
 
     def _fresh_optimizers(self) -> None:
         self._weight_optimizer = build_optimizer(self._config.optimizer)
@@ -311,16 +353,8 @@ class NumpyBackend:
     def _effective_weights(self) -> Array:
         return self._gate.effective_weights()
 
-    def _views(self, weights: Array, biases: Array) -> Tensors:
-        """Parameters by name, as views of the flat arrays."""
-        named: Tensors = {}
-        matrices, vectors = self._mlp.split_weights(weights), self._mlp.split_biases(biases)
-        for name, matrix, vector in zip(self._mlp.names, matrices, vectors, strict=True):
-            named[f"{name}.weight"], named[f"{name}.bias"] = matrix, vector
-        return named
-
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        views = self._views(self._gate.state.weights, self._biases)
+        views = self._mlp.named(self._gate.state.weights, self._biases)
         return {name: view.shape for name, view in views.items()}
 
     def _flat(self, inputs: NDArray[np.float32]) -> Array:

@@ -12,7 +12,7 @@ from hyperflux.session.nonfinite import Fault
 from hyperflux.spec import Array
 
 Pair = tuple[Array, Array]
-"""Values of all weights, flat (N,), and of all biases, flat; the latter may be empty."""
+"""Values of all weights, flat (N,), and of all biases, flat."""
 
 
 def step_fault(mlp: MLP, parameters: Pair, loss: float, gradients: Pair) -> Fault | None:
@@ -30,18 +30,18 @@ def step_fault(mlp: MLP, parameters: Pair, loss: float, gradients: Pair) -> Faul
     if math.isfinite(loss + sum(norm(array) for array in (*parameters, *gradients))):
         return None
     faults = [
-        *_faults(mlp, "the parameter", parameters, skippable=False),
+        *_faults("the parameter", mlp.named(*parameters), skippable=False),
         *([] if math.isfinite(loss) else [Fault("the loss", loss, skippable=True)]),
-        *reversed([*_faults(mlp, "the gradient of", gradients, skippable=True)]),
+        *reversed([*_faults("the gradient of", mlp.named(*gradients), skippable=True)]),
     ]
     return faults[0] if faults else None
 
 
-def state_fault(mlp: MLP, pairs: Mapping[str, Pair]) -> Fault | None:
-    """The first non-finite value of some pairs, whose keys name them: "the parameter", "a moment of"."""
-    for what, pair in pairs.items():
-        if not all(np.isfinite(array).all() for array in pair):
-            return next(_faults(mlp, what, pair, skippable=False))
+def state_fault(state: Mapping[str, Mapping[str, Array]]) -> Fault | None:
+    """The first non-finite array of a state, by what it is, such as "a moment of", and by the layer's name."""
+    for what, arrays in state.items():
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            return next(_faults(what, arrays, skippable=False))
     return None
 
 
@@ -50,10 +50,8 @@ def norm(array: Array) -> float:
     return math.sqrt(float(np.vdot(array, array)))
 
 
-def _faults(mlp: MLP, what: str, pair: Pair, skippable: bool) -> Iterator[Fault]:
-    """Non-finite values of a pair, layer by layer, weights before biases."""
-    weights, biases = mlp.split_weights(pair[0]), mlp.split_biases(pair[1]) if pair[1].size else []
-    for number, layer in enumerate(mlp.names):
-        for kind, arrays in (("weight", weights), ("bias", biases)):
-            if arrays and not math.isfinite(value := norm(arrays[number])):
-                yield Fault.of_norm(f"{what} {layer}.{kind}", value, skippable)
+def _faults(what: str, arrays: Mapping[str, Array], skippable: bool) -> Iterator[Fault]:
+    """The arrays whose norm is not finite, in order."""
+    for name, array in arrays.items():
+        if not math.isfinite(value := norm(array)):
+            yield Fault.of_norm(f"{what} {name}", value, skippable)

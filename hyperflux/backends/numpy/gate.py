@@ -21,28 +21,44 @@ V = TypeVar("V", bound=np.generic)
 class NumpyGate:
     """Flat w and t of a whole network, (N,), under training: a `hyperflux.session.pruning.SessionGate`.
 
+    A gate holds one weight here; kinds that hold more are derived from this.
+
     Attributes:
         state: w, t and the moments of t.
         sizes: Weights of each layer by name, in order.
+        parts: Number of t of each layer, or of what else has them, by name in order.
+        gates: The gates, if they hold several weights each.
         steps: Optimizer steps taken.
         pressure: γ of the next step.
         presence_lr: η_t of the next step.
         pressure_mean: Contribution of pressure to Adam's first moment of t; the rest is flux.
     """
 
-    def __init__(self, state: State, sizes: Mapping[str, int]) -> None:
-        self.state, self.sizes, self.steps = state, sizes, 0
-        self.pressure, self.pressure_mean = 0.0, 0.0
+    gates: spec.Gates | None = None
+
+    def __init__(self, state: State, sizes: Mapping[str, int], parts: Mapping[str, int] | None = None) -> None:
+        """Start a gate; without `parts` every weight has a t."""
+        self.state, self.sizes, self.parts, self.steps = state, sizes, sizes if parts is None else parts, 0
+        self.pressure = 0.0
         self.presence_lr: float | None = 0.0
+        self.pressure_mean: float | Array = 0.0
 
     @property
     def total(self) -> int:
         """N."""
         return self.state.presence.size
 
+    def present(self) -> Mask:
+        """Which gates are open, bool, one for each t."""
+        return spec.gate(self.state.presence)
+
     def mask(self) -> Mask:
         """The mask m, bool (N,)."""
-        return spec.gate(self.state.presence)
+        return self.present()
+
+    def live(self) -> Mask:
+        """The weights that are left, bool (N,)."""
+        return self.mask()
 
     def effective_weights(self) -> Array:
         """The effective weights θ = w·m, (N,)."""
@@ -57,9 +73,10 @@ class NumpyGate:
             pressure=self.pressure,
             presence_learning_rate=self.presence_lr,
             total=self.total,
+            gates=self.gates,
         )
         if self.presence_lr is not None:
-            self.pressure_mean = running_pressure(self.pressure_mean, self.pressure, self.total)
+            self.pressure_mean = running_pressure(self.pressure_mean, self._pressure_gradient())
         self.steps += 1
 
     def dense_step(
@@ -72,31 +89,31 @@ class NumpyGate:
 
     def surviving(self) -> int:
         """Number of present weights."""
-        return int(np.count_nonzero(self.mask()))
+        return int(np.count_nonzero(self.present()))
 
     def layers(self) -> list[LayerCount]:
-        """Prunable and surviving weights of each layer, first layer first."""
-        counts = [int(np.count_nonzero(mask)) for mask in self.split(self.mask())]
-        return [LayerCount(name, size, count) for (name, size), count in zip(self.sizes.items(), counts, strict=True)]
+        """All and open gates of each of `parts`."""
+        masks = self.named(self.present())
+        return [LayerCount(name, mask.size, int(np.count_nonzero(mask))) for name, mask in masks.items()]
 
-    def split(self, values: NDArray[V]) -> list[NDArray[V]]:
-        """Views of flat `values`, (N,), one per layer."""
-        return np.split(values, np.cumsum(list(self.sizes.values()))[:-1])
+    def named(self, values: NDArray[V]) -> dict[str, NDArray[V]]:
+        """Views of `values`, one for each t, by the names of `parts`."""
+        return dict(zip(self.parts, _split(values, self.parts), strict=True))
 
     def fault(self, latent: bool) -> Fault | None:
         """The first t that is not finite; with `latent` also the first w. None if all are finite."""
-        kinds = {"presence parameter": self.state.presence}
+        named = {"presence parameter": self.named(self.state.presence)}
         if latent:
-            kinds["latent weight"] = self.state.weights
-        for kind, values in kinds.items():
-            for name, part in zip(self.sizes, self.split(values), strict=True):
+            named["latent weight"] = dict(zip(self.sizes, _split(self.state.weights, self.sizes), strict=True))
+        for kind, layers in named.items():
+            for name, part in layers.items():
                 spoiled = part[~np.isfinite(part)]
                 if len(spoiled):
                     return Fault(f"a {kind} of {name}", abs(float(spoiled[0])), skippable=False)
         return None
 
     def above(self, level: float) -> int:
-        """Number of weights whose t is at `level` or above."""
+        """Number of t at `level` or above."""
         return int(np.count_nonzero(self.state.presence >= level))
 
     def meet_capacity(self, count: int) -> float:
@@ -106,15 +123,21 @@ class NumpyGate:
         return shift
 
     def rank_by(self, ranking: Ranking) -> None:
-        """Set t of the present weights to |w|, of the pruned ones to −1."""
-        presence = spec.magnitude_presence(self.state.weights, self.state.presence)
+        """Set t to what a baseline ranks by: a magnitude, or Taylor's; where pruned to −1."""
+        if ranking == "taylor":
+            presence = spec.taylor_presence(self.state.presence, self.state.moments)
+        else:
+            presence = spec.magnitude_presence(self._magnitudes(), self.state.presence)
         self.state = State(self.state.weights, presence, self.state.moments)
 
     def confirm_masks(self) -> None:
         """Nothing to compare: there is one replica."""
 
+    def drop_dead(self) -> None:
+        """Nothing to do: what a weight's gate closes is 0 already."""
+
     def typical_flux(self) -> float:
-        """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t."""
+        """Mean over t of √v̂, where v̂ is Adam's bias-corrected second moment of t."""
         return spec.typical_flux(self.state.moments)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -126,4 +149,18 @@ class NumpyGate:
     def restore(self, saved: Mapping[str, NDArray[Any]]) -> None:
         """Continue from what `to_arrays` returned; the schedule sets pressure and η_t again."""
         self.state = State(saved["weights"], saved["presence"], moments_from_arrays(saved))
-        self.steps, self.pressure_mean = int(saved["taken"]), float(saved["pressure_mean"])
+        self.steps, mean = int(saved["taken"]), saved["pressure_mean"]
+        self.pressure_mean = mean if mean.ndim else float(mean)
+
+    def _magnitudes(self) -> Array:
+        """What magnitude pruning ranks by."""
+        return self.state.weights
+
+    def _pressure_gradient(self) -> float | Array:
+        """Gradient of the pressure loss on t under the current pressure."""
+        return spec.pressure_gradient(self.pressure, self.total)
+
+
+def _split(values: NDArray[V], sizes: Mapping[str, int]) -> list[NDArray[V]]:
+    """Views of flat values, one of each size."""
+    return np.split(values, np.cumsum(list(sizes.values()))[:-1])

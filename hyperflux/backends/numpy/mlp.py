@@ -47,9 +47,17 @@ class MLP:
             )
         ]
 
-    def split_biases(self, biases: Array) -> list[Array]:
+    def split_biases(self, biases: NDArray[S]) -> list[NDArray[S]]:
         """Views of the flat biases as one (outputs,) vector per layer."""
         return _split(biases, self.sizes[1:])
+
+    def named(self, weights: NDArray[S], biases: NDArray[S]) -> dict[str, NDArray[S]]:
+        """Views of flat weights and biases by the names of parameters, layer by layer."""
+        views: dict[str, NDArray[S]] = {}
+        matrices, vectors = self.split_weights(weights), self.split_biases(biases)
+        for name, matrix, vector in zip(self.names, matrices, vectors, strict=True):
+            views[f"{name}.weight"], views[f"{name}.bias"] = matrix, vector
+        return views
 
     def initial(self, seed: int, dtype: np.dtype[np.floating]) -> tuple[Array, Array]:
         """Initial flat weights (N,) and biases, as `hyperflux.models.initial_mlp` draws them."""

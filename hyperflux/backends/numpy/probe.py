@@ -14,16 +14,17 @@ from hyperflux.telemetry.statistics import LayerArrays
 
 
 class NumpyProbe:
-    """Counts flips of every weight of a gate."""
+    """Counts flips of every weight, or channel, of a gate."""
 
     def __init__(self, gate: NumpyGate) -> None:
         self._gate = gate
-        self._mask = np.ones(gate.total, bool)
-        self._flips, self._changed_in = np.zeros(gate.total, np.int32), np.zeros(gate.total, np.int16)
+        count = gate.state.presence.size
+        self._mask = np.ones(count, bool)
+        self._flips, self._changed_in = np.zeros(count, np.int32), np.zeros(count, np.int16)
 
     def count(self, interval: int) -> None:
         """Count the weights whose mask changed since the last call."""
-        mask = self._gate.mask()
+        mask = self._gate.present()
         changed = mask ^ self._mask
         self._flips += changed
         self._changed_in[changed] = interval
@@ -31,16 +32,17 @@ class NumpyProbe:
 
     def layers(self, flux: bool) -> list[LayerArrays]:
         """Every layer now."""
-        state = self._gate.state
-        arrays = [self._gate.split(array) for array in (state.presence, self._flips, self._changed_in)]
-        running = running_flux(state.moments, self._gate.pressure_mean) if flux else None
-        names = list(self._gate.sizes)
-        fluxes = [None] * len(names) if running is None else self._gate.split(running)
-        return [LayerArrays(*parts) for parts in zip(names, *arrays, fluxes, strict=True)]
+        gate, state = self._gate, self._gate.state
+        presence, flips = gate.named(state.presence), gate.named(self._flips)
+        changed_in = gate.named(self._changed_in)
+        running = gate.named(running_flux(state.moments, gate.pressure_mean)) if flux else {}
+        return [
+            LayerArrays(name, presence[name], flips[name], changed_in[name], running.get(name)) for name in gate.parts
+        ]
 
     def flip_counts(self) -> list[NDArray[np.integer[Any]]]:
         """Flips of each weight, one array per layer."""
-        return list(self._gate.split(self._flips))
+        return list(self._gate.named(self._flips).values())
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Copies of the counters by name."""

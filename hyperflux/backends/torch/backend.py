@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hyperflux.backends.base import Evaluation, Tensors
+from hyperflux.backends.base import CompactedSize, Evaluation, Tensors
 from hyperflux.backends.torch import state, weights_file
 from hyperflux.backends.torch.batches import Data
 from hyperflux.backends.torch.data import load_data
@@ -40,6 +40,7 @@ from hyperflux.backends.torch.training import (
 )
 from hyperflux.config import RunConfig
 from hyperflux.errors import DataFileError, InputError, LostWorkerError
+from hyperflux.gates.budget import CapacityPlan
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.io.ranges import MAX_INTEGER
 from hyperflux.io.saved_arrays import require_like, whole
@@ -114,6 +115,18 @@ class TorchBackend:
     ) -> float:
         """Train one epoch without a gate."""
         return self._train(batches, learning_rate, label_smoothing, after_step)
+
+    def capacity_plan(self) -> CapacityPlan | None:
+        """None: gates hold one weight each."""
+        return None
+
+    def channels(self) -> list[LayerCount]:
+        """Empty: gates hold one weight each."""
+        return []
+
+    def compacted(self) -> CompactedSize | None:
+        """None: gates hold one weight each."""
+        return None
 
     def start_gate(self, initial: tuple[float, float]) -> TorchGate:
         """Draw t by seed and parameter name, and start with a new optimizer."""
