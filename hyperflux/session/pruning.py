@@ -29,9 +29,6 @@ class SessionGate(Gate, Protocol):
     def fault(self, latent: bool) -> Fault | None:
         """The first t that is not finite; with `latent` also the first w. None if all are finite."""
 
-    def drop_dead(self) -> None:
-        """Set to 0 what makes closed channels, once the mask is final."""
-
 
 class PruningSession(Generic[S]):
     """Prunes one network: call `after_step` after every optimizer step and `finish` at the end.

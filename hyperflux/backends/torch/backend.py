@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from hyperflux.backends.base import CompactedSize, Evaluation, Tensors
 from hyperflux.backends.torch import state, weights_file
 from hyperflux.backends.torch.batches import Data
+from hyperflux.backends.torch.compact import compact
 from hyperflux.backends.torch.data import load_data
 from hyperflux.backends.torch.finite import MAX_PENDING, FiniteCheck, require_weights_in_range
+from hyperflux.backends.torch.flops import count_cost
 from hyperflux.backends.torch.gate import TorchGate
+from hyperflux.backends.torch.gate_plan import GatePlan, gate_plan
 from hyperflux.backends.torch.gate_state import require_gate_state
 from hyperflux.backends.torch.models import build_model
 from hyperflux.backends.torch.optimizers import build_optimizer
@@ -50,6 +54,9 @@ from hyperflux.session.nonfinite import NonFiniteGuard
 from hyperflux.session.processes import SINGLE_PROCESS, ProcessGroup, raise_on_all_ranks
 from hyperflux.session.pruning import PruningSession
 from hyperflux.session.warnings import Warnings
+
+EXAMPLE_SAMPLES = 2
+"""Samples on which the network is read; batch norm needs two."""
 
 
 class TorchBackend:
@@ -116,17 +123,39 @@ class TorchBackend:
         """Train one epoch without a gate."""
         return self._train(batches, learning_rate, label_smoothing, after_step)
 
+    @cached_property
+    def _plan(self) -> GatePlan:
+        """What gates hold; for channels the network is read once."""
+        config = self._config
+        example = self._example() if config.gates == "channels" else None
+        return gate_plan(
+            self._model, self._selected, config.gate_kind, *config.budget, example, gate_inputs=config.gate_inputs
+        )
+
+    def _example(self) -> torch.Tensor:
+        """Normal random inputs of the network's shape, on the CPU."""
+        drawn = torch.randn(EXAMPLE_SAMPLES, *self._data.shape, generator=torch.Generator().manual_seed(0))
+        return drawn.to(getattr(torch, self._config.dtype))
+
     def capacity_plan(self) -> CapacityPlan | None:
-        """None: gates hold one weight each."""
-        return None
+        """What a schedule of this network counts."""
+        return self._plan.capacity
 
     def channels(self) -> list[LayerCount]:
-        """Empty: gates hold one weight each."""
-        return []
+        """With gates of channels, all and open channels by the layer that makes them."""
+        return [] if self._gate is None or self._plan.layout is None else self._gate.layers()
 
     def compacted(self) -> CompactedSize | None:
-        """None: gates hold one weight each."""
-        return None
+        """Size of the compacted network; None where `compact` can't read it."""
+        example = self._example()
+        try:
+            smaller = compact(self._model, example)
+        except InputError:
+            return None
+        dense, pruned = (count_cost(network, example) for network in (copy.deepcopy(self._model).cpu(), smaller))
+        return CompactedSize(
+            pruned.dense_flops / dense.dense_flops, pruned.parameters / dense.parameters, pruned.parameters
+        )
 
     def start_gate(self, initial: tuple[float, float]) -> TorchGate:
         """Draw t by seed and parameter name, and start with a new optimizer."""
@@ -143,6 +172,7 @@ class TorchBackend:
             self._model,
             self._optimizer,
             schedule,
+            plan=self._plan,
             include=self._config.include or None,
             exclude=self._config.exclude or None,
             seed=self._config.seed,
@@ -223,7 +253,7 @@ class TorchBackend:
     def layers(self) -> list[LayerCount]:
         """Prunable and surviving weights of each parameter, in the model's order."""
         if self._gate is not None:
-            return self._gate.layers()
+            return self._gate.weights()
         return [LayerCount(name, p.numel(), p.numel()) for name, p in self._selected.items()]
 
     def tensors(self) -> Tensors:

@@ -266,9 +266,6 @@ class TorchGate:
         if self._group is not None:
             require_same_masks(self.masks(), self._group, self.steps)
 
-    def drop_dead(self) -> None:
-        """Nothing to do: what a weight's gate closes is 0 already."""
-
     @torch.no_grad()
     def write_effective(self) -> None:
         """Write θ = w·m into every parameter's own storage, even if the last step raised an error."""

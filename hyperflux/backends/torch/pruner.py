@@ -132,7 +132,12 @@ class Pruner:
         seed = whole_number("seed", seed, 0, most=None)
         presence_lr = number_in("presence_lr", presence_lr, 0, ends="()")
         kind = gate_kind(gates)
-        given = {"sparsity": target_sparsity, "flops": flops, "parameters": parameters, "latency": latency}
+        given: dict[Budget, float | None] = {
+            "sparsity": target_sparsity,
+            "flops": flops,
+            "parameters": parameters,
+            "latency": latency,
+        }
         budget, share = _budget(kind, given)
         gate_inputs = true_or_false("gate_inputs", gate_inputs)
         level(telemetry)

@@ -217,8 +217,11 @@ class Coupling:
         self._join(_spread(np.int64(PINNED), labels.shape), labels)
 
     def _settled(self) -> Labels:
-        """The least label that each label is joined with, after pinning what can't be cut as a product of slices."""
-        tensors = [labels for labels in self._labels.values() if labels.ndim]
+        """The least label that each label is joined with, after pinning what can't be cut as a product of slices.
+
+        The network's input is never cut: a layer selects what it reads of it.
+        """
+        tensors = [labels for tensor, labels in self._labels.items() if labels.ndim and not tensor.is_input]
         while True:
             roots = _components(self.count, self._pairs)
             pinned = len(self._pairs)

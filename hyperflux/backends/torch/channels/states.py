@@ -72,8 +72,8 @@ class ChannelPresence(Presence):
 
     def part(self, channels: slice) -> ChannelPresence:
         """The presence parameters of some channels, as views."""
-        views = {name: tensor[channels] for name, tensor in self.tensors().items()}
-        return ChannelPresence(**views, steps=self.steps)
+        presence, first, second, pressure_mean, prices = (tensor[channels] for tensor in self.tensors().values())
+        return ChannelPresence(presence, first, second, pressure_mean, prices, self.steps)
 
     def move_to(self, device: torch.device) -> None:
         """Move all tensors to a device."""
