@@ -76,7 +76,7 @@ def print_summary(outcome: Outcome, folder: Path, console: Console) -> None:
     figures = [
         ("dense accuracy", dense),
         ("pruned accuracy", f"{outcome.final_accuracy:.4f}"),
-        ("sparsity", f"{outcome.final_sparsity:.4f} (asked for {outcome.target_sparsity:g})"),
+        ("sparsity", f"{outcome.final_sparsity:.4f}{_asked(outcome.target_sparsity)}"),
         ("weights left", left),
         ("seconds", f"{outcome.seconds:.1f}"),
     ]
@@ -90,6 +90,10 @@ def print_summary(outcome: Outcome, folder: Path, console: Console) -> None:
     print_table(console, ("layer", "weights", "left", "density"), layers)
     console.print()
     print_line(console, f"files in {folder}")
+
+
+def _asked(sparsity: float | None) -> str:
+    return "" if sparsity is None else f" (asked for {sparsity:g})"
 
 
 def _figures(row: EpochRow) -> str:

@@ -105,7 +105,6 @@ class PruningSession(Generic[S]):
         if self.recorder is not None:
             self.recorder.finish()
         self._warn()
-        self.gate.drop_dead()
 
     def state(self) -> dict[str, Any]:
         """The schedule's state, a dictionary of plain numbers. Gate and telemetry save their own states."""
