@@ -447,6 +447,8 @@ def train(
                 elif schedule.ranking == "taylor":
                     presence = taylor_presence(presence, state.moments)
                 count = affordable(presence, np.count_nonzero if cost is None else cost.total, budget)  # E17
+                if schedule.ranking != "presence":  # a baseline brings nothing back, even where it would fit
+                    count = min(count, int(np.count_nonzero(gate(presence))))
                 presence, shift = meet_capacity(presence, count)  # E12
             state = State(state.weights, presence, state.moments)
             if gates is not None and cost is not None:

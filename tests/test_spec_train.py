@@ -8,6 +8,8 @@ import torch
 from tolerances import ROUNDING
 
 from hyperflux import Pruner, spec
+from hyperflux.backends.numpy.channel_gate import ChannelGate
+from hyperflux.backends.numpy.channels import Channels
 from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.backends.numpy.mlp import MLP
 from hyperflux.backends.numpy.optimizers import SGD
@@ -15,6 +17,7 @@ from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.models import MLP as TorchMLP
 from hyperflux.schedules.controllers import PublishedController
 from hyperflux.schedules.default import DefaultSchedule
+from hyperflux.schedules.factory import counted_schedule
 from hyperflux.schedules.magnitude import MagnitudeSchedule
 from hyperflux.schedules.published import PublishedSchedule
 from hyperflux.schedules.scheduler import PruningScheduler
@@ -61,8 +64,8 @@ class NumpyTraining:
             SGD(momentum=0.9, nesterov=False, weight_decay=decay) for decay in (1e-3, 0)
         )
 
-    def start(self, interval):
-        presence = spec.initial_presence(TOTAL, np.random.default_rng(1), interval)
+    def start(self, interval, gates=TOTAL):
+        presence = spec.initial_presence(gates, np.random.default_rng(1), interval)
         return spec.State(self._weights, presence, spec.Moments.zeros_like(presence))
 
     def loss_gradient(self, n, theta):
@@ -113,6 +116,49 @@ def test_the_loop_is_the_numpy_machine_to_the_bit(kind):
     assert scheduler.stage == "done"
     scheduler.finish()
     assert equal_bits(spec.gate(states[-1].presence), gate.mask()), "the end of a whole course changed the mask"
+
+
+class UnitCost:
+    """FLOPs of the network whose inputs and hidden units a mask opens, written as a product of widths."""
+
+    def total(self, present):
+        inputs, hidden = np.count_nonzero(present[: SIZES[0]]), np.count_nonzero(present[SIZES[0] :])
+        return 2.0 * hidden * (inputs + SIZES[2])
+
+    def prices(self, present):
+        inputs, hidden = np.count_nonzero(present[: SIZES[0]]), np.count_nonzero(present[SIZES[0] :])
+        return np.repeat([2.0 * hidden, 2.0 * (inputs + SIZES[2])], SIZES[:2])
+
+
+@pytest.mark.parametrize("method", ["hyperflux", "magnitude", "taylor"])
+def test_the_loop_with_gates_and_prices_is_the_numpy_machine_to_the_bit(method):
+    """E15 to E17: gates of inputs and hidden units at the columns that read them, under a budget of FLOPs."""
+    channels, training, cost = SIZES[0] + SIZES[1], NumpyTraining(), UnitCost()
+    schedule = counted_schedule(
+        2 * TOTAL, 48, PRUNING_STEPS, REGROWTH_STEPS, method=method, presence_lr=PRESENCE_LR, gates=channels
+    )
+    columns = [np.tile(np.arange(SIZES[0]), SIZES[1]), np.tile(SIZES[0] + np.arange(SIZES[1]), SIZES[2])]
+    gates = spec.Gates(np.concatenate(columns), np.ones(channels))
+    start, specified = training.start(schedule.initial_presence, channels), NumpyTraining()
+    states = spec.train(start, schedule, specified.loss_gradient, specified.update_weights, gates, cost)
+    gate = ChannelGate(start, {"fc1.weight": 48, "fc2.weight": 32}, Channels(SIZES, inputs=True), "flops")
+    scheduler, masks = PruningScheduler(schedule, gate), []
+    for n, state in enumerate(states, start=1):
+        gate.step(
+            lambda theta, n=n: training.loss_gradient(n, theta),
+            lambda w, gradient, n=n: training.update_weights(n, w, gradient),
+        )
+        scheduler.after_step()
+        assert equal_bits(state.weights, gate.state.weights), n
+        assert equal_bits(state.presence, gate.state.presence), n
+        assert equal_bits(state.moments.first, gate.state.moments.first), n
+        assert equal_bits(state.moments.second, gate.state.moments.second), n
+        masks.append(spec.gate(state.presence))
+        assert n > PRUNING_STEPS or cost.total(masks[-1]) <= schedule.target_count(n)
+    assert n == PRUNING_STEPS + REGROWTH_STEPS
+    assert 24 < cost.total(masks[-1]) <= 48
+    came_back = sum(np.count_nonzero(later & ~earlier) for earlier, later in itertools.pairwise(masks))
+    assert bool(came_back) is (method == "hyperflux"), "a baseline brings nothing back"
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

@@ -35,6 +35,13 @@ COURSES = {
     "without regrowth": {"regrowth": {"epochs": 0}},
 }
 
+GATES = {
+    "channels": {"gates": "channels", "gate_inputs": True},
+    "parameters": {"gates": "channels", "sparsity": None, "parameters": 0.3, "telemetry": "full"},
+    "taylor": {"gates": "channels", "sparsity": None, "flops": 0.3, "method": "taylor"},
+    "N:M": {"gates": "2:4", "sparsity": None},
+}
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -71,6 +78,15 @@ def test_every_course_goes_on_to_the_bit(whole, tmp_path, course, backend):
     settings = {**COURSES[course], "backend": backend}
     same(whole, tmp_path / "cut", [4, 20, 1, 30], **settings)
     same(whole, tmp_path / "stopped", [5, 20, 1, steps - 26 - 5], clean=True, **settings)
+
+
+@pytest.mark.parametrize("backend", ["numpy"])
+@pytest.mark.parametrize("gates", GATES)
+def test_gates_of_every_kind_go_on_to_the_bit(whole, tmp_path, gates, backend):
+    """Prices and pressure's part in the moments of each channel too."""
+    settings = {**GATES[gates], "backend": backend}
+    same(whole, tmp_path / "cut", [4, 20, 1, 30], **settings)
+    same(whole, tmp_path / "stopped", [5, 20, 1, 33], clean=True, **settings)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
