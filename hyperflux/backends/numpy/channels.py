@@ -32,7 +32,7 @@ class Channels:
 
     @property
     def readers(self) -> Labels:
-        """The gate of the unit that each weight reads, (N,): the gate that holds the weight (E15)."""
+        """The gate of the unit that each weight reads, (N,): the gate that holds the weight."""
         return np.concatenate([np.tile(inputs, len(outputs)) for inputs, outputs in pairwise(self._labels)])
 
     @property

@@ -210,6 +210,16 @@ def test_telemetry_shows_the_flux_of_a_channel_without_its_price():
     assert 0 < flips.sum() < 22
 
 
+def test_before_the_first_control_step_prices_are_those_of_the_dense_network():
+    """E16: pressure alone, without any flux; an input is read by 9 units, and so on."""
+    presence = np.full(22, 0.1)
+    state = spec.State(np.ones(138), presence, spec.Moments.zeros_like(presence))
+    gate = ChannelGate(state, {"fc1.weight": 54, "fc2.weight": 63, "fc3.weight": 21}, Channels(SIZES, True), "sparsity")
+    constant_steps(gate, np.zeros((1, 138)), [(7.0, None)])
+    prices = np.repeat([9, 6 + 7, 9 + 3], SIZES[:3])
+    np.testing.assert_allclose(gate.state.moments.first, 0.1 * 7.0 * prices / prices.sum(), rtol=1e-12)
+
+
 def test_prices_between_control_steps_are_those_of_the_last_one_also_after_a_restart():
     """E16: a gate that closes by itself changes no price before the next control step."""
     rng = np.random.default_rng(0)
