@@ -247,6 +247,10 @@ class Cost(Protocol):
     It need not be a sum over gates: a channel costs less when its neighbours are gone.
     """
 
+    @property
+    def layers(self) -> NDArray[np.intp]:
+        """The layer that each gate belongs to, (J,), by any numbers."""
+
     def total(self, present: Mask) -> float:
         """Cost with the gates of a mask, (J,), open. It never falls when a gate comes back."""
 
@@ -254,26 +258,35 @@ class Cost(Protocol):
         """C of E16, (J,): what closing each open gate would save now, and opening each closed one cost."""
 
 
-def affordable(presence: Array, cost: Callable[[Mask], float], budget: float) -> int:
-    """How many gates fit into a budget, if those with the largest t stay: the count for `meet_capacity` (E17).
+def meet_budget(presence: Array, cost: Cost, budget: float, regrow: bool = True) -> tuple[Array, float]:
+    """Lower every t by the same τ so that the largest network within a budget is left (E17).
+
+    Gates close in the order of t. In every layer the gate with the largest t is out of reach of τ, since the output of
+    a layer without inputs no longer depends on its input.
 
     Args:
         presence: t, (J,).
-        cost: Cost of the network with the gates of a mask, (J,), open, see `Cost.total`.
-        budget: Largest cost allowed.
+        cost: Cost of the network with some gates open.
+        budget: Largest cost allowed. Where the gates out of reach cost more, they alone are left.
+        regrow: Whether closed gates may open; not by a baseline, even where they would fit.
 
     Returns:
-        The largest count whose cost is not above the budget; 0 if not even one gate fits.
+        The new t, and τ.
 
     """
     ranked = np.argsort(-presence, kind="stable")
-    least, most = 0, presence.size
+    held = np.zeros(presence.size, np.bool_)
+    held[ranked[np.unique(cost.layers[ranked], return_index=True)[1]]] = True
+    ranked = np.argsort(-np.where(held, np.inf, presence), kind="stable")
+    least, most = int(np.count_nonzero(held)), presence.size
+    if not regrow:
+        most = int(np.count_nonzero(held | gate(presence)))
     while least < most:
         count = (least + most + 1) // 2
         mask = np.zeros(presence.size, np.bool_)
         mask[ranked[:count]] = True
-        least, most = (count, most) if cost(mask) <= budget else (least, count - 1)
-    return least
+        least, most = (count, most) if cost.total(mask) <= budget else (least, count - 1)
+    return _meet_capacity_beside(presence, held, least)
 
 
 def meet_pattern(presence: Array, kept: int, count: int) -> tuple[Array, float]:
@@ -292,6 +305,11 @@ def meet_pattern(presence: Array, kept: int, count: int) -> tuple[Array, float]:
     """
     held = np.zeros(presence.shape, np.bool_)
     np.put_along_axis(held, np.argsort(-presence, axis=1, kind="stable")[:, :kept], True, axis=1)
+    return _meet_capacity_beside(presence, held, count)
+
+
+def _meet_capacity_beside(presence: Array, held: Mask, count: int) -> tuple[Array, float]:
+    """E12 for the t that are not held; those that are held stay at 0 or above, and count among the `count` present."""
     shifted, tau = np.maximum(presence, 0), 0.0
     if not held.all():
         others, tau = meet_capacity(presence[~held], count - int(np.count_nonzero(held)))
@@ -446,10 +464,10 @@ def train(
                     presence = magnitude_presence(ranked, presence)
                 elif schedule.ranking == "taylor":
                     presence = taylor_presence(presence, state.moments)
-                count = affordable(presence, np.count_nonzero if cost is None else cost.total, budget)  # E17
-                if schedule.ranking != "presence":  # a baseline brings nothing back, even where it would fit
-                    count = min(count, int(np.count_nonzero(gate(presence))))
-                presence, shift = meet_capacity(presence, count)  # E12
+                if cost is None:
+                    presence, shift = meet_capacity(presence, budget)  # E12
+                else:
+                    presence, shift = meet_budget(presence, cost, budget, schedule.ranking == "presence")  # E17
             state = State(state.weights, presence, state.moments)
             if gates is not None and cost is not None:
                 gates = replace(gates, costs=cost.prices(gate(presence)))  # E16

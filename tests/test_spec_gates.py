@@ -193,37 +193,51 @@ def budgets(draw):
     """t of the units of a few layers, a cost in which they multiply, and a budget."""
     layers = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     presence = draw(arrays(np.float64, sum(layers), elements=presences))
-    ends = np.cumsum([0, *layers])
-
-    def cost(mask):
-        widths = [4, *(mask[one:other].sum() for one, other in pairwise(ends)), 3]
-        return float(sum(one * other for one, other in pairwise(widths)))
-
-    whole = cost(np.ones(presence.size, bool))
-    return presence, cost, draw(st.floats(0, 1.2)) * whole
+    labels = [np.arange(one, other) for one, other in pairwise(np.cumsum([0, *layers]))]
+    sides = [np.full(4, ALWAYS), *labels, np.full(3, ALWAYS)]
+    cost = NetworkCost(layers, [Product(1, one, other) for one, other in pairwise(sides)])
+    return presence, cost, draw(st.floats(0, 1.2)) * cost.total(np.ones(presence.size, bool))
 
 
-@given(budgets())
-def test_the_largest_network_within_the_budget_is_left(situation):
-    """E17, E12: those with the largest t; one gate more would be above the budget."""
+def held_by(presence, layers):
+    """The first gate with the largest t of every layer."""
+    held = np.zeros(presence.size, bool)
+    for layer in np.unique(layers):
+        own = np.flatnonzero(layers == layer)
+        held[own[presence[own].argmax()]] = True
+    return held
+
+
+@given(budgets(), st.booleans())
+def test_the_largest_network_within_the_budget_is_left(situation, regrow):
+    """E17, E12: in every layer the largest t, then those with the largest t; one gate more would cost too much."""
     presence, cost, budget = situation
-    count = spec.affordable(presence, cost, budget)
-    mask = spec.gate(spec.meet_capacity(presence, count)[0])
-    assert mask.sum() == count
-    assert cost(mask) <= budget
-    if count < presence.size:
-        more = spec.gate(spec.meet_capacity(presence, count + 1)[0])
-        assert (mask <= more).all()
-        assert cost(more) > budget
-    if 0 < count < presence.size:
-        assert presence[mask].min() >= presence[~mask].max()
+    held = held_by(presence, cost.layers)
+    shifted, tau = spec.meet_budget(presence, cost, budget, regrow)
+    mask = spec.gate(shifted)
+    assert mask[held].all()
+    assert cost.total(mask) <= max(budget, cost.total(held))
+    free, closed = ~held & mask, ~held & ~mask
+    if free.any() and closed.any():
+        assert presence[free].min() >= presence[closed].max()
+    if not regrow:
+        assert not (mask & ~spec.gate(presence) & ~held).any()
+    candidates = closed if regrow else closed & spec.gate(presence)
+    if candidates.any():
+        more = mask.copy()
+        more[np.flatnonzero(candidates)[presence[candidates].argmax()]] = True
+        assert cost.total(more) > budget
+    if free.any():
+        np.testing.assert_array_equal(shifted[free], presence[free] - tau)
+    np.testing.assert_array_equal(shifted[held], np.maximum(presence[held] - tau, 0))
 
 
 @given(arrays(np.float64, st.integers(1, 20), elements=presences), st.data())
 def test_a_budget_in_gates_is_capacity(presence, data):
-    """E17: with cost 1 a gate, a budget of n is n gates."""
-    budget = data.draw(st.integers(0, presence.size))
-    assert spec.affordable(presence, np.count_nonzero, budget) == budget
+    """E17: with cost 1 a gate in one layer, a budget of n is n gates."""
+    budget = data.draw(st.integers(1, presence.size))
+    cost = NetworkCost([presence.size], [Product(1, np.arange(presence.size), np.array([ALWAYS]))])
+    assert spec.gate(spec.meet_budget(presence, cost, budget)[0]).sum() == budget
 
 
 @given(st.data(), st.integers(1, 6), st.integers(1, 5), st.sampled_from([np.float32, np.float64]))
@@ -257,7 +271,7 @@ def perceptron_cost():
     """Weights of the perceptron with some of its inputs and units open."""
     inputs, hidden = np.arange(INPUTS), INPUTS + np.arange(HIDDEN)
     outputs = np.full(CLASSES, ALWAYS)
-    return NetworkCost(INPUTS + HIDDEN, [Product(1, inputs, hidden), Product(1, hidden, outputs)])
+    return NetworkCost([INPUTS, HIDDEN], [Product(1, inputs, hidden), Product(1, hidden, outputs)])
 
 
 @pytest.mark.parametrize("ranking", get_args(spec.Ranking))

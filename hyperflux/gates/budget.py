@@ -10,6 +10,7 @@ import numpy as np
 from hyperflux.errors import InputError
 from hyperflux.gates.costs import NetworkCost
 from hyperflux.gates.kinds import Budget, Pattern
+from hyperflux.spec import Mask
 
 UNITS: dict[Budget, str] = {
     "sparsity": "prunable weights",
@@ -58,17 +59,26 @@ def capacity_plan(cost: NetworkCost, budget: Budget, share: float, argument: str
             "gates channels: the network has no channel between two layers; gate its inputs too (--gate-inputs), or "
             "leave gates out"
         )
-    everything, nothing = (cost.total(np.full(cost.gates, value)) for value in (True, False))
+    everything, least = (cost.total(mask) for mask in (np.ones(cost.gates, np.bool_), _one_of_each_layer(cost)))
     final, unit, name = int(kept_share(budget, share) * everything), UNITS[budget], argument or budget
-    if final < (least := max(1, nothing)):
+    if final < least:
         bound = f"{least / everything:.3g}"
         raise InputError(
-            f"{name}: {share:g} leaves {final:,} of {everything:,} {unit}, but what has no gate takes {nothing:,}; "
-            f"give {f'less than 1 - {bound}' if budget == 'sparsity' else f'more than {bound}'}"
+            f"{name}: {share:g} leaves {final:,} of {everything:,} {unit}, but one channel of every layer and what has "
+            f"no gate take {least:,}; give {f'less than 1 - {bound}' if budget == 'sparsity' else f'more than {bound}'}"
         )
     if final >= everything:
         raise InputError(f"{name}: {share:g} of {everything:,} {unit} removes nothing; give another fraction")
     return CapacityPlan(everything, final, cost.gates)
+
+
+def _one_of_each_layer(cost: NetworkCost) -> Mask:
+    """A mask that opens the dearest gate of every layer; one is always open (E17)."""
+    prices = cost.prices(np.ones(cost.gates, np.bool_))
+    dearest = np.lexsort((-prices, cost.layers))
+    mask = np.zeros(cost.gates, np.bool_)
+    mask[dearest[np.unique(cost.layers[dearest], return_index=True)[1]]] = True
+    return mask
 
 
 def pattern_plan(pattern: Pattern, total: int, kept: int) -> CapacityPlan:

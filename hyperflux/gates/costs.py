@@ -36,16 +36,29 @@ class NetworkCost:
     """The cost of a network as a sum of products, a `hyperflux.spec.Cost` in whole units.
 
     Attributes:
-        gates: J, the number of gates.
+        layers: The layer of each gate, (J,).
+        products: The parts.
     """
 
-    def __init__(self, gates: int, products: Sequence[Product]) -> None:
-        self.gates, self.products = gates, list(products)
+    def __init__(self, sizes: Sequence[int], products: Sequence[Product]) -> None:
+        """The cost of a network.
+
+        Args:
+            sizes: Gates of each layer, in the order of their numbers.
+            products: The parts.
+        """
+        self.layers = np.repeat(np.arange(len(sizes)), sizes)
+        self.products = list(products)
         self._units = np.array([product.unit for product in products], np.int64)
         sides = [side for product in products for side in (product.inputs, product.outputs)]
         self._labels = np.concatenate([np.empty(0, np.intp), *sides])
         self._ends = np.cumsum([0, *map(len, sides)])
         self._of = np.repeat(np.arange(len(sides)), [len(side) for side in sides])
+
+    @property
+    def gates(self) -> int:
+        """J, the number of gates."""
+        return len(self.layers)
 
     def total(self, present: Mask) -> int:
         """Cost with the gates of a mask, (J,), open."""

@@ -242,8 +242,7 @@ class _Course:
         """Train for as many epochs as `like` with as many of the largest weights; fewer if fewer are left already."""
         self._gate.pressure, self._gate.presence_lr = 0.0, None
         if like.surviving < self._gate.surviving():
-            self._gate.rank_by("magnitude")
-            self._gate.meet_capacity(like.surviving)
+            self._gate.meet_capacity(like.surviving, "magnitude")
         track: list[float] = []
         for epoch in range(1, like.epochs + 1):
             track.append(self._train())

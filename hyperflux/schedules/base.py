@@ -48,15 +48,13 @@ class Gate(Protocol):
     def above(self, level: float) -> int:
         """Number of t at `level` or above."""
 
-    def meet_capacity(self, count: int) -> float:
+    def meet_capacity(self, count: int, ranking: Ranking = "presence") -> float:
         """Lower every t by the same τ (see E12). Returns τ.
 
         Args:
             count: Weights to leave present, or the largest cost allowed: as many gates stay open as fit (see E17).
+            ranking: What is kept the largest of. For a baseline it becomes t before, and −1 where pruned.
         """
-
-    def rank_by(self, ranking: Ranking) -> None:
-        """Set t to what a baseline ranks by, so that capacity keeps the largest; t of what is pruned stays negative."""
 
     def confirm_masks(self) -> None:
         """Raise RunError if replicas of the network hold different masks."""

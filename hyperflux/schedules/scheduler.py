@@ -62,9 +62,7 @@ class PruningScheduler(Generic[S]):
         count = self.schedule.target_count(step)
         if count is None:
             return 0.0
-        if self.schedule.ranking != "presence":
-            self._gate.rank_by(self.schedule.ranking)
-        return self._gate.meet_capacity(count)
+        return self._gate.meet_capacity(count, self.schedule.ranking)
 
     def _apply_settings(self) -> None:
         self._next = self.schedule.next_control_step(self.state)

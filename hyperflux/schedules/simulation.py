@@ -111,14 +111,10 @@ class SimulatedNetwork:
         """Number of weights whose t is at `level` or above, in whole particles."""
         return round(int(np.count_nonzero(self._t >= level)) * self._weight)
 
-    def meet_capacity(self, count: int) -> float:
-        """As `hyperflux.spec.meet_capacity`, rounded to whole particles."""
+    def meet_capacity(self, count: int, ranking: Ranking = "presence") -> float:
+        """As `hyperflux.spec.meet_capacity`, rounded to whole particles; there are no weights to rank by."""
         self._t, self.last_shift = meet_capacity(self._t, max(1, round(count / self._weight)))
         return self.last_shift
-
-    def rank_by(self, ranking: Ranking) -> None:
-        """Not possible: there are no weights."""
-        raise NotImplementedError
 
     def confirm_masks(self) -> None:
         """Nothing to compare: there is one replica."""

@@ -17,7 +17,7 @@ from hyperflux.gates.kinds import Pattern
 def cost(gates, fixed=0):
     """A cost of 1 a gate, and of `fixed` without any."""
     always = np.array([ALWAYS])
-    return NetworkCost(gates, [Product(1, np.arange(gates), always), Product(1, np.full(fixed, ALWAYS), always)])
+    return NetworkCost([gates], [Product(1, np.arange(gates), always), Product(1, np.full(fixed, ALWAYS), always)])
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_a_plan_is_the_largest_whole_budget_or_a_refusal(per_myriad, gates, fixe
     everything = gates + fixed
     kept = Fraction(per_myriad if budget == "flops" else 10_000 - per_myriad, 10_000)
     left = kept * everything // 1
-    if left >= max(1, fixed):
+    if left >= fixed + 1:
         assert capacity_plan(cost(gates, fixed), budget, per_myriad / 10_000) == CapacityPlan(everything, left, gates)
         return
     with pytest.raises(InputError, match=f"^{budget}: .* leaves {left} of {everything} ") as told:
         capacity_plan(cost(gates, fixed), budget, per_myriad / 10_000)
     bound = float(re.search(r"([\d.e-]+)$", str(told.value))[1])
-    assert bound == pytest.approx(max(1, fixed) / everything, rel=5e-3)
+    assert bound == pytest.approx((fixed + 1) / everything, rel=5e-3)
     assert bound > float(kept) * 0.995
 
 
@@ -57,7 +57,7 @@ def test_a_share_that_removes_nothing_is_refused():
 
 
 def test_a_refusal_names_the_argument_that_was_given():
-    with pytest.raises(InputError, match=r"^max_flops: 0\.1 leaves 2 of 20 FLOPs, .* takes 10; give more than 0\.5$"):
+    with pytest.raises(InputError, match=r"^max_flops: 0\.1 leaves 2 of 20 FLOPs, .* take 11; give more than 0\.55$"):
         capacity_plan(cost(10, fixed=10), "flops", 0.1, "max_flops")
 
 

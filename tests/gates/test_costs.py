@@ -21,7 +21,7 @@ def networks(draw, both_sides=True):
 
 def build(gates, products):
     sides = [(unit, np.array(inputs, np.intp), np.array(outputs, np.intp)) for unit, inputs, outputs in products]
-    return NetworkCost(gates, [Product(*parts) for parts in sides])
+    return NetworkCost([gates], [Product(*parts) for parts in sides])
 
 
 def pairs(products):
@@ -72,4 +72,4 @@ def test_a_price_is_what_closing_saves_and_opening_costs(network):
 def test_large_costs_are_exact():
     """Beyond 2^53, where float64 has gaps."""
     side = np.zeros(100_001, np.intp)
-    assert NetworkCost(1, [Product(10**6 + 1, side, side)]).total(np.array([True])) == 100_001**2 * (10**6 + 1)
+    assert NetworkCost([1], [Product(10**6 + 1, side, side)]).total(np.array([True])) == 100_001**2 * (10**6 + 1)

@@ -31,7 +31,6 @@ class ChannelGate(NumpyGate):
     def __init__(self, state: State, sizes: Mapping[str, int], channels: Channels, budget: Budget) -> None:
         super().__init__(state, sizes, channels.sets)
         self._cost, self._makers = channels.cost(budget), channels.makers
-        self._most = self._cost.gates
         self.pressure_mean = np.zeros(self._cost.gates)
         self.gates = spec.Gates(channels.readers, self._cost.prices(self.present()))
 
@@ -53,17 +52,14 @@ class ChannelGate(NumpyGate):
         present = self.present()
         return self.gates.spread(present) & replace(self.gates, of=self._makers).spread(present)
 
-    def meet_capacity(self, count: int) -> float:
+    def meet_capacity(self, count: int, ranking: Ranking = "presence") -> float:
         """Open the channels with the largest t, as many as the budget `count` allows (see E17). Returns τ."""
-        fitting = spec.affordable(self.state.presence, self._cost.total, count)
-        shift = super().meet_capacity(min(fitting, self._most))
+        shift = super().meet_capacity(count, ranking)
         self.gates = replace(self.gates, costs=self._cost.prices(self.present()))  # E16
         return shift
 
-    def rank_by(self, ranking: Ranking) -> None:
-        """Set t to what a baseline ranks by. A baseline brings no channel back, even where it would fit."""
-        super().rank_by(ranking)
-        self._most = int(np.count_nonzero(self.present()))
+    def _lowered(self, presence: Array, count: int, ranking: Ranking) -> tuple[Array, float]:
+        return spec.meet_budget(presence, self._cost, count, regrow=ranking == "presence")
 
     def drop_dead(self) -> None:
         """Set to 0 what makes closed channels, once the mask is final; the function stays the same."""

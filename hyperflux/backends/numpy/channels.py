@@ -46,7 +46,7 @@ class Channels:
         products = [Product(unit, inputs, outputs) for inputs, outputs in pairwise(self._labels)]
         if budget == "parameters":
             products += [Product(1, np.array([ALWAYS]), outputs) for outputs in self._labels[1:]]
-        return NetworkCost(sum(self.sets.values()), products)
+        return NetworkCost(list(self.sets.values()), products)
 
     @property
     def _labels(self) -> list[Labels]:

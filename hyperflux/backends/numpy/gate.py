@@ -116,19 +116,23 @@ class NumpyGate:
         """Number of t at `level` or above."""
         return int(np.count_nonzero(self.state.presence >= level))
 
-    def meet_capacity(self, count: int) -> float:
-        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
-        presence, shift = spec.meet_capacity(self.state.presence, count)
+    def meet_capacity(self, count: int, ranking: Ranking = "presence") -> float:
+        """Lower every t, or what a baseline ranks by, by the same τ (see E12). Returns τ."""
+        presence, shift = self._lowered(self._ranked(ranking), count, ranking)
         self.state = State(self.state.weights, presence, self.state.moments)
         return shift
 
-    def rank_by(self, ranking: Ranking) -> None:
-        """Set t to what a baseline ranks by: a magnitude, or Taylor's; where pruned to −1."""
+    def _ranked(self, ranking: Ranking) -> Array:
+        """T, or for a baseline a magnitude or Taylor's saliency, and −1 where pruned."""
+        if ranking == "presence":
+            return self.state.presence
         if ranking == "taylor":
-            presence = spec.taylor_presence(self.state.presence, self.state.moments)
-        else:
-            presence = spec.magnitude_presence(self._magnitudes(), self.state.presence)
-        self.state = State(self.state.weights, presence, self.state.moments)
+            return spec.taylor_presence(self.state.presence, self.state.moments)
+        return spec.magnitude_presence(self._magnitudes(), self.state.presence)
+
+    def _lowered(self, presence: Array, count: int, ranking: Ranking) -> tuple[Array, float]:
+        """The t that leave exactly `count` weights present, and τ."""
+        return spec.meet_capacity(presence, count)
 
     def confirm_masks(self) -> None:
         """Nothing to compare: there is one replica."""

@@ -11,7 +11,8 @@ from hyperflux import spec
 from hyperflux.backends.numpy.gate import NumpyGate
 from hyperflux.gates.budget import CapacityPlan, pattern_plan
 from hyperflux.gates.kinds import Pattern
-from hyperflux.spec import State
+from hyperflux.schedules.base import Ranking
+from hyperflux.spec import Array, State
 
 NOWHERE = -1
 """Fills up the last group of a row."""
@@ -38,15 +39,14 @@ class PatternGate(NumpyGate):
         """From all weights to `kept`. Raises InputError if that removes none."""
         return pattern_plan(self._pattern, self.total, self.kept)
 
-    def meet_capacity(self, count: int) -> float:
-        """Leave `count` weights present, or `kept` if that is more, and at least N of every group. Returns τ."""
+    def _lowered(self, presence: Array, count: int, ranking: Ranking) -> tuple[Array, float]:
+        """The t that leave `count` weights, or `kept` if that is more, and at least N of every group."""
         filling = len(self._groups) * self._pattern.kept - self.kept  # held in place of weights that are not there
-        padded = np.append(self.state.presence, self.state.presence.dtype.type(-np.inf))[self._groups]
+        padded = np.append(presence, presence.dtype.type(-np.inf))[self._groups]
         shifted, shift = spec.meet_pattern(padded, self._pattern.kept, max(count, self.kept) + filling)
-        presence, there = np.empty_like(self.state.presence), self._groups != NOWHERE
-        presence[self._groups[there]] = shifted[there]
-        self.state = State(self.state.weights, presence, self.state.moments)
-        return shift
+        lowered, there = np.empty_like(presence), self._groups != NOWHERE
+        lowered[self._groups[there]] = shifted[there]
+        return lowered, shift
 
 
 def _groups(shapes: Sequence[tuple[int, int]], group: int) -> NDArray[np.intp]:

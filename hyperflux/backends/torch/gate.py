@@ -239,19 +239,15 @@ class TorchGate:
         """Number of t at `level` or above; waits for the device."""
         return self.store.above(level)
 
-    def rank_by(self, ranking: Ranking) -> None:
-        """Set t to what a baseline ranks by; the parameters are written by `meet_capacity`."""
-        self.store.rank_by(ranking)
-
     def typical_flux(self) -> float:
         """Mean of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
         return self.store.typical_flux()
 
     @torch.no_grad()
-    def meet_capacity(self, count: int) -> float:
-        """Lower every t by the same τ so that `count` weights, or a cost of at most `count`, are present. Returns τ."""
+    def meet_capacity(self, count: int, ranking: Ranking = "presence") -> float:
+        """Lower every t, or what a baseline ranks by, by the same τ, see `hyperflux.schedules.base.Gate`. Returns τ."""
         near = NEAR * (self.presence_lr or math.inf) * max(1, self.steps - self.last_capacity)
-        shift = self.store.meet_capacity(count, near)
+        shift = self.store.meet_capacity(count, near, ranking)
         self.last_capacity = self.steps
         self.write_effective()
         return shift

@@ -77,13 +77,10 @@ class PresenceStore(Protocol):
     def above(self, level: float) -> int:
         """Number of t at `level` or above; waits for the device."""
 
-    def rank_by(self, ranking: Ranking) -> None:
-        """Set t of what is open to what a baseline ranks by, t of the rest to −1."""
-
     def typical_flux(self) -> float:
         """Mean of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
 
-    def meet_capacity(self, count: int, near: float) -> float:
+    def meet_capacity(self, count: int, near: float, ranking: Ranking) -> float:
         """Lower every t by the same τ, see `hyperflux.schedules.base.Gate`; τ is looked for within `near` first."""
 
     def drop_dead(self) -> None:

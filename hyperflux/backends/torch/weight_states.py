@@ -64,19 +64,19 @@ class WeightStates:
         return int(sum(read_numbers([torch.count_nonzero(state.presence >= level) for state in self.states.values()])))
 
     @torch.no_grad()
-    def rank_by(self, ranking: Ranking) -> None:
-        """Set t of the present weights to |w|, of the pruned ones to −1."""
-        for state in self.states.values():
-            state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
-
-    @torch.no_grad()
     def typical_flux(self) -> float:
         """Mean over weights of √v̂, where v̂ is Adam's bias-corrected second moment of t; waits for the device."""
         sums = read_numbers([state.root_of_second_moment().sum() for state in self.states.values()])
         return sum(sums) / self.total
 
-    def meet_capacity(self, count: int, near: float) -> float:
-        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
+    def meet_capacity(self, count: int, near: float, ranking: Ranking) -> float:
+        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ.
+
+        To prune by magnitude, t becomes |w| before, and −1 where pruned.
+        """
+        if ranking == "magnitude":
+            for state in self.states.values():
+                state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
         return meet_capacity([state.presence for state in self.states.values()], count, near)
 
     def drop_dead(self) -> None:

@@ -31,6 +31,8 @@ Labels = NDArray[np.int64]
 
 PINNED = 0
 """The label of what always stays."""
+INPUT = "input"
+"""What makes the input features."""
 
 
 class Coupling:
@@ -61,6 +63,7 @@ class Coupling:
             if node.op == "output":
                 for tensor in trace.operands(node):
                     self._pin(self._of(tensor))
+        self._pin_inputs()
         self._roots = self._settled()
 
     def of(self, tensor: AbstractTensor) -> Labels:
@@ -71,6 +74,16 @@ class Coupling:
         """Settled labels of a tensor's channels, which lie along a dimension, (channels,)."""
         others = [d for d in range(len(tensor.shape)) if d != dim % len(tensor.shape)]
         return self._roots[_first(self._of(tensor), others)]
+
+    def _pin_inputs(self) -> None:
+        """Keep the input features but those that only linear layers read, as nothing else selects what it reads."""
+        inputs = np.concatenate([np.zeros(0, np.int64), *(new for name, new in self._makers if name == INPUT)])
+        for op in self.ops:
+            if isinstance(op, LinearOrConvolution) and op.input.is_input and not op.selects_inputs:
+                self._pin(self._of(op.input))
+        for tensor, labels in self._labels.items():
+            if not tensor.is_input:
+                self._pin(np.intersect1d(labels, inputs))
 
     def makers(self) -> list[tuple[str, Labels]]:
         """Every layer with the settled labels of the channels that it makes, then parameters of the graph likewise."""
@@ -111,7 +124,7 @@ class Coupling:
             self._labels[tensor] = _spread(np.int64(PINNED), tensor.shape)
             return
         shape = tensor.shape[1:] if is_input else tensor.shape
-        new = self._new(int(np.prod(shape)), "input" if is_input else str(op.node.target)).reshape(shape)
+        new = self._new(int(np.prod(shape)), INPUT if is_input else str(op.node.target)).reshape(shape)
         self._labels[tensor] = np.broadcast_to(new, tensor.shape)
 
     def _follow_elementwise(self, op: Elementwise) -> None:

@@ -141,7 +141,8 @@ class _Numbering:
 
     def __init__(self, model: nn.Module, trace: Trace, coupling: Coupling, prunable: set[str]) -> None:
         self._names = {name for name, _ in model.named_parameters()}
-        self._trace, self._coupling, self._prunable = trace, coupling, prunable
+        self._coupling, self._prunable = coupling, prunable
+        self._samples = trace.sizes[0][0][0]
         self._layer_ops = [op for op in coupling.ops if isinstance(op, LinearOrConvolution | GroupedConvolution)]
         self._reasons = self._pinned_reasons()
         self._gate = np.full(coupling.count, ALWAYS, np.intp)
@@ -160,7 +161,6 @@ class _Numbering:
         if not self.sizes:
             reasons = "; ".join(f"{name}: {why}" for name, why in list(self._kept().items())[:3])
             raise InputError(f"gates: no channel of {type(original).__name__} can have one ({reasons})")
-        self._samples = len(inputs[0])
         layers = [self._layer(op) for op in self._layer_ops]
         return ChannelLayout(self.sizes, layers, self._kept(), self._costs(layers, original, inputs))
 
@@ -227,9 +227,10 @@ class _Numbering:
         return {budget: self._cost(*parts) for budget, parts in products.items()}
 
     def _cost(self, products: list[Product], everything: int) -> NetworkCost:
-        cost = NetworkCost(self._gate.max() + 1, products)
-        rest = everything - cost.total(np.ones(cost.gates, bool))
-        return cost if rest <= 0 else NetworkCost(cost.gates, [*products, Product(rest, NO_GATE, NO_GATE)])
+        sizes = list(self.sizes.values())
+        cost = NetworkCost(sizes, products)
+        rest = everything - cost.total(np.ones(cost.gates, np.bool_))
+        return cost if rest <= 0 else NetworkCost(sizes, [*products, Product(rest, NO_GATE, NO_GATE)])
 
     def _vectors(self) -> list[Product]:
         """Parameters of one number per channel: biases, scales and shifts, and those that the graph itself reads."""

@@ -273,27 +273,28 @@ class ChannelStates:
         return int((self.channels.presence >= level).sum())
 
     @torch.no_grad()
-    def rank_by(self, ranking: Ranking) -> None:
-        """Set t of open gates to the norm of their weights, or to the typical size of their slope; else to −1."""
-        if ranking == "magnitude":
-            saliency = self._gathered({name: state.latent**2 for name, state in self.states.items()}).sqrt_()
-        else:
-            saliency = self.channels.root_of_second_moment()
-        self.channels.presence.copy_(saliency.masked_fill_(~self.channels.mask(), -1))
-
-    @torch.no_grad()
     def typical_flux(self) -> float:
         """Mean over gates of √v̂; waits for the device."""
         return float(self.channels.root_of_second_moment().mean())
 
-    def meet_capacity(self, count: int, near: float) -> float:
+    def meet_capacity(self, count: int, near: float, ranking: Ranking) -> float:
         """Lower every t by the same τ, so that as many gates stay open as a cost of `count` allows. Returns τ."""
-        presence = self.channels.presence.cpu().numpy()
-        gates = spec.affordable(presence, self._cost.total, count)
-        shifted, tau = spec.meet_capacity(presence, gates)
+        presence = self._ranked(ranking).cpu().numpy()
+        shifted, tau = spec.meet_budget(presence, self._cost, count, regrow=ranking == "presence")
         self.channels.presence.copy_(torch.from_numpy(shifted))
         self._set_prices()
         return tau
+
+    def _ranked(self, ranking: Ranking) -> Tensor:
+        """T, or for a baseline the norm of each gate's weights or the typical size of its slope, −1 where closed."""
+        if ranking == "presence":
+            return self.channels.presence
+        if ranking == "magnitude":
+            squares = {id(state): state.latent**2 for state in self.states.values()}
+            saliency = self._gathered(squares).sqrt_()
+        else:
+            saliency = self.channels.root_of_second_moment()
+        return saliency.masked_fill_(~self.channels.mask(), -1)
 
     def _set_prices(self) -> None:
         prices = self._cost.prices(self.mask())
@@ -307,7 +308,7 @@ class ChannelStates:
         """Turn every g into g·m, and move t by one step on κ Σ g w + γ c/C (see E3, E6, E15 and E16)."""
         slopes = None
         if learning_rate is not None:
-            slopes = self._gathered({id(update.state): self._product(update) for update in updates}, by_state=True)
+            slopes = self._gathered({id(update.state): self._product(update) for update in updates})
         for update in updates:
             update.state.remove_closed(update.gradient)
         if slopes is not None and learning_rate is not None:
@@ -321,14 +322,13 @@ class ChannelStates:
         gradient = update.gradient if update.scale is None else update.gradient / update.scale.to(update.gradient)
         return (update.kappa * gradient).mul_(update.state.latent)
 
-    def _gathered(self, values: Mapping[Any, Tensor], by_state: bool = False) -> Tensor:
-        """Sums over the weights of each gate, (J,); parameters without values count as 0."""
+    def _gathered(self, values: Mapping[int, Tensor]) -> Tensor:
+        """Sums over the weights of each gate, (J,), of values by identity of a state; 0 for states without any."""
         device, columns = self.channels.presence.device, []
-        for name, state in self.states.items():
-            if state.reads is not None:
-                own = values.get(id(state) if by_state else name)
-                zeros = self.channels.presence.new_zeros(len(state.reads.gates))
-                columns.append(zeros if own is None else state.column_sums(own).to(device))
+        for state in self._readers():
+            own = values.get(id(state))
+            zeros = self.channels.presence.new_zeros(len(state.reads.gates))
+            columns.append(zeros if own is None else state.column_sums(own).to(device))
         return torch.segment_reduce(torch.cat(columns)[self._order], "sum", lengths=self._lengths)
 
     def write_effective(self, states: Sequence[ReaderState], out: Sequence[Tensor]) -> None:
