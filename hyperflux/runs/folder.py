@@ -254,7 +254,7 @@ def _parse_outcome(path: Path) -> Outcome:
     values = parse_json(read_text(inside(path, "report.json"), MAX_REPORT_BYTES))
     found = require_format(values)
     if isinstance(values, dict):
-        values = {"warnings": [], **values, "format": found}
+        values = {**Outcome.added_later(), **values, "format": found}
     outcome = parse_dataclass(Outcome, values)
     check_outcome(outcome)
     return outcome
@@ -285,7 +285,7 @@ def _read_telemetry(path: Path, outcome: Outcome) -> Telemetry | None:
         return None
     tables = read_tables(file)
     try:
-        check_telemetry(tables, outcome.layers)
+        check_telemetry(tables, outcome.channels or outcome.layers)
     except ValueError as error:
         raise InputError(f"{file}: damaged ({error}); rerun with its config.toml") from error
     return tables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from hyperflux.config import RunConfig
@@ -102,6 +102,13 @@ class Outcome:
     parameters_ratio: float | None = None
     compact_parameters: int | None = None
     channels: list[LayerCount] = field(default_factory=list)
+
+    @classmethod
+    def added_later(cls) -> dict[str, Any]:
+        """What stands for the fields that older versions don't write."""
+        own = {field.name: field for field in fields(cls)}
+        made = {name: field.default_factory() for name, field in own.items() if field.default_factory is not MISSING}
+        return {**made, **{name: field.default for name, field in own.items() if field.default is not MISSING}}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyperflux._version import __version__
+from hyperflux.gates.kinds import gate_kind
 from hyperflux.io.safe_read import shown
 from hyperflux.runs.schema import FORMAT, EpochRow, Outcome
 from hyperflux.schedules.base import LayerCount
@@ -49,18 +50,22 @@ class NewerFormatError(ValueError):
 def check_outcome(outcome: Outcome) -> None:
     """Raise ValueError where counts and shares of an outcome contradict each other, or no network can have them."""
     layers = outcome.layers
-    if not layers or min(layer.total for layer in layers) < 1:
-        raise ValueError("layers: none, or one without weights")
-    if len(layers) > MAX_LAYERS or len({layer.name for layer in layers}) < len(layers):
-        raise ValueError(f"layers: two of one name, or more than {MAX_LAYERS:,}")
-    if not all(0 <= layer.surviving <= layer.total for layer in layers):
-        raise ValueError("layers: one has more weights left than it had")
-    counts = (sum(layer.total for layer in layers), sum(layer.surviving for layer in layers))
-    if counts != (outcome.total_weights, outcome.surviving_weights):
+    if not layers:
+        raise ValueError("layers: none")
+    for what, counts in (("layers", layers), ("channels", outcome.channels)):
+        if not all(0 <= count.surviving <= count.total >= 1 for count in counts):
+            raise ValueError(f"{what}: one that had nothing, or has more left than it had")
+        if len(counts) > MAX_LAYERS or len({count.name for count in counts}) < len(counts):
+            raise ValueError(f"{what}: two of one name, or more than {MAX_LAYERS:,}")
+    sums = (sum(layer.total for layer in layers), sum(layer.surviving for layer in layers))
+    if sums != (outcome.total_weights, outcome.surviving_weights):
         raise ValueError("total_weights or surviving_weights: not the sum over the layers")
-    _check_fractions(outcome, ("target_sparsity", "final_sparsity", "final_accuracy"))
-    if outcome.dense_accuracy is not None:
-        _check_fractions(outcome, ("dense_accuracy",))
+    _check_fractions(outcome, ("final_sparsity", "final_accuracy"))
+    for name in ("target_sparsity", "dense_accuracy", "flops_ratio", "parameters_ratio"):
+        if getattr(outcome, name) is not None:
+            _check_fractions(outcome, (name,))
+    gate_kind(outcome.gates)
+    _require("compact_parameters", outcome.compact_parameters, (outcome.compact_parameters or 0) >= 0)
     _require("seconds", outcome.seconds, math.isfinite(outcome.seconds) and outcome.seconds >= 0)
     _require("seed", outcome.seed, outcome.seed >= 0)
     _require("classes", outcome.classes, 1 <= outcome.classes <= MAX_CLASSES)

@@ -231,6 +231,45 @@ def test_default_folder():
     assert default_folder(RunConfig(controller="published")) == Path("runs/digits-lenet300-0.95-0-published")
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"gates": "channels", "flops": 0.25}, "flops0.25"),
+        ({"gates": "channels", "parameters": 0.1}, "parameters0.1"),
+        ({"gates": "channels"}, "sparsity0.95"),
+        ({"gates": "2:4"}, "2of4"),
+    ],
+)
+def test_default_folder_names_what_bounds_the_network(settings, name):
+    assert default_folder(RunConfig(**settings)) == Path(f"runs/digits-lenet300-{name}-0")
+
+
+def test_the_outcome_of_a_run_with_channels(tmp_path):
+    """E17: its counts are those of the file of weights, and its sizes keep the budget."""
+    outcome = execute(quick(gates="channels", sparsity=None, flops=0.4), tmp_path / "run")
+    tensors = load_file(tmp_path / "run" / "model.safetensors")
+    zeros = {layer.name: np.count_nonzero(tensors[layer.name] == 0) for layer in outcome.layers}
+    assert [layer.total - layer.surviving for layer in outcome.layers] == list(zeros.values())
+    assert (outcome.gates, outcome.target_sparsity) == ("channels", None)
+    assert [channels.name for channels in outcome.channels] == [layer.name[:3] for layer in outcome.layers[:-1]]
+    assert outcome.flops_ratio == outcome.surviving_weights / outcome.total_weights <= 0.4
+    open_units = sum(channels.surviving for channels in outcome.channels) + outcome.classes
+    assert outcome.compact_parameters == outcome.surviving_weights + open_units
+    assert read_run(tmp_path / "run").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("settings", "target"),
+    [({"gates": "channels", "sparsity": 0.6}, 0.6), ({"gates": "1:4", "sparsity": None}, 0.75), ({}, None)],
+)
+def test_the_sparsity_asked_for_is_recorded_where_it_was(settings, target, tmp_path):
+    config = quick(**settings)
+    outcome = execute(config, tmp_path / "run")
+    assert outcome.target_sparsity == (config.sparsity if target is None else target)
+    assert outcome.final_sparsity == pytest.approx(outcome.target_sparsity, abs=0.1)
+    assert (outcome.compact_parameters is None) is (config.gates != "channels")
+
+
 @pytest.mark.data
 def test_lenet300_prunes_real_mnist(real_data, tmp_path):
     """The recipe cut short: 2 + 4 + 2 epochs, with a faster t, which the full recipe does not need."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,11 @@ class Provenance:
 
     def require(self, saved: Provenance, announce: Callable[[str], None]) -> None:
         """Raise InputError if a checkpoint has other settings or weights; announce other versions."""
-        if changed := [name for name, value in self.config.items() if saved.config.get(name) != value]:
+        started = {
+            **{field.name: field.default for field in fields(RunConfig)},
+            **saved.config,
+        }  # older: fewer settings
+        if changed := [name for name, value in self.config.items() if started.get(name) != value]:
             raise InputError(
                 f"{changed[0]}: is {self.config[changed[0]]!r} in config.toml, but the run started with "
                 f"{shown(saved.config.get(changed[0]))}; put it back, or start a new run with --recipe"
