@@ -34,10 +34,10 @@ class Warnings:
 
 
 def empty_layer(name: str, where: str) -> str:
-    """The warning that a layer has no present weight; `where` says when it was found."""
+    """The warning that a layer has no present weight or channel; `where` says when it was found."""
     return (
-        f"{name}: has no weight left {where}, so its output no longer depends on its input; use a lower sparsity or, "
-        f"on the torch backend, exclude {name}"
+        f"{name}: has nothing left {where}, so its output no longer depends on its input; prune less or, on the torch "
+        f"backend, exclude {name}"
     )
 
 

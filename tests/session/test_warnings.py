@@ -24,9 +24,9 @@ def test_empty_layers_and_an_accuracy_at_chance_are_announced_once_and_recorded(
     told = []
     report = execute(quick(backend=backend, sparsity=1 - 1 / 240), tmp_path / "run", announce=told.append)
     (name,) = [layer.name for layer in report.layers if not layer.surviving]
-    empty = [line for line in told if line.startswith(f"{name}: has no weight left after step ")]
+    empty = [line for line in told if line.startswith(f"{name}: has nothing left after step ")]
     assert len(empty) == 1
-    assert empty[0].endswith(f"use a lower sparsity or, on the torch backend, exclude {name}")
+    assert empty[0].endswith(f"prune less or, on the torch backend, exclude {name}")
     chance = [line for line in told if line.startswith("accuracy: ")]
     assert chance == [
         f"accuracy: {report.final_accuracy:.4f} after pruning is no better than guessing one of 4 classes; use a "

@@ -40,6 +40,9 @@ REPORTS = [
         "dataset": ("\n", None), "controller": ([], "\x1b[2J"), "versions": ({"torch": 3}, {"torch": "\x1b"}, []),
         "layers": ([], [LAYER, LAYER], [{**LAYER, "total": 0}], [{**LAYER, "surviving": 385}],
         [{**LAYER, "total": HUGE}], [{**LAYER, "name": "\x1b[31m"}], [{**LAYER, "extra": 1}], "fc1", {"a": 1}, [None]),
+        "gates": ("units", "4:2", 3, "\x1b", None), "flops_ratio": (float("nan"), -0.1, 2, "half"),
+        "parameters_ratio": (float("inf"), 1.5), "compact_parameters": (-1, 0.5, HUGE),
+        "channels": (None, [LAYER, LAYER], [{**LAYER, "total": 0}], [{**LAYER, "surviving": 385}], [None]),
         "unknown": (1,),
     }.items() for value in values),
     *(changed("report", lambda _, text=text: text, f"text {short(text)}") for text in (
