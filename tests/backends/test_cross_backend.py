@@ -239,6 +239,8 @@ SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-3}
         {"optimizer": SGD},
         {"optimizer": {"name": "adam"}, "controller": "published"},
         {"optimizer": SGD, "method": "magnitude"},
+        {"optimizer": SGD, "gates": "channels", "gate_inputs": True},
+        {"optimizer": SGD, "method": "magnitude", "gates": "channels", "gate_inputs": True},
     ],
 )
 def test_both_backends_give_the_same_run_on_digits(settings, device, tmp_path):
