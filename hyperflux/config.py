@@ -221,6 +221,7 @@ class RunConfig:
         if self.backend == "numpy":
             self._require_what_numpy_can()
         self._settle_budget()
+        object.__setattr__(self, "course", self.course.settled(groups=self.gate_kind != "weights"))
         integer_in("train_samples", self.train_samples, 0, MAX_SAMPLES)
         integer_in("workers", self.workers, 0, MAX_WORKERS)
         integer_in("batch_size", self.batch_size, 1, MAX_SAMPLES)

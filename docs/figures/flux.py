@@ -21,7 +21,7 @@ from hyperflux.data import load_dataset
 from hyperflux.models import layer_sizes
 from hyperflux.report.style import COLOURS, figure, save
 from hyperflux.runs.driver import feasible_schedule
-from hyperflux.schedules.default import DefaultCourse
+from hyperflux.schedules.default import LOWEST_AT
 from hyperflux.schedules.scheduler import PruningScheduler
 from hyperflux.seeding import generator
 from hyperflux.telemetry.flux import running_flux
@@ -85,7 +85,7 @@ def returning(dataset: str, data_dir: str, out: Path) -> None:
     schedule = feasible_schedule(config, backend)
     gate = backend.start_gate(schedule.initial_presence)
     scheduler = PruningScheduler(schedule, gate)
-    falling = round(DefaultCourse().lowest_at * schedule.pruning_steps)
+    falling = round(LOWEST_AT * schedule.pruning_steps)
     scheduler.watcher = returns = Returns(gate, falling // MOMENTS, falling)
     for _ in epochs(config, backend, config.pruning.epochs + config.regrowth.epochs, scheduler.after_step):
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hyperflux.errors import InputError
@@ -25,6 +25,12 @@ from hyperflux.spec import INITIAL_PRESENCE
 
 TRAJECTORY_PARTS = 100
 """E of the trajectory, independent of the number of epochs or steps (E8, E14)."""
+LOWEST_AT = 0.7
+"""Share of the pruning stage after which the density is lowest, for gates that hold one weight each (E14)."""
+LOWEST_AT_OF_GROUPS = 0.9
+"""The same for gates that hold groups of weights."""
+UNDERSHOOT = 0.4
+"""The lowest density as a share of a target near 0, for gates that hold one weight each (E14)."""
 START_SHARE = 0.005
 """The first t lie within this share of the distance that t can travel in the pruning stage (E14)."""
 
@@ -34,8 +40,10 @@ class DefaultCourse:
     """The settings of the default course. Pass one as `controller` to `Pruner`, or as `[course]` in a recipe (E14).
 
     Attributes:
-        lowest_at: Share of the pruning stage after which the density is lowest; then it rises to the target.
-        undershoot: The lowest density as a share of the target, for targets near 0; 1 means no undershoot.
+        lowest_at: Share of the pruning stage after which the density is lowest; then it rises to the target. None
+            stands for `LOWEST_AT`, or `LOWEST_AT_OF_GROUPS`.
+        undershoot: The lowest density as a share of the target, for targets near 0; 1 means no undershoot. None stands
+            for `UNDERSHOOT`, or 1 where gates hold groups of weights, which gain nothing from it.
         freeze_at: Share of the regrowth stage after which the mask is frozen; until then weights compete.
         gain: Gain of the pressure controller, see `ShiftController`.
         max_rate: Largest change of ln γ per step.
@@ -45,8 +53,8 @@ class DefaultCourse:
         InputError: A value is out of range.
     """
 
-    lowest_at: float = 0.7
-    undershoot: float = 0.4
+    lowest_at: float | None = None
+    undershoot: float | None = None
     freeze_at: float = 0.3
     gain: float = ShiftController.gain
     max_rate: float = ShiftController.max_rate
@@ -55,9 +63,20 @@ class DefaultCourse:
     def __post_init__(self) -> None:
         ranges = {"lowest_at": (0, 1, "(]"), "undershoot": (0, 1, "(]"), "freeze_at": (0, 1, "[]")}
         for setting in fields(self):
+            if getattr(self, setting.name) is None and setting.name in ("lowest_at", "undershoot"):
+                continue
             low, high, ends = ranges.get(setting.name, (0, math.inf, "()"))
             number = number_in(f"course.{setting.name}", getattr(self, setting.name), low, high, ends)
             object.__setattr__(self, setting.name, number)  # a plain float, also of NumPy's numbers
+
+    def settled(self, groups: bool = False) -> DefaultCourse:
+        """The course with a number in place of None, for gates that hold one weight each or groups of weights."""
+        lowest_at, undershoot = (LOWEST_AT_OF_GROUPS, 1.0) if groups else (LOWEST_AT, UNDERSHOOT)
+        return replace(
+            self,
+            lowest_at=lowest_at if self.lowest_at is None else self.lowest_at,
+            undershoot=undershoot if self.undershoot is None else self.undershoot,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,13 +125,18 @@ class DefaultSchedule:
         settle_number(self, "presence_lr", 0, ends="()")
         if not isinstance(self.course, DefaultCourse):
             raise InputError(f"course: {kind_of(self.course)} is not a DefaultCourse")
+        object.__setattr__(self, "course", self.course.settled(groups=self.gates is not None))
         object.__setattr__(self, "trajectory", trajectory(self.lowest_count / self.total, TRAJECTORY_PARTS))
 
     @property
     def lowest_count(self) -> int:
         """Number of present weights at the lowest density."""
-        density, undershoot = self.final_count / self.total, self.course.undershoot
+        density, undershoot = self.final_count / self.total, self._share("undershoot")
         return max(1, round(self.final_count * (undershoot + (1 - undershoot) * density)))
+
+    def _share(self, name: str) -> float:
+        """A setting of the course, which is settled."""
+        return float(getattr(self.course, name))
 
     @property
     def steps_before_freeze(self) -> int:
@@ -172,7 +196,7 @@ class DefaultSchedule:
 
     def target_count(self, step: int) -> int:
         """Weights present after the control step at `step`: N·D on the way down, then up to the target (E14)."""
-        passed, lowest_at = step / self.pruning_steps, self.course.lowest_at
+        passed, lowest_at = step / self.pruning_steps, self._share("lowest_at")
         if passed < lowest_at:
             density = density_at(self.trajectory, passed / lowest_at)
             return max(self.lowest_count, round(self.total * density))

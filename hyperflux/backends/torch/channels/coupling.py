@@ -82,8 +82,9 @@ class Coupling:
             if isinstance(op, LinearOrConvolution) and op.input.is_input and not op.selects_inputs:
                 self._pin(self._of(op.input))
         for tensor, labels in self._labels.items():
-            if not tensor.is_input:
-                self._pin(np.intersect1d(labels, inputs))
+            passed_on = np.intersect1d(labels, inputs)
+            if len(passed_on) and not tensor.is_input:
+                self._pin(passed_on)
 
     def makers(self) -> list[tuple[str, Labels]]:
         """Every layer with the settled labels of the channels that it makes, then parameters of the graph likewise."""
