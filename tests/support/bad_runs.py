@@ -30,12 +30,15 @@ LAYER = {"name": "fc1.weight", "total": 384, "surviving": 10}
 
 REPORTS = [
     *(changed("report", {key: value}) for key, values in {
-        "format": (2, HUGE, 0, -1, "1", None, 1.0, [], True),
+        "format": (3, HUGE, 0, -1, "1", None, 1.0, [], True),
         "seed": (-1, HUGE, 1.5, None), "classes": (0, -4, HUGE, 10**9), "input_shape": ([], [0], [-16], [HUGE],
         [[16]], "16", [1] * 64, [10**6, 10**6], None), "total_weights": (0, -1, 481, HUGE),
         "surviving_weights": (-1, 481, HUGE),
         "final_accuracy": (float("nan"), float("inf"), -1, 2, HUGE, "high"), "dense_accuracy": (float("nan"), 1e308),
-        "target_sparsity": (float("nan"), -0.1, 1.5), "final_sparsity": (float("-inf"), 2),
+        "target_sparsity": (float("nan"), -0.1, 1.5, 0.7, None), "gates": ("2:4", "rows", "channels", TITLE, 3, None),
+        "flops_ratio": (float("nan"), -0.1, float("inf"), 0.5, "half"), "parameters_ratio": (float("nan"), 0.5),
+        "compact_parameters": (-1, 0.5, HUGE, 300), "channels": ([LAYER], [{**LAYER, "surviving": 385}], None, "fc1"),
+        "final_sparsity": (float("-inf"), 2),
         "seconds": (float("nan"), -1, 1e400), "model": (3, TITLE, "a\x00b", "\ud800"),
         "dataset": ("\n", None), "controller": ([], "\x1b[2J"), "versions": ({"torch": 3}, {"torch": "\x1b"}, []),
         "layers": ([], [LAYER, LAYER], [{**LAYER, "total": 0}], [{**LAYER, "surviving": 385}],
@@ -48,8 +51,8 @@ REPORTS = [
     )),
     changed("report", lambda values: json.dumps(values).replace('"seed": 0', '"seed": 0, "seed": 1'), "seed twice"),
     changed("report", lambda values: json.dumps({**values, "format": 9, "versions": {"hyperflux": "9.\x1b[31m"}}), "9"),
-    changed("export", {"format": 2}),
-    changed("bench latency", {"format": 2}),
+    changed("export", {"format": 3}),
+    changed("bench latency", {"format": 3}),
     changed("export", {"input_shape": [1 << 17], "classes": 1 << 16}),
     changed("export", {"input_shape": [17]}),
     changed("export", {"classes": 5}),
