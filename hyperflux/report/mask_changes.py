@@ -42,9 +42,7 @@ def plot_flux(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set(xlabel="optimizer step", ylabel="restoring flux (loss per unit of t)")
         svg = inline(drawn, "flux")
     noun, gone, push_name = runs[0].noun, runs[0].gone, "γ/N, the pressure per weight"
-    fates = (
-        "pressure pushes every weight down by γ/N. Pruned weights above the dashed line rise, those below it sink."
-    )
+    fates = "pressure pushes every weight down by γ/N. Pruned weights above the dashed line rise, those below it sink."
     if runs[0].asked.of_channels:
         push_name = "γ/J, the mean pressure per channel"
         fates = (

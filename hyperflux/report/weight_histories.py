@@ -61,15 +61,15 @@ def plot_weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
         rows[-1].set(xlabel="optimizer step")
         drawn.supylabel("presence t", fontsize=10)
         svg = inline(drawn, "weight-histories")
-    noun = runs[0].noun
+    noun, left, gone = runs[0].noun, runs[0].left, runs[0].gone
     caption = (
-        f"Single {noun}s that telemetry followed, one or two of each kind. A {noun} is {runs[0].left} while t is at least 0, "
-        f"and {runs[0].gone} below; triangles mark the intervals in which it flipped."
+        f"Single {noun}s that telemetry followed, one or two of each kind. A {noun} is {left} while t is at least 0, "
+        f"and {gone} below; triangles mark the intervals in which it flipped."
     )
     keys = [
-        Key(runs[0].left, PRESENT, "band"),
-        Key(runs[0].gone, PRUNED, "band"),
-        Key(f"was {runs[0].gone}", PRUNED, "▼"),
+        Key(left, PRESENT, "band"),
+        Key(gone, PRUNED, "band"),
+        Key(f"was {gone}", PRUNED, "▼"),
         Key("came back", PRESENT, "▲"),
     ]
     title = f"Histories of single {noun}s"

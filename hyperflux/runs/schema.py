@@ -108,7 +108,6 @@ class Outcome:
         """Plain values, ready for JSON."""
         return asdict(self)
 
-
     @property
     def gated(self) -> list[LayerCount]:
         """All and open gates by layer, the layers of telemetry: channels, or prunable weights."""

@@ -27,7 +27,7 @@ BASE = RunConfig.from_dict(
 
 
 def plan(folder, **changed):
-    settings = {"methods": ("hyperflux", "published", "magnitude"), "sparsities": (0.5, 0.8), "seeds": (0, 1)}
+    settings = {"methods": ("hyperflux", "published", "magnitude"), "shares": (0.5, 0.8), "seeds": (0, 1)}
     return Plan(BASE, folder=folder, **{**settings, **changed})
 
 
@@ -48,14 +48,14 @@ def test_every_method_starts_from_the_dense_network_of_its_seed(done):
             assert (run / "dense.safetensors").read_bytes() == dense
             outcome = read_run(run).outcome
             assert (outcome.method, outcome.seed) == ("magnitude" if method == "magnitude" else "hyperflux", seed)
-    assert [(row.method, row.target_sparsity) for row in rows] == [
+    assert [(row.method, row.share) for row in rows] == [
         (method, sparsity) for sparsity in (0.5, 0.8) for method in ("hyperflux", "published", "magnitude")
     ]
 
 
 def test_a_row_is_the_mean_of_its_runs(done):
     folder, rows, _ = done
-    row = next(row for row in rows if (row.method, row.target_sparsity) == ("magnitude", 0.8))
+    row = next(row for row in rows if (row.method, row.share) == ("magnitude", 0.8))
     first, second = (read_run(folder / f"magnitude-0.8-{seed}").outcome.final_accuracy for seed in (0, 1))
     assert row.accuracy == pytest.approx((first + second) / 2)
     assert row.spread == pytest.approx(abs(first - second) / 2**0.5)
@@ -78,7 +78,7 @@ def one_unfinished(folder, copy):
     for name in ("dense-1", "magnitude-0.5-1"):
         shutil.copytree(folder / name, copy / name)
     (copy / "magnitude-0.5-1" / "report.json").unlink()
-    return copy, plan(copy, methods=("magnitude",), sparsities=(0.5,), seeds=(1,))
+    return copy, plan(copy, methods=("magnitude",), shares=(0.5,), seeds=(1,))
 
 
 @pytest.mark.parametrize("name", ["note.txt", "report.html", "checkpoint/note.part", "checkpoint", "telemetry.npz"])
@@ -181,8 +181,8 @@ def test_from_scratch_there_is_no_dense_network(tmp_path):
     [
         ({"methods": ("hyperflx",)}, "did you mean hyperflux"),
         ({"methods": ()}, "methods: none"),
-        ({"sparsities": (0.5, 0.5)}, r"sparsities: 0\.5, 0\.5; give one or more, each once"),
-        ({"sparsities": (95.0,)}, "for 95 % give 0.95"),
+        ({"shares": (0.5, 0.5)}, r"sparsities: 0\.5, 0\.5; give one or more, each once"),
+        ({"shares": (95.0,)}, "for 95 % give 0.95"),
         ({"seeds": (-1,)}, "seed: -1"),
     ],
 )
