@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hyperflux.report.asked import Asked
 from hyperflux.runs.schema import EpochRow, Outcome
+from hyperflux.schedules.base import LayerCount
+
+if TYPE_CHECKING:
+    from hyperflux.deploy.compacted import CompactNetwork
+
+
+WIDTH = 200
+"""Characters of a line that is not on a terminal."""
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console that shows text as it is: brackets and colons in names are no markup and no emoji."""
-    return Console(stderr=stderr, markup=False, emoji=False)
+    """A console that shows text as it is: brackets and colons in names are no markup and no emoji.
+
+    A file or a pipe has no width that would cut a table.
+    """
+    console = Console(stderr=stderr, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH
+    return console
 
 
 @contextmanager
@@ -68,32 +85,72 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False)
 
 
-def print_summary(outcome: Outcome, folder: Path, console: Console) -> None:
+def print_summary(outcome: Outcome, asked: Asked, folder: Path, console: Console) -> None:
     """The outcome in a few lines, then the layers."""
-    density = 1 - outcome.final_sparsity
-    left = f"{outcome.surviving_weights:,} of {outcome.total_weights:,} (density {density:.4f})"
     dense = "none: pruned from scratch" if outcome.dense_accuracy is None else f"{outcome.dense_accuracy:.4f}"
     figures = [
         ("dense accuracy", dense),
         ("pruned accuracy", f"{outcome.final_accuracy:.4f}"),
-        ("sparsity", f"{outcome.final_sparsity:.4f}{_asked(outcome.target_sparsity)}"),
-        ("weights left", left),
+        *_sizes(outcome, asked),
         ("seconds", f"{outcome.seconds:.1f}"),
-    ]
-    layers = [
-        (layer.name, f"{layer.total:,}", f"{layer.surviving:,}", f"{layer.surviving / layer.total:.4f}")
-        for layer in outcome.layers
     ]
     console.print()
     print_table(console, (), figures)
     console.print()
-    print_table(console, ("layer", "weights", "left", "density"), layers)
+    if outcome.channels:
+        print_table(console, ("layer", "channels", "left", "share"), _counts(outcome.channels))
+    else:
+        print_table(console, ("layer", "weights", "left", "density"), _counts(outcome.layers))
     console.print()
     print_line(console, f"files in {folder}")
 
 
-def _asked(sparsity: float | None) -> str:
-    return "" if sparsity is None else f" (asked for {sparsity:g})"
+def _sizes(outcome: Outcome, asked: Asked) -> list[tuple[str, str]]:
+    """How much is left, next to what was asked for."""
+    weights = f"{outcome.surviving_weights:,} of {outcome.total_weights:,} (density {1 - outcome.final_sparsity:.4f})"
+    target = "" if outcome.target_sparsity is None else f" (asked for {outcome.target_sparsity:g})"
+    rows = [("sparsity", f"{outcome.final_sparsity:.4f}{target}"), ("weights left", weights)]
+    if not asked.of_channels:
+        return rows
+    most = {asked.counted: f" (at most {asked.density:g})"}
+    sizes = {"FLOPs": outcome.flops_ratio, "parameters": outcome.parameters_ratio}
+    ratios = [
+        (name, f"{ratio:.4f} of the dense network's{most.get(name, '')}")
+        for name, ratio in sizes.items()
+        if ratio is not None
+    ]
+    if asked.budget == "latency":
+        ratios.append(("time per batch", f"planned {asked.density:g} of the dense network's"))
+    left, total = (sum(getattr(x, part) for x in outcome.channels) for part in ("surviving", "total"))
+    return [*(rows if asked.budget == "sparsity" else rows[1:]), *ratios, ("channels left", f"{left:,} of {total:,}")]
+
+
+def _counts(layers: Iterable[LayerCount]) -> list[tuple[str, ...]]:
+    return [
+        (layer.name, f"{layer.total:,}", f"{layer.surviving:,}", f"{layer.surviving / layer.total:.4f}")
+        for layer in layers
+    ]
+
+
+def print_compact(compacted: CompactNetwork, console: Console) -> None:
+    """How much smaller and faster the compacted network is, and where it was written."""
+    dense, small = compacted.dense, compacted.compacted
+    costs = [
+        (name, f"{before:,}", f"{after:,}", f"{after / before:.4f}")
+        for name, before, after in (
+            ("parameters", dense.parameters, small.parameters),
+            ("FLOPs per sample", dense.dense_flops, small.dense_flops),
+        )
+    ]
+    times = [
+        (f"microseconds, batch {time.batch_size}", *(f"{1e6 * value:,.1f}" for value in seconds), f"{time.ratio:.4f}")
+        for time in compacted.times
+        for seconds in [(time.dense_seconds, time.compacted_seconds)]
+    ]
+    console.print()
+    print_table(console, ("compacted network", "dense", "compacted", "ratio"), [*costs, *times])
+    console.print()
+    print_line(console, f"weights in {compacted.weights}, weights and computation in {compacted.program}")
 
 
 def _figures(row: EpochRow) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from .signals import ignore_stop_signals
 
 if TYPE_CHECKING:
     from hyperflux.config import RunConfig
+    from hyperflux.deploy.compacted import CompactNetwork
     from hyperflux.runs.epochs import Observer
 
 
@@ -53,11 +55,12 @@ def prune(
     batch.
     """
     from hyperflux.backends import launched_process_group
+    from hyperflux.report.asked import Asked
     from hyperflux.runs.checkpoints.writer import CheckpointInterval, catch_stop_signals
     from hyperflux.runs.driver import execute, resume, total_epochs
     from hyperflux.session.processes import from_rank_zero
 
-    from .display import plain_console, print_summary, progress
+    from .display import plain_console, print_compact, print_summary, progress
 
     def announce(line: str) -> None:
         print(f"hyperflux: {one_line(line)}", file=sys.stderr)
@@ -83,10 +86,27 @@ def prune(
             ignore_stop_signals()
     if processes.rank > 0:
         return
+    if not as_json:
+        print_summary(report, Asked.of(config), folder, plain_console())
+    small = _compacted(folder, announce) if config.gate_kind == "channels" else None
     if as_json:
-        print(json.dumps({**report.to_dict(), "folder": str(folder)}))
-    else:
-        print_summary(report, folder, plain_console())
+        added = {"compact": None if small is None else small.to_dict()} if config.gate_kind == "channels" else {}
+        print(json.dumps({**report.to_dict(), "folder": str(folder), **added}))
+    elif small is not None:
+        print_compact(small, plain_console())
+
+
+def _compacted(folder: Path, announce: Callable[[str], None]) -> CompactNetwork | None:
+    """Write and measure the compacted network of a finished run; where that fails, say so: the run is finished."""
+    from hyperflux.deploy.compacted import write_compacted
+    from hyperflux.errors import InputError, RunError
+
+    try:
+        return write_compacted(folder)
+    except (InputError, RunError) as error:
+        again = f"hyperflux export {shlex.quote(str(folder))} --format torch-export"
+        announce(f"the run is finished, but its compacted network could not be written ({error}); try {again}")
+        return None
 
 
 def _settled(

@@ -18,14 +18,12 @@ def report_context(runs: Sequence[ReportedRun]) -> dict[str, Any]:
             "subtitle": tables.subtitle(runs[0]),
             "key_figures": tables.key_figures(runs[0]),
             "findings": narrative(runs[0]),
-            "layers_heading": "Layers",
-            "layers": tables.layer_table(runs[0]),
+            "layer_tables": tables.layer_tables(runs[0]),
         }
     return common | {
         "comparison": tables.comparison_table(runs),
         "findings": [Finding(run.label, " ".join(finding.text for finding in short_narrative(run))) for run in runs],
-        "layers_heading": "Density by layer",
-        "layers": tables.density_table(runs),
+        "layer_tables": [(tables.density_heading(runs), tables.density_table(runs))],
     }
 
 

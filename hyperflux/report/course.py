@@ -10,20 +10,22 @@ import numpy as np
 
 from hyperflux.report.axes import Numbers, isolated_points, line_keys, log_axis, positive, shade_stages
 from hyperflux.report.formatting import percent
-from hyperflux.report.run import ReportedRun
+from hyperflux.report.run import ReportedRun, common_noun
 from hyperflux.report.style import COLOURS, INK, MUTED, PRESENT, PRUNED, line_look
 from hyperflux.report.svg import Key, Plot, blank, drawing, inline
-from hyperflux.report.timeline import shade_common_stages, timelines
+from hyperflux.report.timeline import budget_timelines, shade_common_stages, timelines
 
 DOTS = {"linestyle": (0, (1, 1.5)), "linewidth": 1.1}
 """Of a second line of the same run."""
 
 
 def plot_density(runs: Sequence[ReportedRun]) -> Plot | None:
-    """The density and its target over time."""
-    unit, lines = timelines(runs)
+    """The share left of what the budget counts, and its target, over time."""
+    unit, lines = budget_timelines(runs)
     if not all(len(line.time) for line in lines):
         return None
+    counts = {run.asked.counted for run in runs}
+    counted = counts.pop() if len(counts) == 1 else ""
     with drawing("density"):
         drawn, axes = blank()
         for number, line in enumerate(lines):
@@ -34,18 +36,21 @@ def plot_density(runs: Sequence[ReportedRun]) -> Plot | None:
             axes.plot(time, positive(100 * target), **{**look, **DOTS, **({"color": INK} if len(runs) == 1 else {})})
         log_axis(axes, "y", [100.0, *(100 * part for line in lines for part in (line.target_density, line.density))])
         shade_common_stages(axes, lines)
-        axes.set(xlabel=unit, ylabel="weights left (%)")
+        axes.set(xlabel=unit, ylabel=f"{counted} left (%)".strip())
         svg = inline(drawn, "density")
-    ends = "; ".join(f"{run.label}: {percent(run.density)}" for run in runs)
+    ends = "; ".join(f"{run.label}: {percent(run.reached)}" for run in runs)
     caption = (
-        "The share of weights left, on a logarithmic scale. Where the line covers the dots, the run followed its "
-        "planned course."
+        f"The share of {counted or 'what each budget counts'} left, on a logarithmic scale. Where the line covers the "
+        "dots, the run followed its planned course."
     )
     if len(runs) == 1:
-        keys = [Key("weights left", COLOURS[0]), Key("target", INK, "dotted")]
+        keys = [Key(f"{counted} left", COLOURS[0]), Key("target", INK, "dotted")]
     else:
         keys = [*line_keys([run.label for run in runs]), Key("dots: target", INK, "dotted")]
-    return Plot("density", "Density", caption, f"Weights left in percent against {unit}. At the end {ends}.", svg, keys)
+    title = "Density" if counted == "weights" else f"{counted or 'share'} left"
+    title = title[0].upper() + title[1:]
+    description = f"{title} in percent against {unit}. At the end {ends}."
+    return Plot("density", title, caption, description, svg, keys)
 
 
 def plot_pressure(runs: Sequence[ReportedRun]) -> Plot | None:
@@ -64,8 +69,8 @@ def plot_pressure(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set(xlabel=unit, ylabel="pressure γ (loss per unit of t)")
         svg = inline(drawn, "pressure")
     caption = (
-        "How hard every weight is pushed towards removal. It rises while the network loses fewer weights than planned; "
-        "regrowth has none. Gaps mean 0."
+        f"How hard every {common_noun(runs)} is pushed towards removal. It rises while the network loses less than "
+        "planned; regrowth has none. Gaps mean 0."
     )
     keys = line_keys([run.label for run in runs])
     keys = [key for key, line in zip(keys, lines, strict=False) if (line.pressure > 0).any()]
@@ -128,6 +133,7 @@ def plot_mask_changes(runs: Sequence[ReportedRun]) -> Plot | None:
     if not any((line.pruned > 0).any() for line in lines):
         return None
     shown: list[Numbers] = []
+    noun = common_noun(runs)
     with drawing("changes"):
         drawn, axes = blank()
         for number, line in enumerate(lines):
@@ -145,14 +151,15 @@ def plot_mask_changes(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set(xlabel=unit, ylabel=f"flips {span} (%)")
         svg = inline(drawn, "changes")
     caption = (
-        "Prunings and regrowths, in percent of all weights; a weight counts every time. Where a line stops, the mask "
+        f"Prunings and regrowths, in percent of all {noun}s; a {noun} counts every time. Where a line stops, the mask "
         "did not change."
     )
     keys = line_keys([run.label for run in runs])
     if len(runs) == 1:
         keys = [Key("pruned", PRUNED), Key("came back", PRESENT)]
-        caption += " Where the lines meet, as many weights come back as are pruned."
-    return Plot("changes", "Weights pruned and regrown", caption, f"Prunings and regrowths against {unit}.", svg, keys)
+        caption += f" Where the lines meet, as many {noun}s come back as are pruned."
+    title = f"{noun.capitalize()}s pruned and regrown"
+    return Plot("changes", title, caption, f"Prunings and regrowths against {unit}.", svg, keys)
 
 
 def _accuracies(runs: Sequence[ReportedRun]) -> tuple[float, float]:

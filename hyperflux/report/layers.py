@@ -10,8 +10,8 @@ import numpy as np
 
 from hyperflux.report.axes import line_keys, log_axis, log_ticks, shade_stages, tick_label
 from hyperflux.report.formatting import shortened
-from hyperflux.report.run import ReportedRun
-from hyperflux.report.style import COLOURS, line_look
+from hyperflux.report.run import ReportedRun, common_layers
+from hyperflux.report.style import COLOURS, GRID, INK, PRESENT, line_look
 from hyperflux.report.svg import SIZE, Key, Plot, blank, drawing, inline
 from hyperflux.telemetry.columns import layer_numbers
 
@@ -23,12 +23,14 @@ BORDER = 1.0
 """Inches of a plot above and below its rows."""
 TALLEST = 12.0
 """Most inches of a plot of many layers."""
+MAX_COUNTS = 40
+"""Layers whose channels are told in numbers beside the bars."""
 NAME_LENGTH = 20
 """Characters of a layer's name next to a plot."""
 
 
 def plot_layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
-    """Density of every layer over time, of one run."""
+    """Share of the open gates of every layer over time, of one run."""
     tables = runs[0].telemetry
     if len(runs) > 1 or tables is None:
         return None
@@ -38,7 +40,8 @@ def plot_layer_density(runs: Sequence[ReportedRun]) -> Plot | None:
 
 def plot_final_density(runs: Sequence[ReportedRun]) -> Plot | None:
     """Density of every layer at the end, a dot per run."""
-    found = [{x.name: 100 * x.surviving / x.total for x in run.outcome.layers} for run in runs]
+    found = [{x.name: 100 * x.surviving / x.total for x in layers} for layers in common_layers(runs)]
+    things = "channels" if all(run.asked.of_channels for run in runs) else "weights"
     names = list(dict.fromkeys(name for layers in found for name in layers))
     with drawing("final-density"):
         drawn, axes = blank(_height(len(names), 0.16))
@@ -51,15 +54,45 @@ def plot_final_density(runs: Sequence[ReportedRun]) -> Plot | None:
             rows = [place + offset for place in places]
             axes.plot(values, rows, linestyle="", marker=marker, markersize=5, color=colour, gid="data")
         _name_rows(axes, names, 0.16)
-        axes.set(xlabel="weights left (%)", ylim=(len(names) - 0.5, -0.5))
+        axes.set(xlabel=f"{things} left (%)", ylim=(len(names) - 0.5, -0.5))
         svg = inline(drawn, "final-density")
-    caption = "Weights left in each layer, the first on top. No dot means that no weights are left."
-    description = "Density in percent at the end, by layer and run."
+    title = "Density by layer" if things == "weights" else "Channels left by layer"
+    caption = f"{things.capitalize()} left in each layer, the first on top. No dot means that no {things} are left."
+    description = "Share left in percent at the end, by layer and run."
     keys = [
         Key(key.label, key.colour, "●■▲◆"[i // len(COLOURS) % 4])
         for i, key in enumerate(line_keys([run.label for run in runs]))
     ]
-    return Plot("final-density", "Density by layer", caption, description, svg, keys)
+    return Plot("final-density", title, caption, description, svg, keys)
+
+
+def plot_channels(runs: Sequence[ReportedRun]) -> Plot | None:
+    """Channels left in each layer, of all that the dense network has, of one run with gates of channels."""
+    layers = runs[0].outcome.channels
+    if len(runs) > 1 or not layers:
+        return None
+    with drawing("channels"):
+        drawn, axes = blank(_height(len(layers), 0.16))
+        places = range(len(layers))
+        axes.barh(places, [layer.total for layer in layers], 0.7, color=GRID)
+        for bar in axes.barh(places, [layer.surviving for layer in layers], 0.7, color=PRESENT):
+            bar.set_gid("data")
+        if len(layers) <= MAX_COUNTS:
+            for place, layer in zip(places, layers, strict=True):
+                label = f" {layer.surviving:,} of {layer.total:,}"
+                axes.text(layer.total, place, label, va="center", fontsize=8, color=INK)
+        most = max(layer.total for layer in layers)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        _name_rows(axes, [layer.name for layer in layers], 0.16)
+        axes.set(xlabel="channels", xlim=(0, 1.25 * most), ylim=(len(layers) - 0.5, -0.5))
+        svg = inline(drawn, "channels")
+    caption = (
+        "The channels that each layer makes, the first layer on top: all of the dense network, and those that are "
+        "left. No layer was given a share."
+    )
+    keys = [Key("left", PRESENT, "band"), Key("removed", GRID, "band")]
+    return Plot("channels", "Channels left by layer", caption, "Channels in all and left, by layer.", svg, keys)
 
 
 def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
@@ -78,13 +111,24 @@ def _lines(run: ReportedRun, names: Sequence[str]) -> Plot:
             keys.append(Key(name, look["color"], "line" if look["linestyle"] == "-" else "dashed"))
         log_axis(axes, "y", shown)
         shade_stages(axes, run.stage_steps)
-        axes.set(xlabel="optimizer step", ylabel="weights left (%)")
+        axes.set(xlabel="optimizer step", ylabel=f"{run.noun}s left (%)")
         svg = inline(drawn, "layers")
     caption = (
-        "Pruning is global: all layers share one budget of weights, and those with the most important weights keep "
-        "most. Where a line ends early, the layer has lost its last weight."
+        f"Pruning is global: {_shared_budget(run)} Where a line ends early, the layer has lost its last {run.noun}."
     )
-    return Plot("layers", "Density by layer", caption, "Weights left in percent by layer, against step.", svg, keys)
+    description = f"{run.noun.capitalize()}s left in percent by layer, against step."
+    return Plot("layers", _over_time(run), caption, description, svg, keys)
+
+
+def _shared_budget(run: ReportedRun) -> str:
+    return (
+        f"all layers share one budget of {run.asked.counted}, and those with the most important {run.noun}s keep most."
+    )
+
+
+def _over_time(run: ReportedRun) -> str:
+    """The title of the plot of layers over time."""
+    return "Channels by layer over time" if run.asked.of_channels else "Density by layer"
 
 
 def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
@@ -125,10 +169,11 @@ def _heat_map(run: ReportedRun, names: Sequence[str]) -> Plot:
         scale.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
         svg = inline(drawn, "layers")
     caption = (
-        "One row per layer, the first on top. Yellow is full, dark blue nearly empty, blank has no weights left. All "
-        "layers share one budget of weights, and those with the most important weights keep most."
+        f"One row per layer, the first on top. Yellow is full, dark blue nearly empty, blank has no {run.noun}s left. "
+        f"Pruning is global: {_shared_budget(run)}"
     )
-    return Plot("layers", "Density by layer", caption, "Weights left in percent, by layer and step.", svg)
+    description = f"{run.noun.capitalize()}s left in percent, by layer and step."
+    return Plot("layers", _over_time(run), caption, description, svg)
 
 
 def _height(rows: int, row: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hyperflux.report.axes import isolated_points, line_keys, log_axis, shade_stages
-from hyperflux.report.run import MAX_POINTS, ReportedRun, few_of
+from hyperflux.report.run import MAX_POINTS, ReportedRun, common_noun, few_of
 from hyperflux.report.style import INK, PRESENT, PRUNED, line_look
 from hyperflux.report.svg import Key, Plot, blank, drawing, inline
 from hyperflux.report.timeline import shade_common_stages, timelines
@@ -16,7 +16,7 @@ from hyperflux.telemetry.columns import flux_column
 
 
 def plot_flux(runs: Sequence[ReportedRun]) -> Plot | None:
-    """Quantiles of restoring flux of pruned and of restored weights, against γ/N."""
+    """Quantiles of restoring flux of pruned and of restored gates, against the pressure on each."""
     rows = runs[0].network
     if len(runs) > 1 or rows is None:
         return None
@@ -41,24 +41,31 @@ def plot_flux(runs: Sequence[ReportedRun]) -> Plot | None:
         shade_stages(axes, runs[0].stage_steps)
         axes.set(xlabel="optimizer step", ylabel="restoring flux (loss per unit of t)")
         svg = inline(drawn, "flux")
+    noun, gone, push_name = runs[0].noun, runs[0].gone, "γ/N, the pressure per weight"
+    fates = "pressure pushes every weight down by γ/N. Pruned weights above the dashed line rise, those below it sink."
+    if runs[0].asked.of_channels:
+        push_name = "γ/J, the mean pressure per channel"
+        fates = (
+            "pressure pushes every channel down by γ times its share of the price of all. Where the two are equal, a "
+            "removed channel neither rises nor sinks."
+        )
     caption = (
-        "Restoring flux measures how strongly the loss calls for a weight; pressure pushes every weight down by γ/N. "
-        "Pruned weights above the dashed line rise, those below it sink. Only positive flux is drawn, and only while "
-        "the mask can change."
+        f"Restoring flux measures how strongly the loss calls for a {noun}; {fates} Only positive flux is drawn, and "
+        "only while the mask can change."
     )
     keys = [
-        Key("γ/N, the pressure per weight", INK, "dashed"),
-        Key("pruned weights: 75 % to 95 % quantile", PRUNED),
-        Key("weights that just came back: median and middle half", PRESENT),
+        Key(push_name, INK, "dashed"),
+        Key(f"{gone} {noun}s: 75 % to 95 % quantile", PRUNED),
+        Key(f"{noun}s that just came back: median and middle half", PRESENT),
     ]
     return Plot("flux", "Flux against pressure", caption, "Restoring flux against optimizer step.", svg, keys)
 
 
 def plot_flips(runs: Sequence[ReportedRun]) -> Plot | None:
-    """How many weights flipped how often."""
+    """How many weights or channels flipped how often."""
     if len(runs) > 1 or runs[0].telemetry is None:
         return None
-    table = runs[0].telemetry["flips"]
+    table, noun = runs[0].telemetry["flips"], runs[0].noun
     counts = np.bincount(table["flips"], weights=table["weights"])
     groups = _groups(len(counts) - 1)
     odd = np.arange(len(counts)) % 2 == 1
@@ -78,18 +85,20 @@ def plot_flips(runs: Sequence[ReportedRun]) -> Plot | None:
         axes.set_xticks(range(len(names)), names, rotation=35 if len(names) > 6 else 0)
         axes.tick_params(axis="x", length=0)
         axes.grid(False, axis="x")
-        axes.set(xlabel="flips per weight", ylabel="weights", xlim=(-0.6, len(names) - 0.4))
+        axes.set(xlabel=f"flips per {noun}", ylabel=f"{noun}s", xlim=(-0.6, len(names) - 0.4))
         svg = inline(drawn, "flips")
+    gone, left = runs[0].gone, runs[0].left
     caption = (
-        "0: never pruned. 1: pruned once, for good. 2 or more: came back at least once, so that its importance was "
+        f"0: never {gone}. 1: {gone} once, for good. 2 or more: came back at least once, so that its importance was "
         "measured in several sub-networks."
     )
-    keys = [Key("pruned at the end", PRUNED, "band"), Key("present at the end", PRESENT, "band")]
-    return Plot("flips", "How often weights flipped", caption, "Number of weights by number of flips.", svg, keys)
+    keys = [Key(f"{gone} at the end", PRUNED, "band"), Key(f"{left} at the end", PRESENT, "band")]
+    description = f"Number of {noun}s by number of flips."
+    return Plot("flips", f"How often {noun}s flipped", caption, description, svg, keys)
 
 
 def plot_settling(runs: Sequence[ReportedRun]) -> Plot | None:
-    """Since when weights have been in their final state, present or pruned."""
+    """Since when weights or channels have been in their final state, present or pruned."""
     if not all(run.telemetry is not None for run in runs):
         return None
     with drawing("settling"):
@@ -112,14 +121,15 @@ def plot_settling(runs: Sequence[ReportedRun]) -> Plot | None:
         shade_common_stages(axes, timelines(runs)[1])
         axes.set(xlabel="optimizer step", ylabel="in their final state (%)", ylim=(-3, 103))
         svg = inline(drawn, "settling")
-    weights, keys = "weights", [Key("weights pruned at the end", PRUNED), Key("weights present at the end", PRESENT)]
+    gates = f"{common_noun(runs)}s"
+    keys = [Key(f"{gates} {runs[0].gone} at the end", PRUNED), Key(f"{gates} {runs[0].left} at the end", PRESENT)]
     if len(runs) > 1:
-        weights, keys = "remaining weights", line_keys([run.label for run in runs])
+        gates, keys = f"remaining {gates}", line_keys([run.label for run in runs])
     caption = (
-        f"The share of {weights} that had flipped for the last time by then. A line that reaches 100 % early leaves "
+        f"The share of {gates} that had flipped for the last time by then. A line that reaches 100 % early leaves "
         "time to train the final network; if it still climbs at the end, the run was too short."
     )
-    description = "Share of weights in their final state against optimizer step."
+    description = f"Share of {gates} in their final state against optimizer step."
     return Plot("settling", "When the mask settled", caption, description, svg, keys)
 
 

@@ -31,7 +31,7 @@ def narrative(run: ReportedRun) -> list[Finding]:
         *size_and_accuracy(run),
         Finding("What was pruned first", _first_pruned(run)),
         Finding("Layers at the end", _final_layers(run)),
-        Finding("Weights that came back", _regrown_weights(run)),
+        Finding(f"{run.noun.capitalize()}s that came back", _regrown(run)),
         Finding("The mask", _mask(run)),
         Finding("Pressure and flux", _pressure(run)),
         Finding("Warnings", _warnings(run)),
@@ -51,8 +51,9 @@ def short_narrative(run: ReportedRun) -> list[Finding]:
 
 
 def size_and_accuracy(run: ReportedRun) -> list[Finding]:
-    """How many weights are left, and how accurate the network is."""
-    return [Finding("Size", _size(run)), Finding("Accuracy", _accuracy(run))]
+    """How much is left, and how accurate the network is."""
+    size = _channel_size(run) if run.asked.of_channels else _size(run)
+    return [Finding("Size", size), Finding("Accuracy", _accuracy(run))]
 
 
 def _given(*findings: Finding) -> list[Finding]:
@@ -68,6 +69,22 @@ def _size(run: ReportedRun) -> str:
     side = "more" if left > target else "fewer"
     share = f" ({percent(abs(left - target) / target)} off)" if target else ""
     return f"{text}: {abs(left - target):,} {side} than the target of {target:,}{share}."
+
+
+def _channel_size(run: ReportedRun) -> str:
+    """How many channels are left, and what the network of these costs."""
+    asked, outcome = run.asked, run.outcome
+    text = (
+        f"{run.open_gates:,} of {counted(run.gates, 'channel')} are left, and {percent(run.reached)} of the dense "
+        f"network's {asked.counted}; the budget was {percent(asked.density)}."
+    )
+    if outcome.compact_parameters is None or outcome.parameters_ratio is None or outcome.flops_ratio is None:
+        return text
+    return (
+        f"{text} Compacted, the network has {counted(outcome.compact_parameters, 'parameter')}, "
+        f"{percent(outcome.parameters_ratio)} of the dense one's, and takes {percent(outcome.flops_ratio)} of the "
+        "FLOPs."
+    )
 
 
 def _accuracy(run: ReportedRun) -> str:
@@ -88,9 +105,9 @@ def _accuracy(run: ReportedRun) -> str:
 
 
 def _first_pruned(run: ReportedRun) -> str:
-    """Which layers lost half of their weights first, and which kept more."""
-    halved, kept = [], []
-    for layer in run.outcome.layers:
+    """Which layers lost half of their gates first, and which kept more."""
+    halved, kept, nouns = [], [], f"{run.noun}s"
+    for layer in run.gated:
         rows = run.layer_rows(layer.name)
         if rows is None:
             return ""
@@ -101,17 +118,17 @@ def _first_pruned(run: ReportedRun) -> str:
             kept.append(layer.name)
     halved.sort(key=lambda pair: pair[0])
     if not halved:
-        return "No layer lost half of its weights."
+        return f"No layer lost half of its {nouns}."
     if len(halved) == 1:
         step, name = halved[0]
         others = "every other layer" if len(kept) > 1 else listed(kept) if kept else ""
-        text = f"{name} lost half of its weights by step {step:,}{_progress(run, step)}"
+        text = f"{name} lost half of its {nouns} by step {step:,}{_progress(run, step)}"
         return text + (f"; {others} kept more than half." if others else ".")
     texts = [f"{name} by step {step:,}{_progress(run, step)}" for step, name in halved]
     if len(texts) <= 4:
-        text = f"Layers lost half of their weights in this order: {listed(texts)}."
+        text = f"Layers lost half of their {nouns} in this order: {listed(texts)}."
     else:
-        text = f"The first to lose half of their weights: {listed(texts[:3])}. The last of {len(texts)}: {texts[-1]}."
+        text = f"The first to lose half of their {nouns}: {listed(texts[:3])}. The last of {len(texts)}: {texts[-1]}."
     return text + (f" {listed(kept)} kept more than half." if kept else "")
 
 
@@ -129,34 +146,34 @@ def _share(part: float, whole: float) -> str:
 
 def _final_layers(run: ReportedRun) -> str:
     """Cut and starved layers; the sparsest and the densest."""
-    layers = [(layer.surviving / layer.total, layer.name) for layer in run.outcome.layers]
+    layers = [(layer.surviving / layer.total, layer.name) for layer in run.gated]
+    share_left = run.open_gates / run.gates
     if len(layers) == 1:
         return ""
     cut = [name for share, name in layers if share == 0]
-    starved = sorted((share, name) for share, name in layers if 0 < share < STARVED * run.density)
+    starved = sorted((share, name) for share, name in layers if 0 < share < STARVED * share_left)
     sentences = []
     if cut:
         verb = "has" if len(cut) == 1 else "have"
         sentences.append(
-            f"{listed(cut)} {verb} no weights left: unless a shortcut leads around, nothing passes through and the "
+            f"{listed(cut)} {verb} no {run.noun}s left: unless a shortcut leads around, nothing passes through and the "
             "network is cut in two."
         )
     if starved:
         names = [f"{name} ({percent(share)})" for share, name in starved]
         verb = "is" if len(starved) == 1 else "are"
-        sentences.append(
-            f"{listed(names)} {verb} starved: below a quarter of the network's density of {percent(run.density)}."
-        )
+        whole = f"share of {percent(share_left)}" if run.asked.of_channels else f"density of {percent(share_left)}"
+        sentences.append(f"{listed(names)} {verb} starved: below a quarter of the network's {whole}.")
     if not cut and not starved:
         share, name = min(layers)
-        sentences.append(f"No layer is starved: the sparsest, {name}, keeps {percent(share)} of its weights.")
+        sentences.append(f"No layer is starved: the sparsest, {name}, keeps {percent(share)} of its {run.noun}s.")
     share, name = max(layers)
     sentences.append(f"The densest, {name}, keeps {percent(share)}.")
     return " ".join(sentences)
 
 
-def _regrown_weights(run: ReportedRun) -> str:
-    """How many pruned weights came back, and how many of the survivors did."""
+def _regrown(run: ReportedRun) -> str:
+    """How many pruned weights or channels came back, and how many of the survivors did."""
     if run.telemetry is None:
         return ""
     flips = run.telemetry["flips"]
@@ -164,17 +181,17 @@ def _regrown_weights(run: ReportedRun) -> str:
     pruned, back = int(counts[1:].sum()), int(counts[2:].sum())
     survivors, returned = int(counts[::2].sum()), int(counts[2::2].sum())
     if not pruned:
-        return "No weight was ever pruned."
+        return f"No {run.noun} was ever {run.gone}."
     if not back:
-        return f"None of the {counted(pruned, 'pruned weight')} came back."
+        return f"None of the {counted(pruned, f'{run.gone} {run.noun}')} came back."
     text = (
-        f"Of the {counted(pruned, 'weight')} ever pruned, {back:,} ({percent(back / pruned)}) came back at least once. "
-        f"The most active weight flipped {counted(len(counts) - 1, 'time')}."
+        f"Of the {counted(pruned, run.noun)} ever {run.gone}, {back:,} ({percent(back / pruned)}) came back at least "
+        f"once. The most active {run.noun} flipped {counted(len(counts) - 1, 'time')}."
     )
     if survivors:
         text += (
-            f" Of the {counted(survivors, 'weight')} present at the end, {returned:,} "
-            f"({percent(returned / survivors)}) had been pruned before."
+            f" Of the {counted(survivors, run.noun)} {run.left} at the end, {returned:,} "
+            f"({percent(returned / survivors)}) had been {run.gone} before."
         )
     return text
 
@@ -196,17 +213,19 @@ def _mask(run: ReportedRun) -> str:
             f"for the remaining {_share(last - latest, last)} of the run."
         )
     survivors = int(ages["present"].sum())
-    share = f" ({percent(present / survivors)} of those present)" if survivors else ""
+    share = f" ({percent(present / survivors)} of those {run.left})" if survivors else ""
     return (
-        f"The mask was still changing at the end: in the last tenth of the run, {counted(present, 'weight')} came back "
-        f"to stay{share} and {pruned:,} {'was' if pruned == 1 else 'were'} pruned for good."
+        f"The mask was still changing at the end: in the last tenth of the run, {counted(present, run.noun)} came back "
+        f"to stay{share} and {pruned:,} {'was' if pruned == 1 else 'were'} {run.gone} for good."
     )
 
 
 def _pressure(run: ReportedRun) -> str:
     """The range of the pressure, and how flux compared with it."""
     if run.outcome.method == "magnitude":
-        return "Magnitude pruning removes the smallest weights; it has neither pressure nor flux."
+        return f"Magnitude pruning removes the smallest {run.noun}s; it has neither pressure nor flux."
+    if run.outcome.method == "taylor":
+        return "Taylor pruning removes the channels that the loss depends on least; it has neither pressure nor flux."
     if run.telemetry is None:
         return ""
     rows = run.telemetry["network"]
@@ -224,7 +243,11 @@ def _pressure(run: ReportedRun) -> str:
     flux = pushed[flux_column("restored", 0.5)] / (pushed["pressure"] / pushed["total"])
     flux = flux[np.isfinite(flux)]
     if len(flux):
-        text += f" The restoring flux of weights that had just come back was typically {np.median(flux):.2g} times γ/N."
+        each = "γ/J, the mean pressure on a channel" if run.asked.of_channels else "γ/N"
+        text += (
+            f" The restoring flux of {run.noun}s that had just come back was typically {np.median(flux):.2g} times "
+            f"{each}."
+        )
     return text
 
 
@@ -237,7 +260,7 @@ def _missing_telemetry(run: ReportedRun) -> str:
     """What was not recorded, and how to record it."""
     if run.telemetry is None:
         return (
-            "Nothing was recorded about layers over time, flips, flux and single weights. Run it again with "
+            f"Nothing was recorded about layers over time, flips, flux and single {run.noun}s. Run it again with "
             "--telemetry light to see them."
         )
     return ""

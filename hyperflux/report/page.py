@@ -8,7 +8,7 @@ import numpy as np
 
 from hyperflux.report.context import report_context
 from hyperflux.report.course import plot_accuracy, plot_density, plot_losses, plot_mask_changes, plot_pressure
-from hyperflux.report.layers import plot_final_density, plot_layer_density
+from hyperflux.report.layers import plot_channels, plot_final_density, plot_layer_density
 from hyperflux.report.markup import render_html
 from hyperflux.report.mask_changes import plot_flips, plot_flux, plot_settling
 from hyperflux.report.run import ReportedRun
@@ -19,7 +19,7 @@ from hyperflux.report.weight_histories import plot_weight_histories
 SECTIONS = {
     "Course of the run": (plot_density, plot_pressure, plot_accuracy, plot_losses),
     "Mask changes": (plot_mask_changes, plot_flux, plot_flips, plot_settling),
-    "Layers and single weights": (plot_layer_density, plot_weight_histories),
+    "Layers and single gates": (plot_channels, plot_layer_density, plot_weight_histories),
 }
 """The plots of one run, by heading."""
 SHARED = {

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, one_line
-from hyperflux.report.formatting import percent
+from hyperflux.gates.kinds import Pattern
+from hyperflux.report.asked import Asked, gate_noun
 from hyperflux.runs.folder import read_run
 from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
+from hyperflux.schedules.base import LayerCount
 from hyperflux.telemetry.columns import NAME_LENGTH, Table, Tables, layer_numbers
 
 MAX_POINTS = 250
@@ -63,15 +65,58 @@ class ReportedRun:
         """The epochs of pruning and regrowth, without those of dense training."""
         return [row for row in self.epochs if row.stage != "dense"]
 
+    @cached_property
+    def asked(self) -> Asked:
+        """What the run was asked for."""
+        return Asked.of(self.config)
+
+    @property
+    def reached(self) -> float:
+        """Share that is left of what the budget counts."""
+        return self.recorded.reached
+
     @property
     def density(self) -> float:
         """Share of the weights that are left."""
         return self.outcome.surviving_weights / self.outcome.total_weights
 
     @property
+    def gated(self) -> list[LayerCount]:
+        """All and open gates by layer: channels, or weights."""
+        return self.outcome.gated
+
+    @property
+    def gates(self) -> int:
+        """Number of gates."""
+        return sum(layer.total for layer in self.gated)
+
+    @property
+    def open_gates(self) -> int:
+        """Number of open gates: weights or channels that are left."""
+        return sum(layer.surviving for layer in self.gated)
+
+    @property
+    def noun(self) -> str:
+        """What a gate of the run holds: "weight" or "channel"."""
+        return gate_noun([self.asked])
+
+    @property
+    def left(self) -> str:
+        """What a gate that is open makes of what it holds: a weight is present, a channel left."""
+        return "left" if self.asked.of_channels else "present"
+
+    @property
+    def gone(self) -> str:
+        """What a gate that is closed makes of what it holds: a weight is pruned, a channel removed."""
+        return "removed" if self.asked.of_channels else "pruned"
+
+    @property
     def target_count(self) -> int:
-        """Number of weights that the target sparsity leaves."""
-        return round(self.outcome.total_weights * (1.0 - self.outcome.target_sparsity))
+        """Number of weights that the run was to leave."""
+        density = self.asked.density
+        if isinstance(self.asked.gates, Pattern) and self.epochs:
+            density = self.epochs[-1].wanted  # groups cut short at the end of a row may leave more than N of M
+        return round(self.outcome.total_weights * density)
 
     @property
     def telemetry(self) -> Tables | None:
@@ -137,15 +182,27 @@ def reported_runs(folders: Sequence[Path]) -> list[ReportedRun]:
         raise InputError(f"{Path(twice[0]).name}: given twice; name each run once")
     runs = [read_run(folder) for folder in folders]
     names = [one_line(Path(os.path.realpath(folder)).name) for folder in folders]
-    labels = _labels(names, [run.outcome for run in runs])
+    labels = _labels(names, runs)
     return [ReportedRun(*parts) for parts in zip(folders, runs, labels, strict=True)]
 
 
 def method_name(outcome: Outcome) -> str:
     """How a run pruned, in words."""
-    if outcome.method == "magnitude":
-        return "magnitude pruning"
+    if outcome.method != "hyperflux":
+        return f"{'Taylor' if outcome.method == 'taylor' else outcome.method} pruning"
     return "Hyperflux" if outcome.controller == "default" else f"Hyperflux, {outcome.controller} controller"
+
+
+def common_noun(runs: Sequence[ReportedRun]) -> str:
+    """What gates of all the runs hold, in a word."""
+    return gate_noun([run.asked for run in runs])
+
+
+def common_layers(runs: Sequence[ReportedRun]) -> list[list[LayerCount]]:
+    """The layers of each run, counted alike: in channels if all runs have gates of channels, else in weights."""
+    if all(run.asked.of_channels for run in runs):
+        return [run.outcome.channels for run in runs]
+    return [run.outcome.layers for run in runs]
 
 
 def thinned(rows: Table, max_rows: int) -> Table:
@@ -165,18 +222,18 @@ def few_of(values: NDArray[Any], most: int) -> NDArray[Any]:
     return np.take(values, np.unique(places))
 
 
-def _labels(names: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
+def _labels(names: Sequence[str], runs: Sequence[RecordedRun]) -> list[str]:
     """What differs between runs, with their folders' names where that is not enough."""
     facts = [
         (
-            outcome.model,
-            outcome.dataset,
-            method_name(outcome),
-            f"{percent(outcome.target_sparsity)} sparsity",
-            outcome.backend,
-            f"seed {outcome.seed}",
+            run.outcome.model,
+            run.outcome.dataset,
+            method_name(run.outcome),
+            Asked.of(run.config).words,
+            run.outcome.backend,
+            f"seed {run.outcome.seed}",
         )
-        for outcome in outcomes
+        for run in runs
     ]
     differing = [number for number, values in enumerate(zip(*facts, strict=True)) if len(set(values)) > 1]
     labels = [", ".join(fact[number] for number in differing) for fact in facts]

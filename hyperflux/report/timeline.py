@@ -18,10 +18,10 @@ class Timeline:
 
     Attributes:
         time: Optimizer steps, or epochs of pruning.
-        density: Share of the weights present.
+        density: Share of the gates that are open; by epoch and with gates of channels, of what the budget counts.
         target_density: The density that the run aimed at.
         pressure: γ; NaN where telemetry has none.
-        pruned: Prunings per 1,000 steps or per epoch, as a share of all weights.
+        pruned: Prunings per 1,000 steps or per epoch, as a share of all gates.
         regrown: Regrowths likewise.
         pruning_end: When the pruning stage ends and regrowth begins.
     """
@@ -40,6 +40,13 @@ def timelines(runs: Sequence[ReportedRun]) -> tuple[str, list[Timeline]]:
     if all(run.network is not None for run in runs):
         return "optimizer step", [_by_step(run) for run in runs]
     return "epoch of pruning", [_by_epoch(run) for run in runs]
+
+
+def budget_timelines(runs: Sequence[ReportedRun]) -> tuple[str, list[Timeline]]:
+    """As `timelines`, but densities are shares of what the budgets count, which telemetry of channels does not have."""
+    if any(run.asked.of_channels for run in runs):
+        return "epoch of pruning", [_by_epoch(run) for run in runs]
+    return timelines(runs)
 
 
 def shade_common_stages(axes: Any, lines: Sequence[Timeline]) -> None:
@@ -68,7 +75,7 @@ def _by_step(run: ReportedRun) -> Timeline:
 
 
 def _by_epoch(run: ReportedRun) -> Timeline:
-    rows, total = run.pruning_epochs, run.outcome.total_weights
+    rows, total = run.pruning_epochs, run.gates
     shown = few_of(np.arange(len(rows)), MAX_POINTS)
     drawn = [rows[place] for place in shown]
     return Timeline(

@@ -49,34 +49,34 @@ class WeightHistory:
 
 
 def plot_weight_histories(runs: Sequence[ReportedRun]) -> Plot | None:
-    """A few weights of each fate, of one run, each on its own axes."""
+    """A few weights or channels of each fate, of one run, each on its own axes."""
     if len(runs) > 1 or runs[0].telemetry is None or not runs[0].has_flux:
         return None
     chosen = chosen_histories(runs[0].telemetry["sample"])
     with drawing("weight-histories"):
         drawn, rows = stacked(len(chosen), 0.6 + 0.8 * len(chosen))
         for axes, history in zip(rows, chosen, strict=True):
-            _draw(axes, history)
+            _draw(axes, history, history.fate.replace("pruned", runs[0].gone))
             shade_stages(axes, runs[0].stage_steps, named=False)
         rows[-1].set(xlabel="optimizer step")
         drawn.supylabel("presence t", fontsize=10)
         svg = inline(drawn, "weight-histories")
+    noun, left, gone = runs[0].noun, runs[0].left, runs[0].gone
     caption = (
-        "Single weights that telemetry followed, one or two of each kind. A weight is present while t is at least 0, "
-        "and pruned below; triangles mark the intervals in which it flipped."
+        f"Single {noun}s that telemetry followed, one or two of each kind. A {noun} is {left} while t is at least 0, "
+        f"and {gone} below; triangles mark the intervals in which it flipped."
     )
     keys = [
-        Key("present", PRESENT, "band"),
-        Key("pruned", PRUNED, "band"),
-        Key("was pruned", PRUNED, "▼"),
+        Key(left, PRESENT, "band"),
+        Key(gone, PRUNED, "band"),
+        Key(f"was {gone}", PRUNED, "▼"),
         Key("came back", PRESENT, "▲"),
     ]
-    return Plot(
-        "weight-histories", "Histories of single weights", caption, "Presence parameter against step.", svg, keys
-    )
+    title = f"Histories of single {noun}s"
+    return Plot("weight-histories", title, caption, "Presence parameter against step.", svg, keys)
 
 
-def _draw(axes: Any, history: WeightHistory) -> None:
+def _draw(axes: Any, history: WeightHistory, fate: str) -> None:
     few = few_of(np.arange(len(history.t)), MAX_POINTS)
     steps, t = history.steps[few], history.t[few]
     for colour, side in ((PRESENT, t >= 0), (PRUNED, t <= 0)):
@@ -88,7 +88,7 @@ def _draw(axes: Any, history: WeightHistory) -> None:
         if len(at):
             colour = PRESENT if change > 0 else PRUNED
             axes.plot(history.steps[at], history.t[at], linestyle="", marker=marker, markersize=3.5, color=colour)
-    name = f"{shortened(history.layer, 24)} [{history.index}]: {history.fate}"
+    name = f"{shortened(history.layer, 24)} [{history.index}]: {fate}"
     axes.set_title(name, fontsize=9, loc="left", pad=2, color=INK)
     axes.locator_params(axis="y", nbins=3)
     axes.tick_params(axis="y", labelsize=8)

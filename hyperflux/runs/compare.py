@@ -1,4 +1,4 @@
-"""Comparing methods: the same dense networks, recipe and seeds, one run per method and sparsity."""
+"""Comparing methods: the same dense networks, recipe and seeds, one run per method and budget."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 from hyperflux.backends import build_backend
 from hyperflux.config import RunConfig
 from hyperflux.errors import InputError, WriteError
+from hyperflux.gates.kinds import BUDGETS, Budget, Pattern
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.recipes import load_settings
-from hyperflux.runs.driver import execute, feasible_schedule, load_start, remove_leftovers, train_dense
+from hyperflux.runs.driver import budget_name, execute, feasible_schedule, load_start, remove_leftovers, train_dense
 from hyperflux.runs.folder import has_entry, read_run, remove_unfinished
 from hyperflux.runs.lock import locked
 from hyperflux.runs.schema import EpochRow
@@ -23,22 +24,30 @@ METHODS = {
     "hyperflux": {"method": "hyperflux", "controller": "default"},
     "published": {"method": "hyperflux", "controller": "published"},
     "magnitude": {"method": "magnitude"},
+    "taylor": {"method": "taylor"},
 }
 """What can be compared, and its settings."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method at one sparsity over all seeds.
+    """One method at one budget over all seeds.
 
-    Accuracies and densities are mean fractions, `spread` is the standard deviation of accuracy over seeds, and
-    `seconds` the median time of a run.
+    `share` is what was asked for: the sparsity, or the share to keep of FLOPs, parameters or time. Accuracies,
+    densities and sizes are mean fractions, `reached` is the mean share left of what the budget counts, sizes and
+    parameters are those of the compacted networks, None where these are not known. `spread` is the standard deviation
+    of accuracy over seeds, and `seconds` the median time of a run.
     """
 
     method: str
-    target_sparsity: float
+    budget: Budget
+    share: float
     seeds: int
     density: float
+    reached: float
+    flops_ratio: float | None
+    parameters_ratio: float | None
+    compact_parameters: float | None
     accuracy: float
     spread: float
     dense_accuracy: float | None
@@ -51,20 +60,32 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs of a comparison in `folder`; its own folders are `dense-SEED` and `METHOD-SPARSITY-SEED`."""
+    """Runs of a comparison in `folder`; its own folders are `dense-SEED` and `METHOD-SPARSITY-SEED`.
+
+    With gates of channels these are such as `METHOD-flops0.25-SEED`, with N:M `METHOD-2of4-SEED`.
+
+    Attributes:
+        base: The settings of all runs.
+        methods: Keys of `METHODS`.
+        shares: Of the budget, to remove of weights, else to keep; the one of N:M.
+        seeds: One dense network for each.
+        folder: Of all runs.
+        budget: What the shares are of.
+    """
 
     base: RunConfig
     methods: Sequence[str]
-    sparsities: Sequence[float]
+    shares: Sequence[float]
     seeds: Sequence[int]
     folder: Path
+    budget: Budget = "sparsity"
 
     def __post_init__(self) -> None:
         for method in self.methods:
             if method not in METHODS:
                 raise unknown_name("method", method, METHODS)
-        for name in ("methods", "sparsities", "seeds"):
-            values = getattr(self, name)
+        plural = "sparsities" if self.budget == "sparsity" else self.budget
+        for name, values in (("methods", self.methods), (plural, self.shares), ("seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise InputError(f"{name}: {', '.join(map(str, values)) or 'none'}; give one or more, each once")
         self.configs()  # raises where one is not valid
@@ -72,27 +93,28 @@ class Plan:
     def configs(self) -> list[tuple[Path, RunConfig]]:
         """Every run's folder and settings, seed by seed so that early seeds are comparable soon."""
         return [
-            (self.run_folder(method, sparsity, seed), self._config(method, sparsity, seed))
+            (self.run_folder(method, share, seed), self._config(method, share, seed))
             for seed in self.seeds
-            for sparsity in self.sparsities
+            for share in self.shares
             for method in self.methods
         ]
 
-    def run_folder(self, method: str, sparsity: float, seed: int) -> Path:
+    def run_folder(self, method: str, share: float, seed: int) -> Path:
         """Where one run is."""
-        return self.folder / f"{method}-{sparsity}-{seed}"
+        return self.folder / f"{method}-{budget_name(self._config(method, share, seed))}-{seed}"
 
     def dense_folder(self, seed: int) -> Path:
         """Where the dense network of a seed is."""
         return self.folder / f"dense-{seed}"
 
-    def _config(self, method: str, sparsity: float, seed: int) -> RunConfig:
+    def _config(self, method: str, share: float, seed: int) -> RunConfig:
+        settings = {name: value for name, value in self.base.to_dict().items() if name not in BUDGETS}
+        if not isinstance(self.base.gate_kind, Pattern):
+            settings[self.budget] = share
         checkpoint = self.base.checkpoint
         if not checkpoint and self.base.dense.epochs:
             checkpoint = str(self.dense_folder(seed) / "dense.safetensors")
-        return RunConfig.from_dict(
-            {**self.base.to_dict(), **METHODS[method], "sparsity": sparsity, "seed": seed, "checkpoint": checkpoint}
-        )
+        return RunConfig.from_dict({**settings, **METHODS[method], "seed": seed, "checkpoint": checkpoint})
 
 
 def execute_plan(
@@ -106,7 +128,7 @@ def execute_plan(
         observe: Gets every epoch of every run.
 
     Returns:
-        A row per sparsity and method, over all seeds.
+        A row per share and method, over all seeds.
 
     Raises:
         InputError: A folder holds a run with other settings; also what the runs themselves raise.
@@ -114,10 +136,7 @@ def execute_plan(
     runs = plan.configs()
     missing = [number for number, (folder, config) in enumerate(runs) if not _is_there(folder, config)]
     if missing:
-        backend = build_backend(plan.base)
-        for number in missing:
-            feasible_schedule(runs[number][1], backend)
-        load_start(plan.base, backend, announce)
+        _require_feasible(plan, [runs[number][1] for number in missing], announce)
     if missing and not plan.base.checkpoint and plan.base.dense.epochs:
         for seed in plan.seeds:
             config, folder = replace(plan.base, seed=seed), plan.dense_folder(seed)
@@ -129,6 +148,17 @@ def execute_plan(
         announce(f"run {number + 1} of {len(runs)}: {folder.name}")
         execute(config, folder, observe)
     return list(_compared(plan))
+
+
+def _require_feasible(plan: Plan, missing: Sequence[RunConfig], announce: Callable[[str], None]) -> None:
+    """Raise InputError where a run that is missing can't be done; announce where a weights file keeps the weights."""
+    backend = build_backend(plan.base)
+    load_start(plan.base, backend, announce)
+    built = plan.base.budget
+    for config in sorted(missing, key=lambda config: config.budget):
+        if plan.base.gate_kind == "channels" and config.budget != built:  # what a schedule counts depends on it
+            backend, built = build_backend(replace(config, checkpoint="")), config.budget
+        feasible_schedule(config, backend)
 
 
 def _is_there(folder: Path, config: RunConfig, last_file: str = "report.json") -> bool:
@@ -167,18 +197,29 @@ def _same_weights(found: str, named: str, folder: Path) -> bool:
 
 
 def _compared(plan: Plan) -> Iterable[Comparison]:
-    for sparsity in plan.sparsities:
+    for share in plan.shares:
         for method in plan.methods:
-            outcomes = [read_run(plan.run_folder(method, sparsity, seed)).outcome for seed in plan.seeds]
+            runs = [read_run(plan.run_folder(method, share, seed)) for seed in plan.seeds]
+            outcomes = [run.outcome for run in runs]
             accuracies = [outcome.final_accuracy for outcome in outcomes]
-            dense = [outcome.dense_accuracy for outcome in outcomes if outcome.dense_accuracy is not None]
             yield Comparison(
                 method=method,
-                target_sparsity=sparsity,
+                budget=plan.budget,
+                share=share,
                 seeds=len(outcomes),
                 density=statistics.mean(1 - outcome.final_sparsity for outcome in outcomes),
+                reached=statistics.mean(run.reached for run in runs),
+                flops_ratio=_mean([outcome.flops_ratio for outcome in outcomes]),
+                parameters_ratio=_mean([outcome.parameters_ratio for outcome in outcomes]),
+                compact_parameters=_mean([outcome.compact_parameters for outcome in outcomes]),
                 accuracy=statistics.mean(accuracies),
                 spread=statistics.stdev(accuracies) if len(outcomes) > 1 else 0.0,
-                dense_accuracy=None if len(dense) < len(outcomes) else statistics.mean(dense),
+                dense_accuracy=_mean([outcome.dense_accuracy for outcome in outcomes]),
                 seconds=statistics.median(outcome.seconds for outcome in outcomes),
             )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if len(known) == len(values) else None

@@ -53,7 +53,7 @@ def default_folder(config: RunConfig) -> Path:
 
     The budget is the sparsity of weights, or such as `flops0.25`, or `2of4`.
     """
-    parts = [config.dataset, config.model.replace(":", "-"), _budget_name(config), str(config.seed)]
+    parts = [config.dataset, config.model.replace(":", "-"), budget_name(config), str(config.seed)]
     if config.method != "hyperflux":
         parts.append(config.method)
     elif config.controller != "default":
@@ -61,12 +61,12 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / "-".join(parts)
 
 
-def _budget_name(config: RunConfig) -> str:
+def budget_name(config: RunConfig) -> str:
     """What bounds the network, as part of a file name."""
     kind, (budget, share) = config.gate_kind, config.budget
     if isinstance(kind, Pattern):
         return f"{kind.kept}of{kind.group}"
-    return f"{share:g}" if kind == "weights" else f"{budget}{share:g}"
+    return f"{share}" if kind == "weights" else f"{budget}{share}"
 
 
 def total_epochs(config: RunConfig) -> int:

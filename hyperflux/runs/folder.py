@@ -32,8 +32,15 @@ from hyperflux.io.safe_read import inside, parse_json, read_text
 from hyperflux.recipes import load_settings
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.lock import LOCK
-from hyperflux.runs.schema import EpochRow, Outcome, RecordedRun
-from hyperflux.runs.validation import NewerFormatError, check_epochs, check_outcome, check_telemetry, require_format
+from hyperflux.runs.schema import BEFORE_GATES, EpochRow, Outcome, RecordedRun
+from hyperflux.runs.validation import (
+    NewerFormatError,
+    check_epochs,
+    check_outcome,
+    check_same_run,
+    check_telemetry,
+    require_format,
+)
 from hyperflux.telemetry.columns import Tables as Telemetry
 from hyperflux.telemetry.file import file_content, read_tables
 
@@ -246,7 +253,12 @@ def read_run(path: Path) -> RecordedRun:
         raise InputError(f"{path}: {error}") from error
     except ValueError as error:
         raise InputError(f"{path}: metrics.jsonl or report.json is damaged ({error})") from error
-    return RecordedRun(RunConfig.from_dict(load_settings(path)), epochs, outcome, _read_telemetry(path, outcome))
+    config = RunConfig.from_dict(load_settings(path))
+    try:
+        check_same_run(outcome, config)
+    except ValueError as error:
+        raise InputError(f"{path}: report.json is of another run ({error})") from error
+    return RecordedRun(config, epochs, outcome, _read_telemetry(path, outcome))
 
 
 def _parse_outcome(path: Path) -> Outcome:
@@ -254,7 +266,7 @@ def _parse_outcome(path: Path) -> Outcome:
     values = parse_json(read_text(inside(path, "report.json"), MAX_REPORT_BYTES))
     found = require_format(values)
     if isinstance(values, dict):
-        values = {**Outcome.added_later(), **values, "format": found}
+        values = {"warnings": [], **(BEFORE_GATES if found == 1 else {}), **values, "format": found}
     outcome = parse_dataclass(Outcome, values)
     check_outcome(outcome)
     return outcome
@@ -285,7 +297,7 @@ def _read_telemetry(path: Path, outcome: Outcome) -> Telemetry | None:
         return None
     tables = read_tables(file)
     try:
-        check_telemetry(tables, outcome.channels or outcome.layers)
+        check_telemetry(tables, outcome.gated)
     except ValueError as error:
         raise InputError(f"{file}: damaged ({error}); rerun with its config.toml") from error
     return tables

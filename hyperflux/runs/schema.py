@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from hyperflux.config import RunConfig
@@ -10,7 +10,7 @@ from hyperflux.schedules.base import LayerCount
 from hyperflux.telemetry.columns import Tables as Telemetry
 
 RunStage = Literal["dense", "pruning", "regrowth"]
-FORMAT = 1
+FORMAT = 2
 """Version of a run's folder. It rises whenever an older hyperflux could not read, or would misread, a new folder."""
 
 
@@ -21,7 +21,8 @@ class EpochRow:
     Attributes:
         epoch: Counts from 1 over all stages.
         stage: The stage that the epoch belongs to.
-        density: Share of the prunable weights present at the end of the epoch.
+        density: Share present at the end of the epoch: of the prunable weights, or with gates of channels of what the
+            budget counts.
         wanted: The density that the epoch aimed at.
         pressure: γ at the epoch's first step.
         lr: Learning rate of the weights, at the epoch's first step.
@@ -29,7 +30,7 @@ class EpochRow:
         train_loss: Over the epoch's training batches.
         test_loss: On the test part after the epoch.
         accuracy: On the test part after the epoch.
-        pruned: Prunings in the epoch, a weight counting each time; None without telemetry.
+        pruned: Prunings in the epoch, a gate counting each time; None without telemetry.
         regrown: Regrowths in the epoch, counted likewise.
     """
 
@@ -52,7 +53,7 @@ class Outcome:
     """report.json: what came of a run. Accuracies are fractions on the test part, sparsities fractions of all weights.
 
     Attributes:
-        method: How the run pruned: hyperflux or magnitude.
+        method: How the run pruned: hyperflux, magnitude or taylor.
         controller: Hyperflux's controller; None for other methods.
         backend: numpy or torch.
         dataset: The data set's name.
@@ -103,16 +104,24 @@ class Outcome:
     compact_parameters: int | None = None
     channels: list[LayerCount] = field(default_factory=list)
 
-    @classmethod
-    def added_later(cls) -> dict[str, Any]:
-        """What stands for the fields that older versions don't write."""
-        own = {field.name: field for field in fields(cls)}
-        made = {name: field.default_factory() for name, field in own.items() if field.default_factory is not MISSING}
-        return {**made, **{name: field.default for name, field in own.items() if field.default is not MISSING}}
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+    @property
+    def gated(self) -> list[LayerCount]:
+        """All and open gates by layer, the layers of telemetry: channels, or prunable weights."""
+        return self.channels or self.layers
+
+
+BEFORE_GATES: dict[str, Any] = {
+    "gates": "weights",
+    "flops_ratio": None,
+    "parameters_ratio": None,
+    "compact_parameters": None,
+    "channels": [],
+}
+"""What a report.json of version 1 does not say."""
 
 
 @dataclass(frozen=True)
@@ -123,3 +132,15 @@ class RecordedRun:
     epochs: list[EpochRow]
     outcome: Outcome
     telemetry: Telemetry | None
+
+    @property
+    def reached(self) -> float:
+        """Share that is left of what the budget counts: of the prunable weights, FLOPs, parameters or time."""
+        outcome = self.outcome
+        if self.config.budget[0] != "sparsity":
+            measured = {"flops": outcome.flops_ratio, "parameters": outcome.parameters_ratio}
+            if (found := measured.get(self.config.budget[0])) is not None:
+                return found
+            if self.epochs:
+                return self.epochs[-1].density
+        return outcome.surviving_weights / outcome.total_weights

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from hyperflux._version import __version__
+from hyperflux.config import RunConfig
+from hyperflux.errors import InputError
 from hyperflux.gates.kinds import gate_kind
 from hyperflux.io.safe_read import shown
 from hyperflux.runs.schema import FORMAT, EpochRow, Outcome
@@ -50,28 +52,55 @@ class NewerFormatError(ValueError):
 def check_outcome(outcome: Outcome) -> None:
     """Raise ValueError where counts and shares of an outcome contradict each other, or no network can have them."""
     layers = outcome.layers
-    if not layers:
-        raise ValueError("layers: none")
-    for what, counts in (("layers", layers), ("channels", outcome.channels)):
-        if not all(0 <= count.surviving <= count.total >= 1 for count in counts):
-            raise ValueError(f"{what}: one that had nothing, or has more left than it had")
-        if len(counts) > MAX_LAYERS or len({count.name for count in counts}) < len(counts):
-            raise ValueError(f"{what}: two of one name, or more than {MAX_LAYERS:,}")
-    sums = (sum(layer.total for layer in layers), sum(layer.surviving for layer in layers))
-    if sums != (outcome.total_weights, outcome.surviving_weights):
+    _check_counts("layers", "weights", layers)
+    counts = (sum(layer.total for layer in layers), sum(layer.surviving for layer in layers))
+    if counts != (outcome.total_weights, outcome.surviving_weights):
         raise ValueError("total_weights or surviving_weights: not the sum over the layers")
     _check_fractions(outcome, ("final_sparsity", "final_accuracy"))
-    for name in ("target_sparsity", "dense_accuracy", "flops_ratio", "parameters_ratio"):
-        if getattr(outcome, name) is not None:
-            _check_fractions(outcome, (name,))
-    gate_kind(outcome.gates)
-    _require("compact_parameters", outcome.compact_parameters, (outcome.compact_parameters or 0) >= 0)
+    optional = ("target_sparsity", "dense_accuracy")
+    _check_fractions(outcome, [name for name in optional if getattr(outcome, name) is not None])
+    _check_gates(outcome)
     _require("seconds", outcome.seconds, math.isfinite(outcome.seconds) and outcome.seconds >= 0)
     _require("seed", outcome.seed, outcome.seed >= 0)
     _require("classes", outcome.classes, 1 <= outcome.classes <= MAX_CLASSES)
     sides = outcome.input_shape
     good = 1 <= len(sides) <= 3 and min(sides) >= 1 and math.prod(sides) <= MAX_FEATURES
     _require("input_shape", sides, good)
+
+
+def _check_counts(name: str, what: str, layers: Sequence[LayerCount]) -> None:
+    """Raise ValueError unless there are layers of different names, each with something that may be left."""
+    if not layers or min(layer.total for layer in layers) < 1:
+        raise ValueError(f"{name}: none, or one without {what}")
+    if len(layers) > MAX_LAYERS or len({layer.name for layer in layers}) < len(layers):
+        raise ValueError(f"{name}: two of one name, or more than {MAX_LAYERS:,}")
+    if not all(0 <= layer.surviving <= layer.total for layer in layers):
+        raise ValueError(f"{name}: one has more {what} left than it had")
+
+
+def _check_gates(outcome: Outcome) -> None:
+    """Raise ValueError where gates, channels and sizes of the compacted network contradict each other."""
+    try:
+        kind = gate_kind(outcome.gates)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    if kind == "channels":
+        _check_counts("channels", "channels", outcome.channels)
+    elif outcome.channels or outcome.target_sparsity is None:
+        raise ValueError(f"channels or target_sparsity: not those of gates of {kind}")
+    sizes = {name: getattr(outcome, name) for name in ("flops_ratio", "parameters_ratio", "compact_parameters")}
+    if len({value is None for value in sizes.values()}) > 1:
+        raise ValueError(f"{', '.join(sizes)}: some are there, some not")
+    for name, value in sizes.items():
+        _require(name, value, value is None or (math.isfinite(value) and value >= 0))
+
+
+def check_same_run(outcome: Outcome, config: RunConfig) -> None:
+    """Raise ValueError where the outcome is of other gates or another budget than the settings."""
+    budget, share = config.budget
+    target = share if budget == "sparsity" else None
+    if (outcome.gates, outcome.target_sparsity) != (config.gates, target):
+        raise ValueError("its gates or its budget are not those of config.toml")
 
 
 def check_epochs(rows: Sequence[EpochRow]) -> None:
@@ -94,7 +123,7 @@ def check_epochs(rows: Sequence[EpochRow]) -> None:
 
 
 def check_telemetry(tables: Tables, layers: Collection[LayerCount]) -> None:
-    """Raise ValueError for telemetry that does not belong to a run of these layers, or that no run leaves."""
+    """Raise ValueError for telemetry that does not belong to a run of these layers of gates, or that no run leaves."""
     names = {layer.name[:NAME_LENGTH] for layer in layers}
     for table, rows in tables.items():
         fields = rows.dtype.names or ()

@@ -59,7 +59,7 @@ COMMAND_LINES = [
     (["prune", "--recipe", "pipe.toml"], "pipe.toml: is a pipe or a device, not a file"),
     (["prune", "--model", "mlp:1000000-1000000"], "1,000,000,000,000 weights; an MLP has at most 100,000,000"),
     (["law", "--from", "huge.csv"], "huge.csv: has 107,374,182,400 bytes, more than the"),
-    (["export", "newer"], "written by hyperflux 9.0 in format 2; hyperflux"),
+    (["export", "newer"], "written by hyperflux 9.0 in format 3; hyperflux"),
     (["report", "linked"], "config.toml: is a link that leads out of its folder"),
 ]
 
@@ -73,7 +73,7 @@ def here(tmp_path_factory):
         material.copy_run(folder, "newer") / "report.json",
         material.copy_run(folder, "linked") / "config.toml",
     )
-    text = report.read_text(encoding="utf-8").replace('"format": 1', '"format": 2')
+    text = report.read_text(encoding="utf-8").replace('"format": 2', '"format": 3')
     report.write_text(text.replace(f'"hyperflux": "{hyperflux.__version__}"', '"hyperflux": "9.0"'), encoding="utf-8")
     config.rename(folder / "outside.toml")
     config.symlink_to(folder / "outside.toml")

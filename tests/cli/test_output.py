@@ -67,7 +67,7 @@ def test_a_closed_stream_is_not_the_next_file_that_is_opened(tmp_path, closed):
         assert not (out if closed == "stdout" else err)
         if code and closed == "stderr":
             assert not out
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["format"] == 1
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["format"] == 2
 
 
 def commands():

@@ -21,6 +21,7 @@ from hyperflux.runs.checkpoints.file import checksum
 from hyperflux.runs.checkpoints.folder import CheckpointFolder
 from hyperflux.runs.driver import resume
 from hyperflux.runs.folder import read_outcome, read_run
+from hyperflux.runs.schema import FORMAT
 
 HERE = Path(__file__).parent
 VERSIONS = sorted(path.name for path in HERE.iterdir() if (path / "expected.json").exists())
@@ -123,7 +124,7 @@ def test_a_saved_pruner_goes_on(golden):
 def test_a_finished_run_of_a_newer_format_is_refused(golden):
     path = golden / "finished" / "report.json"
     report = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**report, "format": report["format"] + 1}), encoding="utf-8")
+    path.write_text(json.dumps({**report, "format": FORMAT + 1}), encoding="utf-8")
     for command in ("report", "export"):
         done = commands.run(golden, command, "finished")
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)

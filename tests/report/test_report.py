@@ -14,11 +14,13 @@ from crafted import deep, subject, tables
 from hyperflux import InputError, RunConfig
 from hyperflux.report import tables as text_tables
 from hyperflux.report.axes import log_ticks, tick_label
+from hyperflux.report.formatting import percent
 from hyperflux.report.law import Study
 from hyperflux.report.markdown import markdown_report
 from hyperflux.report.narrative import narrative
 from hyperflux.report.page import draw_plots, html_page
 from hyperflux.report.run import MAX_POINTS, reported_runs, thinned
+from hyperflux.report.timeline import budget_timelines
 from hyperflux.runs.driver import execute
 from hyperflux.telemetry.columns import SCHEMA
 
@@ -43,6 +45,7 @@ BASE = {
     "pruning": {"epochs": 10, "presence_learning_rate": 1e-2},
     "regrowth": {"epochs": 3},
 }
+CHANNELS = {"sparsity": None, "gates": "channels", "model": "mlp:16-24-12-4"}
 VARIANTS = {
     "default": {},
     "full": {"telemetry": "full"},
@@ -52,10 +55,14 @@ VARIANTS = {
     "from scratch": {"dense": {"epochs": 0}},
     "one layer": {"model": "mlp:16-4"},
     "few steps": {"batch_size": 2000, "pruning": {"epochs": 1}, "regrowth": {"epochs": 0}},
+    "channels": {**CHANNELS, "parameters": 0.4},
+    "taylor": {**CHANNELS, "flops": 0.4, "gate_inputs": True, "method": "taylor", "telemetry": "off"},
+    "N:M": {"sparsity": None, "gates": "2:4"},
 }
 LEFT_OUT = {
     "off": {"flux", "flips", "settling", "layers", "weight-histories", "changes"},
     "magnitude": {"pressure", "flux", "weight-histories"},
+    "taylor": {"pressure", "flux", "flips", "settling", "layers", "weight-histories", "changes"},
     "few steps": None,
 }
 HOSTILE = '</style><script>alert("$x^2$ _ & |`*")</script>'
@@ -143,7 +150,8 @@ def checked(text):
 def test_every_kind_of_run_has_a_page_of_drawn_plots(runs, name):
     reader = checked(html_page([runs[name]]))
     if LEFT_OUT.get(name, set()) is not None:
-        assert set(reader.svg) == set(EVERY_PLOT) - LEFT_OUT.get(name, set())
+        own = {"channels"} if runs[name].outcome.channels else set()
+        assert set(reader.svg) == (set(EVERY_PLOT) | own) - LEFT_OUT.get(name, set())
     else:
         assert {"density", "accuracy"} <= set(reader.svg)
 
@@ -165,6 +173,63 @@ def test_runs_stand_side_by_side(runs):
     assert {*reader.svg, "settling"} == set(watched.svg)
     dots = [part for part in watched.svg["final-density"].iter() if part.get("class") == "data"]
     assert len(dots) == 3
+
+
+def test_a_page_about_channels_tells_of_channels_and_what_they_cost(runs):
+    run = runs["channels"]
+    outcome, left = run.outcome, sum(layer.surviving for layer in run.outcome.channels)
+    text = markdown_report([run])
+    assert "channels to 40 % of the parameters by Hyperflux, seed 0." in text
+    assert f"| parameters left | {percent(outcome.parameters_ratio)} | budget 40 % |" in text
+    assert f"| FLOPs left | {percent(outcome.flops_ratio)} | of the dense network's |" in text
+    assert f"| channels left | {left} | of 36 |" in text
+    assert f"{left} of 36 channels are left, and {percent(outcome.parameters_ratio)} of the dense network's" in text
+    assert f"the network has {outcome.compact_parameters:,} parameters, " in text
+    for layer in outcome.channels:
+        assert (
+            f"| {layer.name} | {layer.total} | {layer.surviving} | {percent(layer.surviving / layer.total)} |" in text
+        )
+    assert "| fc1.weight | 384 |" in text
+    page = html_page([run])
+    assert re.findall(r"weights (?:left|pruned|flipped)|(?:prun|flipp)ed weight|per weight|single weight", page) == []
+    bars = [part for part in Reader(page).svg["channels"].iter() if part.get("class") == "data"]
+    assert len(bars) == 2
+
+
+def test_shares_of_a_course_are_those_of_what_the_budget_counts(runs):
+    unit, (line,) = budget_timelines([runs["channels"]])
+    assert unit == "epoch of pruning"
+    assert line.density.tolist() == [row.density for row in runs["channels"].pruning_epochs]
+    assert line.density[-1] == pytest.approx(runs["channels"].outcome.parameters_ratio)
+    assert (line.pruned <= 36).all()
+    counts = runs["channels"].telemetry["network"]
+    assert line.pruned.sum() == pytest.approx(counts["pruned"].sum() / 36)
+
+
+def test_runs_of_other_gates_stand_side_by_side(runs):
+    chosen = [runs[name] for name in ("channels", "taylor", "default", "N:M")]
+    text = markdown_report(chosen)
+    heading = next(line for line in text.splitlines() if line.startswith("| run |"))
+    assert "| asked for | left | FLOPs | parameters | weights left |" in heading
+    wanted = {"channels": "40 % of the parameters", "taylor": "40 % of the FLOPs", "default": "20 % of the weights"}
+    for run, asked in zip(chosen, [*wanted.values(), "50 % of the weights"], strict=True):
+        assert sum(f"| {asked} | {percent(run.reached)} |" in line for line in text.splitlines()) == 1
+    assert "| fc1.weight |" in text
+    checked(html_page([replace(run, label=str(number)) for number, run in enumerate(chosen)]))
+    alone = markdown_report(chosen[:2])
+    assert "## Channels left by layer" in alone
+    assert "| fc1.weight |" not in alone
+    checked(html_page([replace(run, label=str(number)) for number, run in enumerate(chosen[:2])]))
+    labels = [run.label for run in reported_runs([run.folder for run in chosen])]
+    assert [label.split(", ", 1)[1] for label in labels[:2]] == [
+        "Hyperflux, channels to 40 % of the parameters",
+        "Taylor pruning, channels to 40 % of the FLOPs",
+    ]
+    assert labels[3].endswith("2:4 sparsity")
+
+
+def test_a_pattern_is_measured_against_its_own_target(runs):
+    assert "240 of 480 weights are left, a density of 50 %: exactly the target." in markdown_report([runs["N:M"]])
 
 
 def test_labels_say_what_differs(runs):

@@ -27,7 +27,7 @@ BASE = RunConfig.from_dict(
 
 
 def plan(folder, **changed):
-    settings = {"methods": ("hyperflux", "published", "magnitude"), "sparsities": (0.5, 0.8), "seeds": (0, 1)}
+    settings = {"methods": ("hyperflux", "published", "magnitude"), "shares": (0.5, 0.8), "seeds": (0, 1)}
     return Plan(BASE, folder=folder, **{**settings, **changed})
 
 
@@ -48,14 +48,14 @@ def test_every_method_starts_from_the_dense_network_of_its_seed(done):
             assert (run / "dense.safetensors").read_bytes() == dense
             outcome = read_run(run).outcome
             assert (outcome.method, outcome.seed) == ("magnitude" if method == "magnitude" else "hyperflux", seed)
-    assert [(row.method, row.target_sparsity) for row in rows] == [
+    assert [(row.method, row.share) for row in rows] == [
         (method, sparsity) for sparsity in (0.5, 0.8) for method in ("hyperflux", "published", "magnitude")
     ]
 
 
 def test_a_row_is_the_mean_of_its_runs(done):
     folder, rows, _ = done
-    row = next(row for row in rows if (row.method, row.target_sparsity) == ("magnitude", 0.8))
+    row = next(row for row in rows if (row.method, row.share) == ("magnitude", 0.8))
     first, second = (read_run(folder / f"magnitude-0.8-{seed}").outcome.final_accuracy for seed in (0, 1))
     assert row.accuracy == pytest.approx((first + second) / 2)
     assert row.spread == pytest.approx(abs(first - second) / 2**0.5)
@@ -78,7 +78,7 @@ def one_unfinished(folder, copy):
     for name in ("dense-1", "magnitude-0.5-1"):
         shutil.copytree(folder / name, copy / name)
     (copy / "magnitude-0.5-1" / "report.json").unlink()
-    return copy, plan(copy, methods=("magnitude",), sparsities=(0.5,), seeds=(1,))
+    return copy, plan(copy, methods=("magnitude",), shares=(0.5,), seeds=(1,))
 
 
 @pytest.mark.parametrize("name", ["note.txt", "report.html", "checkpoint/note.part", "checkpoint", "telemetry.npz"])
@@ -181,8 +181,8 @@ def test_from_scratch_there_is_no_dense_network(tmp_path):
     [
         ({"methods": ("hyperflx",)}, "did you mean hyperflux"),
         ({"methods": ()}, "methods: none"),
-        ({"sparsities": (0.5, 0.5)}, r"sparsities: 0\.5, 0\.5; give one or more, each once"),
-        ({"sparsities": (95.0,)}, "for 95 % give 0.95"),
+        ({"shares": (0.5, 0.5)}, r"sparsities: 0\.5, 0\.5; give one or more, each once"),
+        ({"shares": (95.0,)}, "for 95 % give 0.95"),
         ({"seeds": (-1,)}, "seed: -1"),
     ],
 )
@@ -190,6 +190,51 @@ def test_wrong_plans_are_refused_before_anything_runs(tmp_path, changed, message
     with pytest.raises(InputError, match=message):
         plan(tmp_path / "new", **changed)
     assert not (tmp_path / "new").exists()
+
+
+def test_gates_of_channels_are_compared_by_flops(tmp_path):
+    base = RunConfig.from_dict({**BASE.to_dict(), "sparsity": None, "gates": "channels", "model": "mlp:16-24-12-4"})
+    both = Plan(base, ("hyperflux", "taylor"), (0.6, 0.3), (0, 1), tmp_path, "flops")
+    rows = execute_plan(both, lambda line: None)
+    assert [(row.method, row.budget, row.share) for row in rows] == [
+        (method, "flops", share) for share in (0.6, 0.3) for method in ("hyperflux", "taylor")
+    ]
+    outcomes = [read_run(tmp_path / f"taylor-flops0.3-{seed}").outcome for seed in (0, 1)]
+    assert [outcome.method for outcome in outcomes] == ["taylor", "taylor"]
+    last = rows[-1]
+    assert last.flops_ratio == pytest.approx(sum(outcome.flops_ratio for outcome in outcomes) / 2)
+    assert last.compact_parameters == sum(outcome.compact_parameters for outcome in outcomes) / 2
+    assert last.reached == last.flops_ratio <= 0.3
+    comparison.write(rows, tmp_path, "a title")
+    heading, _, *lines = (tmp_path / "comparison.md").read_text().splitlines()
+    assert heading.startswith("| FLOPs asked for | method | density | FLOPs | parameters |")
+    assert lines[-1].startswith(f"| 30.00% | taylor | {last.density:.3%} | {last.flops_ratio:.2%} | ")
+    with (tmp_path / "comparison.csv").open() as file:
+        assert [float(row["parameters_ratio"]) for row in csv.DictReader(file)] == [
+            row.parameters_ratio for row in rows
+        ]
+
+
+def test_a_budget_that_no_network_can_meet_is_refused_before_any_run(tmp_path):
+    base = RunConfig.from_dict({**BASE.to_dict(), "sparsity": None, "gates": "channels"})
+    with pytest.raises(InputError, match=r"parameters: 0\.001 leaves"):
+        execute_plan(Plan(base, ("hyperflux",), (0.5, 0.001), (0,), tmp_path / "out", "parameters"), print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pattern_is_compared_without_a_budget(tmp_path):
+    base = RunConfig.from_dict({**BASE.to_dict(), "sparsity": None, "gates": "2:4"})
+    (row,) = execute_plan(Plan(base, ("hyperflux",), (0.5,), (0,), tmp_path), lambda line: None)
+    assert (row.density, (tmp_path / "hyperflux-2of4-0").is_dir()) == (0.5, True)
+
+
+def test_a_table_from_before_there_were_other_budgets_is_replaced(done, tmp_path):
+    _, rows, _ = done
+    old = [{name: 0.5 for name in comparison.BEFORE_GATES} | {"method": "hyperflux"}]
+    (tmp_path / "comparison.json").write_text(json.dumps(old))
+    comparison.require_own(tmp_path)
+    comparison.write(rows, tmp_path, "a title")
+    assert len(json.loads((tmp_path / "comparison.json").read_text())) == len(rows)
 
 
 def test_files_of_a_comparison(done, tmp_path):

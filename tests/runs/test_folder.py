@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from hyperflux import InputError, RunConfig, RunError
 from hyperflux.runs.folder import RunFolder, read_outcome, read_run
-from hyperflux.runs.schema import EpochRow, Outcome
+from hyperflux.runs.schema import BEFORE_GATES, EpochRow, Outcome
 from hyperflux.schedules.base import LayerCount
 
 ROW = EpochRow(1, "pruning", 0.9, 0.8, 1.5, 1e-3, 1e-3, 0.5, 0.6, 0.97, 12, 3)
@@ -117,11 +117,13 @@ def test_a_folder_names_its_version_and_one_from_before_there_was_any_is_read(tm
     folder.finish(OUTCOME)
     report = tmp_path / "run" / "report.json"
     values = json.loads(report.read_text())
-    assert values.pop("format") == 1
+    assert values.pop("format") == 2
+    for name in BEFORE_GATES:
+        del values[name]
     report.write_text(json.dumps(values))
-    assert read_run(tmp_path / "run").outcome == OUTCOME
-    report.write_text(json.dumps({**values, "format": 2, "invented_later": 1, "versions": {"hyperflux": "9.0"}}))
-    with pytest.raises(InputError, match=r"written by hyperflux 9\.0 in format 2; hyperflux .* reads format 1"):
+    assert read_run(tmp_path / "run").outcome == replace(OUTCOME, format=1)
+    report.write_text(json.dumps({**values, "format": 3, "invented_later": 1, "versions": {"hyperflux": "9.0"}}))
+    with pytest.raises(InputError, match=r"written by hyperflux 9\.0 in format 3; hyperflux .* reads format 2"):
         read_run(tmp_path / "run")
 
 
@@ -137,3 +139,54 @@ def test_a_report_from_before_there_were_warnings_has_none_and_odd_ones_are_refu
         path.write_text(json.dumps({**values, "warnings": odd}))
         with pytest.raises(InputError, match="warnings"):
             read_run(tmp_path / "run")
+
+
+OF_CHANNELS = replace(
+    OUTCOME,
+    target_sparsity=None,
+    gates="channels",
+    flops_ratio=0.25,
+    parameters_ratio=0.2,
+    compact_parameters=20,
+    channels=[LayerCount("fc1", 20, 5)],
+)
+
+
+def channel_run(folder, **changed):
+    """The folder of a run of channels, its report.json with other values."""
+    record = RunFolder.create(folder, RunConfig(gates="channels", flops=0.25))
+    record.add_epoch(ROW)
+    record.finish(OF_CHANNELS)
+    report = folder / "report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), **changed}))
+    return folder
+
+
+def test_a_run_of_channels_is_read_back(tmp_path):
+    run = read_run(channel_run(tmp_path / "run"))
+    assert run.outcome == OF_CHANNELS
+    assert (run.reached, run.outcome.gated) == (0.25, OF_CHANNELS.channels)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channels": []}, "channels: none"),
+        ({"channels": [{"name": "fc1", "total": 20, "surviving": 21}]}, "channels: one has more channels left"),
+        ({"channels": [{"name": "fc1", "total": 0, "surviving": 0}]}, "channels: none, or one without"),
+        ({"channels": [{"name": "fc1", "total": 20, "surviving": 5}] * 2}, "channels: two of one name"),
+        ({"gates": "weights"}, "channels or target_sparsity: not those of gates of weights"),
+        ({"gates": "4:2"}, "gates: '4:2' is not known"),
+        ({"gates": "weights", "channels": []}, "channels or target_sparsity"),
+        ({"gates": "weights", "channels": [], "target_sparsity": 0.95}, "not those of config.toml"),
+        ({"target_sparsity": 0.75}, "not those of config.toml"),
+        ({"flops_ratio": None}, "some are there, some not"),
+        ({"compact_parameters": -1}, "compact_parameters: -1 is out of range"),
+        ({"parameters_ratio": float("nan")}, "parameters_ratio: nan is out of range|NaN"),
+        ({"flops_ratio": -0.1}, "flops_ratio: -0.1 is out of range"),
+        ({"format": 1, "target_sparsity": 2.0}, "target_sparsity: 2.0 is out of range"),
+    ],
+)
+def test_channels_that_cannot_be_are_refused(tmp_path, changed, message):
+    with pytest.raises(InputError, match=message):
+        read_run(channel_run(tmp_path / "run", **changed))

@@ -110,7 +110,8 @@ def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=No
         "warnings": [],
         **outcome,
     }
-    run = RecordedRun(RunConfig(**(config or {})), epochs(), Outcome(**values), telemetry)
+    config = {"sparsity": values["target_sparsity"], **(config or {})}
+    run = RecordedRun(RunConfig(**config), epochs(), Outcome(**values), telemetry)
     return ReportedRun(Path(folder), run, label)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hyperflux._version import __version__
 from hyperflux.backends.base import Backend
-from hyperflux.config import RunConfig
+from hyperflux.config import RETIRED, RunConfig
 from hyperflux.errors import InputError
+from hyperflux.gates.kinds import BUDGETS
 from hyperflux.io import fingerprints
 from hyperflux.io.safe_read import shown
 
@@ -57,14 +58,11 @@ class Provenance:
 
     def require(self, saved: Provenance, announce: Callable[[str], None]) -> None:
         """Raise InputError if a checkpoint has other settings or weights; announce other versions."""
-        started = {
-            **{field.name: field.default for field in fields(RunConfig)},
-            **saved.config,
-        }  # older: fewer settings
-        if changed := [name for name, value in self.config.items() if started.get(name) != value]:
+        config, started = _complete(self.config), _complete(saved.config)
+        if changed := [name for name in {**config, **started} if config.get(name) != started.get(name)]:
             raise InputError(
-                f"{changed[0]}: is {self.config[changed[0]]!r} in config.toml, but the run started with "
-                f"{shown(saved.config.get(changed[0]))}; put it back, or start a new run with --recipe"
+                f"{changed[0]}: is {config.get(changed[0])!r} in config.toml, but the run started with "
+                f"{shown(started.get(changed[0]))}; put it back, or start a new run with --recipe"
             )
         if self.dense_weights != saved.dense_weights:
             raise InputError("checkpoint: the weights file is not the one that this run started with; put it back")
@@ -74,6 +72,12 @@ class Provenance:
                 announce(
                     f"{name} is {value}, the run started with {then.get(name)}: results may differ in the last bits"
                 )
+
+
+def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of those that an older version did not have, and without those it had before."""
+    defaults = {name: value for name, value in RunConfig().to_dict().items() if name not in BUDGETS}
+    return {name: value for name, value in {**defaults, **settings}.items() if name not in RETIRED}
 
 
 def versions(backend: Backend) -> dict[str, str]:

@@ -63,7 +63,7 @@ def train(model, optimizer, inputs, steps):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_trained_under_gates_and_compacted_it_is_the_same_function_within_the_budget(family, data):
     """E15 to E17: the cost that gates count is that of the compacted network."""
     model, inputs = drawn_network(data, family)
@@ -95,7 +95,7 @@ def test_trained_under_gates_and_compacted_it_is_the_same_function_within_the_bu
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_it_is_the_largest_network_that_fits(family, data):
     """E17: with one more gate, that with the largest t of the closed ones, the budget would be overdrawn."""
     model, inputs = drawn_network(data, family)
@@ -115,7 +115,7 @@ def test_it_is_the_largest_network_that_fits(family, data):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_the_flux_of_a_gate_is_the_gradient_of_the_loss(family, data):
     """E15: κ Σ g w is κ times the slope of the loss when the readers' weights of a channel are scaled."""
     model, inputs = drawn_network(data, family)
