@@ -203,7 +203,7 @@ def test_a_restored_pruner_goes_on_to_the_bit():
     assert same(again.state_dict(), model.state_dict())
     assert same(its_pruner.presence(), pruner.presence())
     *_, other = pruned("convolutional", gates="3:4", target_sparsity=None)
-    with pytest.raises(InputError, match="target_sparsity is 0.5, but 0.25 in this Pruner"):
+    with pytest.raises(InputError, match=r"target_sparsity is .*, but .* in this Pruner"):
         other.load_state_dict(saved[2])
 
 
