@@ -116,7 +116,9 @@ def counted_schedule(
             raise InputError("controller: the published one prunes single weights only; use the default one")
         if is_least:
             settings = replace(settings, undershoot=1.0)
-        return DefaultSchedule(total, final_count, pruning_steps, regrowth_steps, presence_lr, settings, gates)
+        return DefaultSchedule(
+            total, final_count, pruning_steps, regrowth_steps, presence_lr, settings, gates, every_step=is_least
+        )
     if method == "taylor" and gates is None:
         raise InputError("method taylor: ranks gates of channels, not single weights; give --gates channels")
     ranking: Ranking = "magnitude" if method == "magnitude" else "taylor"

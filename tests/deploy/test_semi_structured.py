@@ -143,8 +143,9 @@ def test_the_latency_bench_says_why_there_are_no_times_on_a_gpu(finished):
         done = commands.run(".", "bench", "latency", finished, "--batch-sizes", "1", "--rotations", "1", "--json")
         found = json.loads(done.stdout)
         assert found["gpu"] == []
-        assert "2:4: its kernels need a CUDA GPU of compute capability 8.0 or more, which this machine lacks" in (
-            found["notes"]
+        assert (
+            "2:4: its kernels need a CUDA GPU of compute capability 8.0 or more, which this machine lacks"
+            in (found["notes"])
         )
     networks = load_networks(finished)
     nn.init.ones_(networks.pruned.get_submodule("fc1").weight)

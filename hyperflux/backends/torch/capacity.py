@@ -42,13 +42,8 @@ def meet_capacity(presence: Sequence[Tensor], count: int, near: float = math.inf
         τ.
     """
     tau, not_below = kth_largest(presence, count, near)
-    lower(presence, tau, not_below - count)
-    return tau
-
-
-def lower(presence: Sequence[Tensor], tau: float, surplus: int) -> None:
-    """Lower every t in place by τ, the last `surplus` of those then at the gate to just below it."""
     torch._foreach_sub_(list(presence), tau)
+    surplus = not_below - count
     for t in reversed(presence):
         if surplus == 0:
             break
@@ -57,6 +52,7 @@ def lower(presence: Sequence[Tensor], tau: float, surplus: int) -> None:
         ties = len(at_gate[0])
         rows[tuple(index[max(0, ties - surplus) :] for index in at_gate)] = -torch.finfo(t.dtype).tiny
         surplus -= min(surplus, ties)
+    return tau
 
 
 def kth_largest(parts: Sequence[Tensor], k: int, near: float = math.inf) -> tuple[float, int]:

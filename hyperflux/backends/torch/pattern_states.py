@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.capacity import kth_largest, lower
+from hyperflux.backends.torch.capacity import meet_capacity
 from hyperflux.backends.torch.pattern_layout import PatternLayout, groups_of
 from hyperflux.backends.torch.presence_store import read_numbers
 from hyperflux.backends.torch.weight_states import WeightStates
@@ -50,11 +50,12 @@ class PatternStates(WeightStates):
         pattern, kept = self._layout.pattern, self._layout.kept
         rows = [self._layout.inputs[name].rows(state.presence) for name, state in self.states.items()]
         held = [held_places(own, pattern) for own in rows]
-        above = _above_all(rows)
-        others = [own.masked_fill(out_of_reach, above) for own, out_of_reach in zip(rows, held, strict=True)]
-        count = max(count, kept)
-        tau, not_below = kth_largest(others, max(count, kept + 1), near)
-        lower(others, tau, not_below - count)
+        if count > kept:
+            above = _above_all(rows)
+            others = [own.masked_fill(out_of_reach, above) for own, out_of_reach in zip(rows, held, strict=True)]
+            tau = meet_capacity(others, count, near)
+        else:
+            others, tau = [own.clamp(max=-torch.finfo(own.dtype).tiny) for own in rows], 0.0
         for own, out_of_reach, other in zip(rows, held, others, strict=True):
             own.sub_(tau).clamp_(min=0)
             torch.where(out_of_reach, own, other, out=own)
