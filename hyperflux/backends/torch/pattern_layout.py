@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from hyperflux.errors import InputError
@@ -39,7 +40,7 @@ class Inputs:
 
     def rows(self, tensor: Tensor) -> Tensor:
         """A view of the weight or a tensor like it, (..., length)."""
-        return tensor.unflatten(self.dim, (self.sections, self.length)).movedim(self.dim + 1, -1)
+        return torch.unflatten(tensor, self.dim, (self.sections, self.length)).movedim(self.dim + 1, -1)
 
     def kept(self, pattern: Pattern) -> int:
         """Weights that a pattern leaves of a row."""
@@ -92,7 +93,7 @@ def groups_of(rows: Tensor, group: int) -> list[Tensor]:
     whole = rows.shape[-1] // group * group
     parts = []
     if whole:
-        parts.append(rows[..., :whole].unflatten(-1, (whole // group, group)))
+        parts.append(torch.unflatten(rows[..., :whole], -1, (whole // group, group)))
     if whole < rows.shape[-1]:
         parts.append(rows[..., whole:].unsqueeze(-2))
     return parts
