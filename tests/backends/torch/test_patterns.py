@@ -182,6 +182,18 @@ def test_a_run_cut_short_ends_with_the_pattern_too():
     assert_holds(pruner.masks(), 2)
 
 
+def test_between_steps_no_group_has_less():
+    """A network of more than 10,000 weights, whose course of single weights would act every other step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 4)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    settings = {"gates": "2:4", "pruning_steps": 4000, "regrowth_steps": 0, "presence_lr": 0.1, "telemetry": "off"}
+    pruner = Pruner(model, optimizer, **settings)
+    for step in range(40):
+        train(model, optimizer, 1, seed=step)
+        assert all(count >= 2 for mask in pruner.masks().values() for _, count in places(mask))
+
+
 def test_the_course_does_not_undershoot():
     *_, pruner = pruned("mlp", gates="1:4", target_sparsity=None)
     schedule = pruner.session.schedule
