@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,8 @@ from .options import PlainPath
 
 if TYPE_CHECKING:
     from hyperflux.backends.torch.bench.update import UpdateCost
-    from hyperflux.deploy.latency import Latency
+    from hyperflux.deploy.gpu_latency import GpuTimes
+    from hyperflux.deploy.latency import BatchTimes, Latency
     from hyperflux.timing import Timing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,6 +110,7 @@ def latency(run: Path, batch_sizes: list[int], rotations: int, threads: int, as_
 
     The variants take turns, and each ratio is to the dense network in the same round. Before anything is timed, the
     outputs of all variants are compared with the pruned network's. Parameters, FLOPs per sample and file sizes follow.
+    A network that holds 2:4 is also timed on a GPU that has kernels for it.
     """
     from hyperflux.deploy.latency import measure_run
 
@@ -123,13 +125,8 @@ def _show_latency(found: Latency) -> None:
     from .display import plain_console, print_table
 
     console = plain_console()
-    times = [
-        (str(batch.batch_size), timing.variant, f"{1e6 * timing.seconds:,.1f}", *_ratios(timing))
-        for batch in found.batches
-        for timing in batch.timings
-    ]
     headings = ("batch", "network", "microseconds", "ratio to dense", "lowest", "highest")
-    print_table(console, headings, times, words=("network",))
+    print_table(console, headings, _times(found.batches), words=("network",))
     for batch in found.batches:
         chosen = [
             f"{layer.name} ({layer.csr_seconds / layer.dense_seconds:.2f} of its dense time)"
@@ -137,6 +134,11 @@ def _show_latency(found: Latency) -> None:
             if layer.sparse and layer.csr_seconds is not None and layer.dense_seconds
         ]
         print(f"in CSR form at batch {batch.batch_size}: {', '.join(chosen) or 'no layer'}")
+    if found.gpu:
+        print(f"\non {found.gpu[0].device}:")
+        print_table(console, headings, _times(found.gpu), words=("network",))
+        layers = [layer.name for layer in found.gpu[0].layers if layer.sparse]
+        print(f"by kernels for 2:4: {', '.join(layers)}")
     costs = [
         (name, *(f"{value:,}" for value in (c.parameters, c.nonzero_parameters, c.dense_flops, c.sparse_flops)))
         for name, c in found.costs.items()
@@ -147,6 +149,14 @@ def _show_latency(found: Latency) -> None:
     print_table(console, ("file", "bytes"), [(name, f"{size:,}") for name, size in found.file_bytes.items()])
     for note in found.notes:
         print(note)
+
+
+def _times(batches: Sequence[BatchTimes | GpuTimes]) -> list[tuple[str, ...]]:
+    return [
+        (str(batch.batch_size), timing.variant, f"{1e6 * timing.seconds:,.1f}", *_ratios(timing))
+        for batch in batches
+        for timing in batch.timings
+    ]
 
 
 def _account(update: UpdateCost) -> str:

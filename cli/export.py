@@ -72,6 +72,11 @@ def _show(done: Export) -> None:
     ]
     if done.changed and done.format.endswith("safetensors"):
         lines.append("these weights fit only the compacted network; --format torch-export runs without its class")
+    if done.pattern_lost:
+        lines.append(
+            f"compaction removed inputs, so these layers no longer hold the pattern of their gates: "
+            f"{', '.join(done.pattern_lost)}; --no-compact keeps it"
+        )
     print("\n".join([*lines, f"wrote {done.format} to {done.file}"]))
 
 

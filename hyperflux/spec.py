@@ -292,7 +292,8 @@ def meet_budget(presence: Array, cost: Cost, budget: float, regrow: bool = True)
 def meet_pattern(presence: Array, kept: int, count: int) -> tuple[Array, float]:
     """Leave exactly `count` weights present, and at least `kept` of every group: N of M (E18).
 
-    The `kept` largest t of a group are out of reach of τ; all others compete for the places that are left.
+    The `kept` largest t of a group are out of reach of τ; all others compete for the places that are left. Once there
+    is none, nothing is shifted: the largest of a group stay at the gate or above, all others below it.
 
     Args:
         presence: t, (groups, M): a row holds M weights that follow each other along the input dimension.
@@ -309,12 +310,16 @@ def meet_pattern(presence: Array, kept: int, count: int) -> tuple[Array, float]:
 
 
 def _meet_capacity_beside(presence: Array, held: Mask, count: int) -> tuple[Array, float]:
-    """E12 for the t that are not held; those that are held stay at 0 or above, and count among the `count` present."""
-    shifted, tau = np.maximum(presence, 0), 0.0
-    if not held.all():
-        others, tau = meet_capacity(presence[~held], count - int(np.count_nonzero(held)))
-        shifted = np.maximum(presence - tau, 0)
-        shifted[~held] = others
+    """E12 for the t that are not held; those that are held stay at 0 or above, and count among the `count` present.
+
+    If they take all places nothing is shifted: the others go below the gate, if they are not yet.
+    """
+    places, tau = count - int(np.count_nonzero(held)), 0.0
+    others = np.minimum(presence[~held], -np.finfo(presence.dtype).tiny)
+    if places > 0:
+        others, tau = meet_capacity(presence[~held], places)
+    shifted = np.maximum(presence - tau, 0)
+    shifted[~held] = others
     return shifted, tau
 
 

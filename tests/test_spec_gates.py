@@ -260,6 +260,15 @@ def test_every_group_keeps_its_largest_and_the_rest_compete(data, groups, size, 
         assert free[0][free[1]].min() >= free[0][~free[1]].max()
 
 
+def test_where_no_place_is_left_nothing_is_shifted():
+    """E18: a controller of the pressure sees no shift, however far the others have risen."""
+    presence = np.array([[0.5, 0.25, 0.75, -0.5], [-0.5, -0.25, -0.75, 0.0]])
+    shifted, tau = spec.meet_pattern(presence, 2, 4)
+    below = -np.finfo(np.float64).tiny
+    assert tau == 0.0
+    np.testing.assert_array_equal(shifted, [[0.5, below, 0.75, -0.5], [-0.5, 0.0, -0.75, 0.0]])
+
+
 def test_a_pattern_of_all_weights_prunes_nothing():
     """E18 with N = M, also where t is below 0."""
     shifted, tau = spec.meet_pattern(np.array([[-1.0, 0.5], [0.0, -0.25]]), 2, 4)

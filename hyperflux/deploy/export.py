@@ -19,7 +19,9 @@ from hyperflux.deploy.compact import compact
 from hyperflux.deploy.export_options import output_path, require_onnx
 from hyperflux.deploy.formats import FORMATS, Function
 from hyperflux.deploy.networks import RunNetworks, load_networks
+from hyperflux.deploy.semi_structured import pattern_layers
 from hyperflux.errors import InputError, RunError
+from hyperflux.gates.kinds import Pattern
 from hyperflux.io.arguments import as_path
 from hyperflux.io.atomic_write import write_atomic
 from hyperflux.io.ranges import true_or_false
@@ -48,6 +50,8 @@ class Export:
         largest_difference: Largest absolute difference between outputs of the loaded file and of the run's network.
         largest_output: Largest absolute output, for scale.
         checked_batches: Batch sizes at which outputs were compared.
+        pattern_lost: Layers of a run with gates of a pattern that hold it in the run's network but not in the file,
+            because compaction has removed some of their inputs.
     """
 
     file: str
@@ -62,6 +66,7 @@ class Export:
     largest_difference: float
     largest_output: float
     checked_batches: tuple[int, ...]
+    pattern_lost: list[str]
 
     @property
     def ratio(self) -> float:
@@ -125,6 +130,7 @@ def export(folder: Path, name: str, compacted: bool = True, out: Path | None = N
         largest_difference=difference,
         largest_output=largest,
         checked_batches=CHECKED_BATCHES,
+        pattern_lost=_pattern_lost(networks, model),
     )
 
 
@@ -133,6 +139,14 @@ def _compact(networks: RunNetworks) -> nn.Module:
         return compact(networks.pruned, networks.example(2))
     except InputError as error:
         raise InputError(f"{error}; --no-compact exports the whole network") from error
+
+
+def _pattern_lost(networks: RunNetworks, model: nn.Module) -> list[str]:
+    """Return the layers that hold the run's pattern in its network, but not in another form of it."""
+    if not isinstance(pattern := networks.config.gate_kind, Pattern):
+        return []
+    left, held = dict(model.named_modules()), pattern_layers(model, pattern)
+    return [name for name in pattern_layers(networks.pruned, pattern) if name in left and name not in held]
 
 
 def _changed_shapes(before: nn.Module, after: nn.Module) -> Shapes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hyperflux.backends.torch.flops import Cost, count_cost
 from hyperflux.backends.torch.threads import torch_threads
 from hyperflux.deploy.compact import compact
 from hyperflux.deploy.export_options import missing_for_onnx
+from hyperflux.deploy.gpu_latency import GpuTimes, gpu_times
 from hyperflux.deploy.networks import load_networks
 from hyperflux.deploy.onnx_file import UnsupportedError, onnx_content, onnx_function
 from hyperflux.deploy.sparse import LayerChoice, sparsify
@@ -59,6 +60,7 @@ class Latency:
         costs: Parameters and FLOPs by network: dense, masked, compacted.
         file_bytes: Bytes by kind of file.
         notes: What could not be measured, and why.
+        gpu: Times on a GPU of a network that holds 2:4.
     """
 
     threads: int
@@ -67,6 +69,7 @@ class Latency:
     costs: dict[str, Cost]
     file_bytes: dict[str, int]
     notes: list[str]
+    gpu: list[GpuTimes] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -75,6 +78,8 @@ class Latency:
 
 def measure_run(folder: Path, batch_sizes: Sequence[int], rotations: int, threads: int) -> Latency:
     """Measure the networks of a finished run on the CPU: dense, pruned, compacted, with CSR layers, in ONNX Runtime.
+
+    A network that holds 2:4 is also measured on a GPU that has kernels for it.
 
     Args:
         folder: The run's folder.
@@ -113,7 +118,10 @@ def measure_run(folder: Path, batch_sizes: Sequence[int], rotations: int, thread
         ]
     named = {"dense": networks.dense, "masked": networks.pruned, "compacted": compacted}
     costs = {name: count_cost(network, example) for name, network in named.items()}
-    return Latency(threads, rotations, batches, costs, files, notes)
+    on_gpu, obstacle = gpu_times(networks, batch_sizes, rotations)
+    if obstacle:
+        notes.append(obstacle)
+    return Latency(threads, rotations, batches, costs, files, notes, on_gpu)
 
 
 def time_batch(

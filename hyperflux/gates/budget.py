@@ -28,11 +28,13 @@ class CapacityPlan(NamedTuple):
         total: Cost of the dense network, or N.
         final_count: The budget, or the number of weights left at the end.
         gates: J, the number of gates; None for one per weight.
+        is_least: Whether the network can't have fewer than `final_count` on the way, as in a pattern.
     """
 
     total: int
     final_count: int
     gates: int | None = None
+    is_least: bool = False
 
 
 def kept_share(budget: Budget, share: float) -> Fraction:
@@ -92,4 +94,4 @@ def pattern_plan(pattern: Pattern, total: int, kept: int) -> CapacityPlan:
             f"gates {pattern}: no layer has more than {pattern.kept} inputs, so nothing would be removed; leave gates "
             "out"
         )
-    return CapacityPlan(total, kept)
+    return CapacityPlan(total, kept, is_least=True)

@@ -427,18 +427,17 @@ def _guessing(training: Training, evaluation: Evaluation) -> str | None:
 def feasible_schedule(config: RunConfig, backend: Backend) -> PruningSchedule[Any]:
     """The schedule of `config` for the backend's network and data. Raises InputError if they make it infeasible."""
     epoch_steps = len(batch_ends(backend.samples, config.batch_size))
-    plan, course = backend.capacity_plan(), config.course
+    plan = backend.capacity_plan()
     if plan is None:
         return config.schedule(sum(layer.total for layer in backend.layers()), epoch_steps)
-    if isinstance(config.gate_kind, Pattern):
-        course = replace(course, undershoot=1.0)  # no group can go below N of M
     return counted_schedule(
         plan.total,
         plan.final_count,
         config.pruning.epochs * epoch_steps,
         config.regrowth.epochs * epoch_steps,
         method=config.method,
-        course=course,
+        course=config.course,
         presence_lr=config.pruning.presence_learning_rate,
         gates=plan.gates,
+        is_least=plan.is_least,
     )

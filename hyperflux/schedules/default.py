@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperflux.errors import InputError
 from hyperflux.io.arguments import kind_of
-from hyperflux.io.ranges import number_in
+from hyperflux.io.ranges import number_in, true_or_false
 from hyperflux.schedules.base import (
     Observation,
     Ranking,
@@ -107,6 +107,8 @@ class DefaultSchedule:
         presence_lr: η_t in the pruning stage.
         course: The other settings.
         gates: J, the number of gates; None for one per weight.
+        every_step: Whether every step is a control step, for patterns: capacity holds weights present there whose t
+            the next step may lower again.
         trajectory: Densities down to the lowest, at the ends of `TRAJECTORY_PARTS` equal parts of the fall.
     """
 
@@ -117,12 +119,14 @@ class DefaultSchedule:
     presence_lr: float = 1e-3
     course: DefaultCourse = field(default_factory=DefaultCourse)
     gates: int | None = None
+    every_step: bool = False
     trajectory: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         settle_totals(self)
         settle_gates(self)
         settle_number(self, "presence_lr", 0, ends="()")
+        object.__setattr__(self, "every_step", true_or_false("every_step", self.every_step))
         if not isinstance(self.course, DefaultCourse):
             raise InputError(f"course: {kind_of(self.course)} is not a DefaultCourse")
         object.__setattr__(self, "course", self.course.settled(groups=self.gates is not None))
@@ -167,7 +171,7 @@ class DefaultSchedule:
 
     def next_control_step(self, state: DefaultState) -> int:
         """Every few steps until the mask freeze, and at the end of pruning; then a step that is never reached."""
-        step = state.step + control_interval(self.pruning_steps, self.gates or self.total)
+        step = state.step + (1 if self.every_step else control_interval(self.pruning_steps, self.gates or self.total))
         for last in (self.pruning_steps, self.pruning_steps + self.steps_before_freeze):
             if state.step < last:
                 return min(step, last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from hyperflux.errors import InputError
@@ -91,6 +92,7 @@ def counted_schedule(
     course: Controller = "default",
     presence_lr: float = 1e-3,
     gates: int | None = None,
+    is_least: bool = False,
 ) -> PruningSchedule[Any]:
     """Build the schedule that goes from `total` to exactly `final_count` weights, or units of cost.
 
@@ -103,6 +105,7 @@ def counted_schedule(
         course: The course of Hyperflux; not the published one, which has no count.
         presence_lr: η_t while pruning.
         gates: J, the number of gates; None for one per weight.
+        is_least: Whether fewer than `final_count` can't be left on the way; the course then does not undershoot.
 
     Raises:
         InputError: A number is out of range, or the method can't count.
@@ -111,7 +114,11 @@ def counted_schedule(
         settings = _course(course)
         if isinstance(settings, PublishedController):
             raise InputError("controller: the published one prunes single weights only; use the default one")
-        return DefaultSchedule(total, final_count, pruning_steps, regrowth_steps, presence_lr, settings, gates)
+        if is_least:
+            settings = replace(settings, undershoot=1.0)
+        return DefaultSchedule(
+            total, final_count, pruning_steps, regrowth_steps, presence_lr, settings, gates, every_step=is_least
+        )
     if method == "taylor" and gates is None:
         raise InputError("method taylor: ranks gates of channels, not single weights; give --gates channels")
     ranking: Ranking = "magnitude" if method == "magnitude" else "taylor"

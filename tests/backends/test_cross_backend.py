@@ -241,6 +241,7 @@ SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-3}
         {"optimizer": SGD, "method": "magnitude"},
         {"optimizer": SGD, "gates": "channels", "gate_inputs": True},
         {"optimizer": SGD, "method": "magnitude", "gates": "channels", "gate_inputs": True},
+        {"optimizer": SGD, "gates": "3:7", "model": "mlp:64-40-20-10"},
     ],
 )
 def test_both_backends_give_the_same_run_on_digits(settings, device, tmp_path):
@@ -248,9 +249,9 @@ def test_both_backends_give_the_same_run_on_digits(settings, device, tmp_path):
     epoch, by their counts, and the same mask and accuracies at the end. The default controller's pressure follows t,
     so it agrees to rounding."""
     settings = {
+        **({} if ":" in settings.get("gates", "") else {"sparsity": 0.8}),
         **settings,
         "dtype": "float64",
-        "sparsity": 0.8,
         "dense": {"epochs": 2, "learning_rate": 2e-3},
         "pruning": {"epochs": 8, "presence_learning_rate": 2e-3, "learning_rate": 2e-3},
         "regrowth": {"epochs": 2},

@@ -13,7 +13,7 @@ from hyperflux.schedules.base import Observation
 from hyperflux.schedules.controllers import ShiftController
 from hyperflux.schedules.curves import control_interval, density_at, trajectory
 from hyperflux.schedules.default import DefaultCourse, DefaultSchedule
-from hyperflux.schedules.factory import pruning_schedule
+from hyperflux.schedules.factory import counted_schedule, pruning_schedule
 
 SHARES = st.floats(0.05, 1.0)
 
@@ -167,3 +167,11 @@ def test_the_course_of_a_pruner_and_of_a_run_can_be_set():
     assert schedule.lowest_count == schedule.final_count == 50
     assert schedule.steps_before_freeze == 0
     assert pruning_schedule(1000, 0.95, 600, 400, controller=course).course == course
+
+
+def test_with_a_pattern_every_step_is_a_control_step_until_the_mask_freezes():
+    """E18: capacity holds t at the gate, which the next step may lower; a course of weights of this size waits."""
+    weights, pattern = (counted_schedule(10**6, 500_000, 10_000, 100, is_least=is_least) for is_least in (False, True))
+    assert [step for step, _ in control_steps(pattern)] == list(range(1, 10_031))
+    assert next(step for step, _ in control_steps(weights)) == 5
+    assert pattern.lowest_count == 500_000 > weights.lowest_count

@@ -208,6 +208,7 @@ def calls():
     from hyperflux.deploy.export import export
     from hyperflux.deploy.latency import measure_run
     from hyperflux.deploy.networks import load_networks
+    from hyperflux.deploy.semi_structured import semi_structured
     from hyperflux.deploy.sparse import sparsify
     from hyperflux.deploy.sparse_file import read_sparse
     from hyperflux.law import compare_degrees
@@ -283,6 +284,9 @@ def calls():
         ),
         f"{of}deploy.networks.load_networks": Call(plainly(load_networks), lambda folder: {"folder": folder / "run"}),
         f"{of}deploy.sparse.sparsify": Call(plainly(sparsify), lambda folder: {**example, "rotations": 1}),
+        f"{of}deploy.semi_structured.semi_structured": Call(
+            plainly(semi_structured), lambda folder: {"model": network()}
+        ),
         f"{of}deploy.sparse_file.read_sparse": Call(
             plainly(read_sparse), lambda folder: {"path": sparse_file(folder), "max_bytes": 10_000}
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,13 @@ from torch import nn
 
 from hyperflux.backends.torch.channels.layout import ChannelLayout, channel_layout
 from hyperflux.backends.torch.channels.states import ChannelStates
+from hyperflux.backends.torch.pattern_layout import PatternLayout
+from hyperflux.backends.torch.pattern_states import PatternStates
 from hyperflux.backends.torch.presence_store import Build
 from hyperflux.backends.torch.weight_states import WeightStates
 from hyperflux.errors import InputError
-from hyperflux.gates.budget import CapacityPlan, capacity_plan
-from hyperflux.gates.kinds import Budget, Gates
+from hyperflux.gates.budget import CapacityPlan, capacity_plan, pattern_plan
+from hyperflux.gates.kinds import Budget, Gates, Pattern
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class GatePlan:
         build: Builds their presence parameters.
         capacity: What a schedule counts; None for the weights themselves.
         layout: The gates of channels, if they hold these.
+        words: What a pattern means for each prunable parameter, by name.
     """
 
     kind: Gates = "weights"
     build: Build = WeightStates.of
     capacity: CapacityPlan | None = None
     layout: ChannelLayout | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 def gate_plan(
@@ -59,10 +63,15 @@ def gate_plan(
         argument: Name of the share in messages.
 
     Raises:
-        InputError: The network can't be read, no channel can have a gate, or the budget can't be met.
+        InputError: The network can't be read, no channel can have a gate, the budget can't be met, or a pattern finds
+            no inputs or removes nothing.
     """
     if kind == "weights":
         return GatePlan()
+    if isinstance(kind, Pattern):
+        pattern = PatternLayout.of(model, prunable, kind)
+        counted = pattern_plan(kind, pattern.total, pattern.kept)
+        return GatePlan(kind, partial(PatternStates, pattern), counted, words=pattern.described())
     if example_input is None:
         raise InputError("example_input: gates of channels need one, to follow them through the network; give a batch")
     layout = channel_layout(model, example_input, prunable, gate_inputs=gate_inputs)

@@ -162,8 +162,10 @@ class Pruner:
                 argument=name,
             )
         else:
-            total, count, number = plan.capacity
-            schedule = counted_schedule(total, count, *steps, course=controller, presence_lr=presence_lr, gates=number)
+            total, count, number, is_least = plan.capacity
+            schedule = counted_schedule(
+                total, count, *steps, course=controller, presence_lr=presence_lr, gates=number, is_least=is_least
+            )
         warnings = Warnings(_log.warning)
         self._start(
             model, optimizer, selection, plan, schedule, include, exclude, seed, telemetry, process_group, warnings
@@ -243,7 +245,7 @@ class Pruner:
         watched = level(telemetry)
         self.model = unwrap(model)
         group = process_group_of(model) if process_group is None else process_group
-        self.selection = replace(selection, channels=plan.layout)
+        self.selection = replace(selection, channels=plan.layout, patterns=plan.words)
         self.plan = plan
         initial = schedule.initial_presence
         self.gate = gate = TorchGate(selection.prunable, optimizer, seed, initial, group=group, build=plan.build)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,11 +52,13 @@ class Selection:
         prunable: Prunable parameters by name.
         left_out: The reason for each other parameter, by name.
         channels: The gates of channels, if they hold these.
+        patterns: What a pattern of gates means for each prunable parameter, by name.
     """
 
     prunable: dict[str, nn.Parameter]
     left_out: dict[str, str]
     channels: ChannelLayout | None = None
+    patterns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -66,7 +68,9 @@ class Selection:
     def __str__(self) -> str:
         """One line per parameter; with gates of channels, first one per layer that makes these."""
         rows = [] if self.channels is None else self.channels.described()
-        rows += [(name, f"{parameter.numel():,} weights, prunable") for name, parameter in self.prunable.items()]
+        for name, parameter in self.prunable.items():
+            words = f", {self.patterns[name]}" if self.patterns else ""
+            rows.append((name, f"{parameter.numel():,} weights, prunable{words}"))
         rows += self.left_out.items()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
