@@ -12,6 +12,7 @@ from hyperflux.backends.torch.pattern_layout import PatternLayout, groups_of
 from hyperflux.backends.torch.presence_store import read_numbers
 from hyperflux.backends.torch.weight_states import WeightStates
 from hyperflux.gates.kinds import Pattern
+from hyperflux.schedules.base import Ranking
 
 MAX_COMPARED = 16
 """Groups of up to so many weights are ranked by comparing each two, longer ones by sorting. Sorting takes four to ten
@@ -42,11 +43,12 @@ class PatternStates(WeightStates):
         self._layout = layout
 
     @torch.no_grad()
-    def meet_capacity(self, count: int, near: float) -> float:
+    def meet_capacity(self, count: int, near: float, ranking: Ranking) -> float:
         """Leave `count` weights present, or what the pattern keeps if that is more. Returns τ (see E18).
 
         Of equal t at the gate the first stay: parameters in order, and in each of them group after group.
         """
+        self._rank_by(ranking)
         pattern, kept = self._layout.pattern, self._layout.kept
         rows = [self._layout.inputs[name].rows(state.presence) for name, state in self.states.items()]
         held = [held_places(own, pattern) for own in rows]

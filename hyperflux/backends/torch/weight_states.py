@@ -70,14 +70,15 @@ class WeightStates:
         return sum(sums) / self.total
 
     def meet_capacity(self, count: int, near: float, ranking: Ranking) -> float:
-        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ.
+        """Lower every t by the same τ so that exactly `count` weights are present (see E12). Returns τ."""
+        self._rank_by(ranking)
+        return meet_capacity([state.presence for state in self.states.values()], count, near)
 
-        To prune by magnitude, t becomes |w| before, and −1 where pruned.
-        """
+    def _rank_by(self, ranking: Ranking) -> None:
+        """To prune by magnitude, set t to |w|, and to −1 where pruned."""
         if ranking == "magnitude":
             for state in self.states.values():
                 state.presence.copy_(state.latent.abs().masked_fill_(~state.mask(), -1))
-        return meet_capacity([state.presence for state in self.states.values()], count, near)
 
     def drop_dead(self) -> None:
         """Nothing: a weight's gate closes no channel."""
