@@ -25,8 +25,9 @@ FORMULAS = (
     "hyperflux.schedules.controllers.ShiftController",
     "hyperflux.schedules.controllers.PublishedControllerState",
     "hyperflux.schedules.simulation.",
+    "hyperflux.gates.costs.",
 )
-"""The specification and its simulation: arrays and numbers of the algorithm go through them unchecked."""
+"""The specification, its costs and its simulation: arrays and numbers of the algorithm go through them unchecked."""
 DOORS = (
     "hyperflux.backends.torch.selection.select",
     "hyperflux.deploy.export.export",
@@ -114,6 +115,12 @@ def pruner_arguments(folder=None):
         "model": model,
         "optimizer": optimizer_of(model),
         "target_sparsity": 0.5,
+        "flops": None,
+        "parameters": None,
+        "latency": None,
+        "gates": "weights",
+        "gate_inputs": False,
+        "example_input": None,
         "pruning_steps": 400,
         "regrowth_steps": 200,
         "include": ["0", "2"],
@@ -129,6 +136,7 @@ def pruner_arguments(folder=None):
 def scheduled(folder=None):
     kept = ("model", "optimizer", "include", "exclude", "seed", "telemetry", "process_group")
     return {
+        "plan": None,
         **{name: pruner_arguments()[name] for name in kept[2:]},
         **_trained(),
         "schedule": schedule(),
@@ -147,7 +155,10 @@ def schedule():
 
 def pruned(folder=None):
     inputs = torch.randn(8, 4)
-    kept = ("target_sparsity", "include", "exclude", "presence_lr", "controller", "seed")
+    kept = (
+        "target_sparsity", "flops", "parameters", "latency", "gates", "gate_inputs", "include", "exclude",
+        "presence_lr", "controller", "seed",
+    )  # fmt: skip
     own = {name: value for name, value in pruner_arguments().items() if name in kept}
     return {
         **own,

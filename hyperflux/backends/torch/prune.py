@@ -18,6 +18,7 @@ from hyperflux.backends.torch.pruner import Pruner
 from hyperflux.backends.torch.selection import Patterns
 from hyperflux.backends.torch.training import Loss, Precision, choose_device, train_epoch
 from hyperflux.errors import InputError, RunError
+from hyperflux.gates.kinds import gate_kind
 from hyperflux.io.arguments import require_callable
 from hyperflux.io.ranges import whole_number
 from hyperflux.schedules.controllers import PublishedController
@@ -34,7 +35,12 @@ def prune(
     model: nn.Module,
     train_loader: Iterable[Any],
     *,
-    target_sparsity: float,
+    target_sparsity: float | None = None,
+    flops: float | None = None,
+    parameters: float | None = None,
+    latency: float | None = None,
+    gates: str = "weights",
+    gate_inputs: bool = False,
     pruning_epochs: int = 30,
     regrowth_epochs: int = 20,
     optimizer: torch.optim.Optimizer | None = None,
@@ -56,7 +62,13 @@ def prune(
             mappings of two entries, one called label, labels, target, targets or y. Each part is a tensor, an array of
             NumPy, or tuples, lists and mappings of these, and goes to `device`. The model is called with the inputs as
             they are.
-        target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1.
+        target_sparsity: Share of the prunable weights to remove, a fraction between 0 and 1. Give exactly one of this
+            and the next three; none where gates hold a pattern.
+        flops: As in `Pruner`.
+        parameters: As in `Pruner`.
+        latency: As in `Pruner`.
+        gates: As in `Pruner`; to find channels, the model is read with the inputs of one batch.
+        gate_inputs: As in `Pruner`.
         pruning_epochs: Epochs of the pruning stage, at least 1.
         regrowth_epochs: Epochs of the regrowth stage, at least 0.
         optimizer: Any optimizer that `Pruner` accepts; its learning rates stay as they are. By default SGD with
@@ -101,6 +113,12 @@ def prune(
         model,
         optimizer,
         target_sparsity=target_sparsity,
+        flops=flops,
+        parameters=parameters,
+        latency=latency,
+        gates=gates,
+        gate_inputs=gate_inputs,
+        example_input=_first_inputs(train_loader, place, model) if gate_kind(gates) == "channels" else None,
         pruning_steps=pruning_epochs * steps,
         regrowth_steps=regrowth_epochs * steps,
         include=include,
@@ -111,7 +129,7 @@ def prune(
     )
     model.train()
     objective = loss or partial(classification_loss, label_smoothing=LABEL_SMOOTHING)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    dtype = _dtype(model)
     first = _FirstBatch(model, objective)
     try:
         for epoch in range(1, pruning_epochs + regrowth_epochs + 1):
@@ -168,6 +186,18 @@ class _FirstBatch:
             if self._taken:
                 raise
             raise InputError(f"{what} ({type(error).__name__}: {error})") from error
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """The number format of a model's parameters."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+def _first_inputs(loader: Iterable[Any], place: torch.device, model: nn.Module) -> Any:
+    """The inputs of a batch, to read the model with."""
+    for inputs, _ in batches_on(place, _dtype(model), loader):
+        return inputs
+    return None
 
 
 def _length(loader: Any) -> int:

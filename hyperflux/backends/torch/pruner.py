@@ -139,7 +139,8 @@ class Pruner:
             "latency": latency,
         }
         budget, share = _budget(kind, given)
-        gate_inputs = true_or_false("gate_inputs", gate_inputs)
+        if true_or_false("gate_inputs", gate_inputs) and kind != "channels":
+            raise InputError('gate_inputs: is for gates of channels; add gates="channels"')
         level(telemetry)
         require_module("model", model)
         require_hooks(optimizer)

@@ -201,7 +201,7 @@ def test_numpy_numbers_are_saved_as_plain_ones(tmp_path):
     again = pruned(**how)[2]
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert same(again.presence(), pruner.presence())
-    assert {type(value) for value in vars(course).values()} == {float}
+    assert {type(value) for value in vars(course.settled()).values()} == {float}
     assert type(PublishedController(np.float64(0.3)).step) is float
 
 
@@ -327,7 +327,12 @@ def test_a_state_that_is_not_finite_is_refused(key):
         pruned(telemetry="full")[2].load_state_dict(saved)
 
 
-@pytest.mark.parametrize("value", ["0.8", None, True, torch.ones(2)])
+def test_without_a_target_nothing_is_pruned():
+    with pytest.raises(InputError, match=r"^target_sparsity: nothing says how far to prune; give target_sparsity$"):
+        pruned(target_sparsity=None)
+
+
+@pytest.mark.parametrize("value", ["0.8", True, torch.ones(2)])
 def test_a_target_that_is_no_number_is_refused(value):
     with pytest.raises(InputError, match=r"target_sparsity: .* is not a fraction between 0 and 1"):
         pruned(target_sparsity=value)
