@@ -399,6 +399,7 @@ def shown(runs):
     return {
         "one": html_page([runs["default"]]),
         "deep": html_page([deep()]),
+        "channels": html_page([runs["channels"]]),
         "several": html_page([replace(runs[name], label=name) for name in ("default", "published", "magnitude")]),
     }
 
@@ -409,6 +410,7 @@ def shown(runs):
         ("one", 1300, ()),
         ("one", 390, ("--blink-settings=preferredColorScheme=0",)),
         ("deep", 390, ()),
+        ("channels", 390, ()),
         ("several", 390, ()),
     ],
 )
