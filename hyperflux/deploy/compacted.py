@@ -25,7 +25,7 @@ BATCHES = (1, 64)
 """Samples per timed call."""
 SECONDS = 0.5
 """About how long each batch size is timed."""
-FEWEST, MOST = 3, 30
+FEWEST, MOST = 3, 250
 """Rounds of a timing."""
 
 

@@ -2,7 +2,7 @@
 
 import io
 
-from hyperflux_cli.display import print_table, progress
+from hyperflux_cli.display import plain_console, print_table, progress
 from rich.console import Console
 
 from hyperflux.runs.schema import EpochRow
@@ -51,3 +51,14 @@ def test_a_table_that_does_not_wrap_has_one_line_per_row():
     assert len(printed(("layer", "note"), rows)) > 2
     _, line = printed(("layer", "note"), rows, wrap=False)
     assert line.endswith("…")
+
+
+def test_a_pipe_cuts_no_table_and_columns_says_how_wide_it_is(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    wide = tuple(f"a column of {number}" for number in range(9))
+    print_table(plain_console(), wide, [wide])
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split("  ")[:9] == line.split("  ")[:9] == list(wide)
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(plain_console(), wide, [wide])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40

@@ -1,7 +1,7 @@
 """The narrative of a run: every sentence follows from its tables, and so does its opposite."""
 
 import pytest
-from crafted import subject, tables
+from crafted import of_channels, subject, tables
 
 from hyperflux.report.formatting import accuracy, counted, duration, listed, percent, points, shortened
 from hyperflux.report.narrative import narrative, short_narrative
@@ -29,6 +29,40 @@ def course(**layers):
 )
 def test_the_target_is_met_or_missed_by_so_many_weights(left, text):
     assert text_on("Size", subject({"fc1.weight": 100, "fc2.weight": left})) == text
+
+
+def test_the_size_of_a_run_of_channels_is_what_they_cost():
+    run = of_channels({"fc1": 30, "fc2": 2}, {"fc1": 60, "fc2": 40})
+    assert text_on("Size", run) == (
+        "32 of 100 channels are left, and 24 % of the dense network's FLOPs; the budget was 25 %. Compacted, the "
+        "network has 600 parameters, 30 % of the dense one's, and takes 24 % of the FLOPs."
+    )
+    unknown = {"flops_ratio": None, "parameters_ratio": None, "compact_parameters": None}
+    bare = of_channels({"fc1": 30, "fc2": 2}, {"fc1": 60, "fc2": 40}, **unknown)
+    assert text_on("Size", bare) == (  # the density of the last epoch
+        "32 of 100 channels are left, and 12.5 % of the dense network's FLOPs; the budget was 25 %."
+    )
+    assert text_on("Layers at the end", run) == (
+        "fc2 (5 %) is starved: below a quarter of the network's share of 32 %. The densest, fc1, keeps 50 %."
+    )
+
+
+def test_channels_are_removed_left_and_come_back():
+    totals = {"fc1": 60, "fc2": 40}
+    flips = [("fc1", 0, 20), ("fc1", 1, 30), ("fc1", 2, 10), ("fc2", 3, 40)]
+    course = {"fc1": [60] * 4 + [30] * 16, "fc2": [35] * 20}
+    run = of_channels({"fc1": 30, "fc2": 35}, totals, tables(course, sizes=totals, flips=flips))
+    assert text_on("Channels that came back", run) == (
+        "Of the 80 channels ever removed, 50 (62.5 %) came back at least once. The most active channel flipped 3 "
+        "times. Of the 30 channels left at the end, 10 (33.3 %) had been removed before."
+    )
+    assert text_on("What was pruned first", run) == (
+        "fc1 lost half of its channels by step 50 (50 % into the pruning stage); fc2 kept more than half."
+    )
+    assert "times γ/J, the mean pressure on a channel." in text_on("Pressure and flux", run)
+    taylor = of_channels({"fc1": 30, "fc2": 35}, totals, method="taylor", controller=None)
+    assert text_on("Pressure and flux", taylor).startswith("Taylor pruning removes the channels")
+    assert not any("weight" in finding.text for finding in [*narrative(run), *narrative(taylor)])
 
 
 @pytest.mark.parametrize(

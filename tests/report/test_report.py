@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from browser import opened
-from crafted import deep, subject, tables
+from crafted import deep, of_channels, subject, tables
 
 from hyperflux import InputError, RunConfig
 from hyperflux.report import tables as text_tables
@@ -298,6 +298,9 @@ def test_what_files_say_is_text_and_nothing_else(count):
     assert re.search(r"[^\\]\|`", outside_code) is None
     many = {f"{HOSTILE}{number}": [500] * 20 for number in range(12)}
     sizes = dict.fromkeys(many, 1000)
+    channels = of_channels(dict.fromkeys(many, 500), sizes, tables(many, sizes=sizes))
+    checked(html_page([channels]))
+    assert "<script" not in html_page([channels])
     checked(html_page([subject(dict.fromkeys(many, 500), tables(many, sizes=sizes), sizes=sizes)]))
 
 
@@ -396,6 +399,7 @@ def shown(runs):
     return {
         "one": html_page([runs["default"]]),
         "deep": html_page([deep()]),
+        "channels": html_page([runs["channels"]]),
         "several": html_page([replace(runs[name], label=name) for name in ("default", "published", "magnitude")]),
     }
 
@@ -406,6 +410,7 @@ def shown(runs):
         ("one", 1300, ()),
         ("one", 390, ("--blink-settings=preferredColorScheme=0",)),
         ("deep", 390, ()),
+        ("channels", 390, ()),
         ("several", 390, ()),
     ],
 )

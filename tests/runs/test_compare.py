@@ -13,6 +13,7 @@ from hyperflux import InputError, RunConfig
 from hyperflux.report import comparison
 from hyperflux.runs.compare import Comparison, Plan, execute_plan
 from hyperflux.runs.folder import read_run
+from hyperflux.runs.schema import BEFORE_GATES
 
 BASE = RunConfig.from_dict(
     {
@@ -226,6 +227,22 @@ def test_a_pattern_is_compared_without_a_budget(tmp_path):
     base = RunConfig.from_dict({**BASE.to_dict(), "sparsity": None, "gates": "2:4"})
     (row,) = execute_plan(Plan(base, ("hyperflux",), (0.5,), (0,), tmp_path), lambda line: None)
     assert (row.density, (tmp_path / "hyperflux-2of4-0").is_dir()) == (0.5, True)
+
+
+def test_a_comparison_from_before_gates_could_hold_channels_goes_on(done, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(done[0], folder)
+    for config in folder.glob("*/config.toml"):
+        lines = config.read_text().splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if not line.startswith("gate")))
+    for report in folder.glob("*/report.json"):
+        values = json.loads(report.read_text())
+        kept = {name: value for name, value in values.items() if name not in BEFORE_GATES}
+        report.write_text(json.dumps({**kept, "format": 1}))
+    said = []
+    rows = execute_plan(plan(folder), said.append)
+    assert [(row.accuracy, row.density) for row in rows] == [(row.accuracy, row.density) for row in done[1]]
+    assert said == []
 
 
 def test_a_table_from_before_there_were_other_budgets_is_replaced(done, tmp_path):

@@ -50,6 +50,8 @@ OPTIONS = [
         ["compare", "--seeds", "-1"],
         ["compare", "--sparsities", "nan,0.5"],
         ["compare", "--sparsities", "0.5,0.5"],
+        ["compare", "--gates", "channels", "--latency", "nan,0.5"],
+        ["compare", "--methods", "taylor", "--parameters", "0.5"],
         ["compare", "--methods", "\x1b[31m"],
         ["compare", "--out", "\udcff"],
         ["law", "--lowest", "nan"],

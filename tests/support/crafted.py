@@ -115,6 +115,21 @@ def subject(surviving=None, telemetry=None, label="a", folder="runs/a", sizes=No
     return ReportedRun(Path(folder), run, label)
 
 
+def of_channels(left, totals, telemetry=None, **outcome):
+    """A run with so many of so many channels left by layer, asked for 25 % of the FLOPs."""
+    values = {
+        "target_sparsity": None,
+        "gates": "channels",
+        "flops_ratio": 0.24,
+        "parameters_ratio": 0.3,
+        "compact_parameters": 600,
+        "channels": [LayerCount(name, totals[name], count) for name, count in left.items()],
+        **outcome,
+    }
+    config = {"gates": "channels", "flops": 0.25, "sparsity": None}
+    return subject(telemetry=telemetry, config=config, **values)
+
+
 def deep(layers=54, intervals=200):
     """A run of many layers: what a ResNet-50 leaves."""
     names = [f"layer{1 + number // 14}.{number % 14}.conv{1 + number % 3}.weight" for number in range(layers)]
