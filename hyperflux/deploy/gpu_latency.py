@@ -41,7 +41,7 @@ class GpuTimes:
     layers: list[SemiStructuredLayer]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def gpu_times(networks: RunNetworks, batch_sizes: Sequence[int], rotations: int) -> tuple[list[GpuTimes], str]:
     """Time a run's networks in float16 on the current GPU.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -128,8 +129,10 @@ def _convert(layer: nn.Linear) -> str:
     """Convert a layer's weight in place. Returns why it stays dense; empty if it is converted."""
     weight = layer.weight.detach().contiguous()
     try:
-        sparse = _form().from_dense(weight)
-        same = torch.equal(sparse.to_dense(), weight)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The PyTorch API of SparseSemiStructuredTensor is in prototype")
+            sparse = _form().from_dense(weight)
+            same = torch.equal(sparse.to_dense(), weight)
     except RuntimeError as error:
         return f"torch can't convert it ({str(error).splitlines()[0]})"
     if not same:

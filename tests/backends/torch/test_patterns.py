@@ -68,7 +68,7 @@ def test_capacity_is_that_of_the_specification_to_the_bit(device, data, pattern)
     count = data.draw(st.integers(len(groups) * pattern.kept, groups.size))
     expected, tau = spec.meet_pattern(groups, pattern.kept, count)
     store = store_of(nn.Sequential(*layers), pattern, device, presence)
-    assert store.meet_capacity(count, data.draw(st.sampled_from([1e-3, 0.3, np.inf]))) == tau
+    assert store.meet_capacity(count, data.draw(st.sampled_from([1e-3, 0.3, np.inf])), "presence") == tau
     found = [
         in_rows(state.presence.cpu().numpy(), kind).reshape(-1, pattern.group)
         for state, kind in zip(store.states.values(), kinds, strict=True)
@@ -93,7 +93,7 @@ def test_shorter_groups_are_those_of_the_other_backend(data, pattern):
             gate_plan(nn.Sequential(*layers), dict(nn.Sequential(*layers).named_parameters()), pattern, "sparsity", 0.5)
         return
     count = data.draw(st.integers(1, flat.size))
-    assert store.meet_capacity(count, np.inf) == ours.meet_capacity(count)
+    assert store.meet_capacity(count, np.inf, "presence") == ours.meet_capacity(count, "presence")
     found = np.concatenate([own.presence.numpy().ravel() for own in store.states.values()])
     np.testing.assert_array_equal(found, ours.state.presence)
     assert store.surviving() == max(count, ours.kept)
@@ -107,7 +107,7 @@ def test_memory_layout_does_not_matter():
         (state,) = stores[1].states.values()
         state.follow(state.latent.to(memory_format=torch.channels_last))
         assert not state.presence.is_contiguous()
-        assert stores[0].meet_capacity(500, np.inf) == stores[1].meet_capacity(500, np.inf)
+        assert stores[0].meet_capacity(500, np.inf, "presence") == stores[1].meet_capacity(500, np.inf, "presence")
         assert torch.equal(*(next(iter(store.states.values())).presence for store in stores))
 
 
