@@ -39,6 +39,8 @@ def trained(model="perceptron", optimizer="sgd", **pruner):
     own = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
     replica = DistributedDataParallel(network) if size > 1 else network
     stepper = OPTIMIZERS[optimizer](network.parameters())
+    if pruner.get("gates") == "channels":
+        pruner["example_input"] = inputs
     settings = {"target_sparsity": 0.8, "presence_lr": 2e-2, **pruner}
     pruner = hyperflux.Pruner(replica, stepper, pruning_steps=STEPS[0], regrowth_steps=STEPS[1], **settings)
     seen = []

@@ -19,6 +19,7 @@ from hyperflux.backends.torch.distributed import digest
         (4, {"optimizer": "adam"}),
         (2, {"controller": "published", "optimizer": "adam"}),
         (2, {"telemetry": "off", "seed": 3}),
+        (2, {"gates": "channels", "gate_inputs": True}),
     ],
     ids=str,
 )
