@@ -35,7 +35,7 @@ from hyperflux.runs.schema import RecordedRun
 from hyperflux.telemetry.columns import SCHEMA
 from hyperflux.telemetry.file import file_content, read_tables
 
-MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from hyperflux.deploy.compact import RemovedChannels, compact, compaction
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_smaller_network_is_the_same_function(family, data):
     model, inputs = data.draw(networks(family))
     before = copy.deepcopy(model.state_dict())
@@ -46,7 +46,7 @@ def test_it_keeps_its_dtype(family, dtype, data):
 
 
 @given(networks("residual"))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_images_of_other_sizes_are_taken_as_before(drawn):
     model, inputs = drawn
     done = compaction(model, inputs)
@@ -57,7 +57,7 @@ def test_images_of_other_sizes_are_taken_as_before(drawn):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_removed_channel_is_listed_and_a_second_time_there_is_none(family, data):
     model, inputs = data.draw(networks(family))
     done = compaction(model, inputs)

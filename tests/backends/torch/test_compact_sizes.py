@@ -30,7 +30,7 @@ def outputs(model, x):
 
 
 @given(sized_networks())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_compacted_at_one_size_it_is_the_same_function_at_twenty_others(drawn):
     model, side = drawn
     example = torch.randn(1, 2, *side, dtype=torch.float64)
