@@ -12,6 +12,7 @@ from pruned import same, train
 from torch import nn
 
 from hyperflux import InputError, Pruner, compact
+from hyperflux.backends.torch.channels.layout import channel_layout
 from hyperflux.backends.torch.flops import count_cost
 
 STEPS = (60, 20)
@@ -227,6 +228,31 @@ def test_heads_and_hidden_units_of_a_transformer_have_gates():
                      "blocks.1.fc1": 16}  # fmt: skip
     sides = pruner.plan.layout.readers()
     assert sides["blocks.0.attention.out_proj.weight"].gates.tolist() == [0] * 4 + [1] * 4
+
+
+class TwoInputs(nn.Module):
+    """Its layers have the names of inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.input, self.input_x = nn.Linear(6, 8), nn.Linear(5, 8)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x, y):
+        return self.head(torch.cat([torch.relu(self.input(x)), torch.relu(self.input_x(y))], 1))
+
+
+def test_features_of_several_inputs_and_layers_called_like_them_have_gates_of_their_own():
+    model = TwoInputs()
+    weights = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    example = torch.ones(2, 6), torch.ones(2, 5)
+    sizes = channel_layout(model, example, weights, gate_inputs=True).sizes
+    assert sizes == {"input x": 6, "input y": 5, "input": 8, "input_x": 8}
+    assert channel_layout(model, example, weights).sizes == {"input": 8, "input_x": 8}
+    alone = nn.Sequential()
+    alone.input, alone.last = nn.Linear(4, 5), nn.Linear(5, 2)
+    sizes = channel_layout(alone, torch.ones(2, 4), ["input.weight", "last.weight"], gate_inputs=True).sizes
+    assert sizes == {"input": 4, "input'": 5}
 
 
 class Branching(nn.Module):

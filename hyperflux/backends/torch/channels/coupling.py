@@ -32,7 +32,7 @@ Labels = NDArray[np.int64]
 PINNED = 0
 """The label of what always stays."""
 INPUT = "input"
-"""What makes the input features."""
+"""What makes the features of the only input; of several inputs each has its name behind it."""
 
 
 class Coupling:
@@ -52,7 +52,8 @@ class Coupling:
         """
         self.ops: list[Op] = analyze(trace)
         self._makers: list[tuple[str, Labels]] = []
-        self._trace, self._gate_inputs = trace, gate_inputs
+        self._gate_inputs, self._inputs = gate_inputs, list[Labels]()
+        self._several = sum(node.op == "placeholder" for node in trace.graph.nodes) > 1
         self._labels: dict[AbstractTensor, Labels] = {}
         self.count = 1
         self._pairs: list[Labels] = []
@@ -77,12 +78,13 @@ class Coupling:
 
     def _pin_inputs(self) -> None:
         """Keep the input features but those that only linear layers read, as nothing else selects what it reads."""
-        inputs = np.concatenate([np.zeros(0, np.int64), *(new for name, new in self._makers if name == INPUT)])
+        if not self._inputs:
+            return
         for op in self.ops:
             if isinstance(op, LinearOrConvolution) and op.input.is_input and not op.selects_inputs:
                 self._pin(self._of(op.input))
         for tensor, labels in self._labels.items():
-            passed_on = np.intersect1d(labels, inputs)
+            passed_on = np.intersect1d(_compact(labels), np.concatenate(self._inputs))
             if len(passed_on) and not tensor.is_input:
                 self._pin(passed_on)
 
@@ -125,8 +127,13 @@ class Coupling:
             self._labels[tensor] = _spread(np.int64(PINNED), tensor.shape)
             return
         shape = tensor.shape[1:] if is_input else tensor.shape
-        new = self._new(int(np.prod(shape)), INPUT if is_input else str(op.node.target)).reshape(shape)
-        self._labels[tensor] = np.broadcast_to(new, tensor.shape)
+        name = str(op.node.target)
+        if is_input:
+            name = f"{INPUT} {name}" if self._several else INPUT
+        new = self._new(int(np.prod(shape)), name)
+        if is_input:
+            self._inputs.append(new)
+        self._labels[tensor] = np.broadcast_to(new.reshape(shape), tensor.shape)
 
     def _follow_elementwise(self, op: Elementwise) -> None:
         """Elements that are combined go together; an element that is combined with several channels stays."""

@@ -154,6 +154,8 @@ class _Numbering:
             if own:
                 first = sum(self.sizes.values())
                 self._gate[own] = np.arange(first, first + len(own))
+                while name in self.sizes:  # a layer called "input"
+                    name += "'"
                 self.sizes[name] = len(own)
 
     def layout(self, original: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelLayout:
