@@ -56,14 +56,18 @@ class Turn:
     rare_calls: int = 1
 
     @classmethod
-    def of(cls, call: Callable[[], object]) -> Turn:
+    def of(cls, call: Callable[[], object], wait: Callable[[], None] = lambda: None) -> Turn:
         """A turn of as many calls as take `TURN_SECONDS` in each of `PROBES` tries, doubled until they do.
 
         One call, not timed, warms up before.
+
+        Args:
+            call: The call.
+            wait: Returns when the device has finished its work.
         """
         call()
         turn = cls(call, 1)
-        while any(_seconds(turn.run, lambda: None) < TURN_SECONDS for _ in range(PROBES)):
+        while any(_seconds(turn.run, wait) < TURN_SECONDS for _ in range(PROBES)):
             turn = cls(functools.partial(_repeat, call, 2 * turn.calls), 2 * turn.calls)
         return turn
 

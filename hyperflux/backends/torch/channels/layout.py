@@ -23,6 +23,7 @@ from hyperflux.backends.torch.flops import count_cost
 from hyperflux.errors import InputError
 from hyperflux.gates.costs import ALWAYS, NetworkCost, Product
 from hyperflux.gates.kinds import Budget
+from hyperflux.gates.latency import LatencyCost, LatencyTable
 
 SHOWN: dict[Budget, str] = {"flops": "FLOPs", "parameters": "parameters"}
 """What the selection says of each gate, with its words."""
@@ -74,7 +75,7 @@ class ChannelLayout:
         sizes: Number of gates by the layer that makes their channels, or "input"; in order.
         layers: The layers that read or make channels, in the order of the network.
         kept: By layer that makes channels without gates, the reason.
-        costs: Cost of the network by what it is counted in.
+        costs: Cost of the network by what it is counted in; its time takes a table, see `latency`.
     """
 
     sizes: dict[str, int]
@@ -86,6 +87,11 @@ class ChannelLayout:
     def gates(self) -> int:
         """J."""
         return sum(self.sizes.values())
+
+    def latency(self, table: LatencyTable) -> LatencyCost:
+        """The network's time. Raises InputError if the table is of another network."""
+        sides = {layer.name: (layer.reads.gates, layer.makes.gates) for layer in self.layers}
+        return LatencyCost(list(self.sizes.values()), table, sides)
 
     def described(self) -> list[tuple[str, str]]:
         """By layer, a line: its channels, what reads them, and what closing one saves; or why they are kept."""
@@ -113,6 +119,13 @@ class ChannelLayout:
 def channel_layout(
     model: nn.Module, example_input: Any, prunable: Collection[str], *, gate_inputs: bool = False
 ) -> ChannelLayout:
+    """Find the channels of a network that gates can close. Arguments and errors are those of `traced_layout`."""
+    return traced_layout(model, example_input, prunable, gate_inputs=gate_inputs)[0]
+
+
+def traced_layout(
+    model: nn.Module, example_input: Any, prunable: Collection[str], *, gate_inputs: bool = False
+) -> tuple[ChannelLayout, nn.Module]:
     """Find the channels of a network that gates can close, as `compact` would cut them.
 
     A channel has a gate if some layer reads it, and all layers that read it may be pruned. Channels that can only go
@@ -124,6 +137,9 @@ def channel_layout(
         prunable: Names of the parameters that may be pruned.
         gate_inputs: Whether the input features get gates too.
 
+    Returns:
+        The gates, and the network as it was traced: a copy on the CPU, in which layers have the names of the layout.
+
     Raises:
         InputError: The network can't be read, or no channel can have a gate.
     """
@@ -133,7 +149,7 @@ def channel_layout(
     with plain_settings():
         trace = Trace(original, inputs)
         coupling = Coupling(trace, gate_inputs)
-    return _Numbering(model, trace, coupling, set(prunable)).layout(original, inputs)
+    return _Numbering(model, trace, coupling, set(prunable)).layout(original, inputs), trace.module
 
 
 class _Numbering:
