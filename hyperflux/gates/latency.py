@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class LatencyTable:
             where = f"layer {shown(layer.name, 40)}"
             _require(f"{where}, name", len(layer.name) <= MAX_NAME)
             for counts in (layer.inputs, layer.outputs):
-                rising = all(one < other for one, other in zip(counts, counts[1:], strict=False))
+                rising = all(one < other for one, other in pairwise(counts))
                 _require(f"{where}, counts", 1 <= len(counts) <= MAX_COUNTS and rising and counts[0] >= 1)
                 _require(f"{where}, counts", counts[-1] <= MAX_CHANNELS)
             rows = [*layer.nanoseconds, layer.elementwise]
@@ -95,6 +95,11 @@ class LatencyTable:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+    @property
+    def milliseconds(self) -> float:
+        """Time of the dense network."""
+        return 1e-6 * self.nanoseconds
 
     @property
     def circumstances(self) -> str:
@@ -118,7 +123,7 @@ class LatencyTable:
             (name, f"{inputs:,} inputs, {outputs:,} outputs: {whole:.4g} ms, {least:.4g} ms with fewest channels")
             for name, inputs, outputs, whole, _, least in self.rows()
         ]
-        return [*lines, ("all layers and what lies between", f"{1e-6 * self.nanoseconds:.4g} ms, {self.circumstances}")]
+        return [*lines, ("all layers and what lies between", f"{self.milliseconds:.4g} ms, {self.circumstances}")]
 
 
 def _require(what: str, good: bool) -> None:
@@ -144,9 +149,7 @@ class _Grid:
         """The time, rounded down: exact in between, so that it never falls, by however little."""
         row, over, above = _place(self.inputs, inputs)
         column, past, width = _place(self.outputs, outputs)
-        low, high = (
-            own[column] * width + past * (own[column + 1] - own[column]) for own in self.times[row : row + 2]
-        )
+        low, high = (own[column] * width + past * (own[column + 1] - own[column]) for own in self.times[row : row + 2])
         return (low * above + over * (high - low)) // (above * width)
 
     def slopes(self, inputs: int, outputs: int) -> tuple[float, float]:
@@ -173,9 +176,7 @@ class LatencyCost:
         grids: The time of each layer that was timed.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], table: LatencyTable, sides: Mapping[str, tuple[Labels, Labels]]
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], table: LatencyTable, sides: Mapping[str, tuple[Labels, Labels]]) -> None:
         """The cost of a network.
 
         Args:
@@ -191,8 +192,8 @@ class LatencyCost:
         for name in {**of_network, **of_table}:
             if of_table.get(name) != of_network.get(name):
                 raise InputError(
-                    f"latency: the table of times is of another network, which layer {name} shows; leave the table "
-                    "out, and times are measured"
+                    f"latency: the table of layer times is of another network, as layer {name} shows; give that of "
+                    "this one, or none and it is measured"
                 )
         self.layers: NDArray[np.intp] = np.repeat(np.arange(len(sizes)), sizes)
         self.grids = _grids(table)

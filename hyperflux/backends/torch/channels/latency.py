@@ -71,7 +71,7 @@ def measure(graph: nn.Module, layers: Sequence[LayerGates], inputs: Inputs, devi
                     key = _key(call, own, outputs)
                     if key not in wanted:
                         wanted[key] = _layer_call(call, layer, own, outputs, device)
-        found = _nanoseconds(wanted, functools.partial(_wait, device))
+        found = _nanoseconds(wanted, functools.partial(wait_for, device))
     times = []
     for layer in layers:
         call, (read, made) = calls[layer.name], counts[layer.name]
@@ -184,7 +184,7 @@ def _nanoseconds(calls: Mapping[Key, Callable[[], object]], wait: Callable[[], N
     }
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
     """Return when the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
