@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hyperflux.report.asked import Asked
+from hyperflux.report.tables import time_table
 from hyperflux.runs.schema import EpochRow, Outcome
 from hyperflux.schedules.base import LayerCount
 
@@ -128,13 +129,9 @@ def _sizes(outcome: Outcome, asked: Asked) -> list[tuple[str, str]]:
 
 def print_times(times: LatencyTable, console: Console) -> None:
     """The layer times that the budget is counted by."""
-    rows = [
-        (name, f"{inputs:,}", f"{outputs:,}", *(f"{each:.4g}" for each in milliseconds))
-        for name, inputs, outputs, *milliseconds in times.rows()
-    ]
-    rows.append((f"{times.circumstances}", "", "", f"{times.milliseconds:.4g}", "", ""))
+    table = time_table(times)
     console.print()
-    print_table(console, ("milliseconds of a layer", "inputs", "outputs", "all channels", "half", "fewest"), rows)
+    print_table(console, (f"milliseconds by {table.heading[0]}", *table.heading[1:]), table.rows)
 
 
 def _counts(layers: Iterable[LayerCount]) -> list[tuple[str, ...]]:

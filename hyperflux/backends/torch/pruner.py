@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.arguments import require_module
-from hyperflux.backends.torch.distributed import process_group_of, require_process_group
+from hyperflux.backends.torch.distributed import from_first_rank, process_group_of, require_process_group
 from hyperflux.backends.torch.finite import require_weights_in_range
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.gate_plan import GatePlan, gate_plan
@@ -153,7 +154,8 @@ class Pruner:
         root = unwrap(model)
         selection = _selected(root, optimizer, include, exclude)
         name = ARGUMENTS.get(budget, budget)
-        plan = gate_plan(
+        build = partial(
+            gate_plan,
             root,
             selection.prunable,
             kind,
@@ -162,8 +164,12 @@ class Pruner:
             example_input,
             gate_inputs=gate_inputs,
             argument=name,
-            latency_table=_latency_table(latency_table, budget),
         )
+        table = _latency_table(latency_table, budget)
+        group = process_group_of(model) if process_group is None else process_group
+        if budget == "latency" and table is None and group is not None:
+            table = from_first_rank(group, lambda: build().latency)
+        plan = build(latency_table=table)
         steps = (pruning_steps, regrowth_steps)
         if plan.capacity is None:
             schedule = pruning_schedule(
