@@ -125,7 +125,7 @@ def _key(call: _Call, inputs: int, outputs: int) -> Key:
 
 
 def _elementwise_key(call: _Call, outputs: int) -> Key:
-    return "elementwise", _shape(call.output, call, outputs), call.last
+    return "elementwise", call.last, _shape(call.output, call, outputs)
 
 
 def _shape(shape: tuple[int, ...], call: _Call, channels: int) -> tuple[int, ...]:
