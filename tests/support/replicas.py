@@ -120,8 +120,12 @@ def sharded(how):
 
 def of_weights(calls, more):
     """Times of calls by the weights of a perceptron's layers, all of them longer by so much."""
-    times = {key: 4 * math.prod(key[-2:]) + 100 if isinstance(key[-1], int) else 10 for key in calls}
-    return {key: (4000 if key == "network" else time) + more for key, time in times.items()}
+    times = {
+        key: 4 * math.prod(key[-2:]) + 100 if isinstance(key[-1], int) else 5 * key[-1][-1]
+        for key in calls
+        if key != "network"
+    }
+    return {key: time + more for key, time in {"network": 4000, **times}.items()}
 
 
 def with_layer_times(share):

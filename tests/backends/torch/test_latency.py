@@ -193,7 +193,7 @@ def test_a_pruner_goes_on_to_the_bit_with_the_table_that_was_saved(shifting):
         ({"latency_table": "latency.json"}, r"^latency_table: is not what was measured \(not a LatencyTable: 'lat"),
         (
             {"latency": 0.001},
-            r"^latency: 0\.001 leaves 4 of 4,000 nanoseconds, but one channel of every layer and what ",
+            r"^latency: 0\.001 leaves 4 of 4,000 nanoseconds, but one channel of every layer ",
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_what_is_no_table_or_out_of_reach_is_refused(shifting, settings, message
 
 def test_a_table_of_another_network_is_refused(shifting):
     table = planned(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)), INPUTS).latency
-    with pytest.raises(InputError, match="^latency: the table of layer times is of another network, as layer 0 shows"):
+    with pytest.raises(InputError, match=r"^latency: the table of layer times is of another network, as layer 0 shows"):
         started(latency_table=table)
 
 
