@@ -1,4 +1,4 @@
-"""Runs under a budget of time: the layer times are kept with the run, which goes on with these and is read with them."""
+"""Runs under a budget of time: layer times are kept with the run, which goes on with these and is read with them."""
 
 import json
 import os
@@ -139,8 +139,8 @@ def test_the_command_line_and_the_report_show_the_table(tmp_path, measured, monk
     done = CliRunner().invoke(main, ["prune", *options.split(), *stages.split()], catch_exceptions=False)
     assert done.exit_code == 0
     assert re.fullmatch(
-        r"hyperflux: the dense network takes 0\.004001 ms for a batch of 50 in float32 on cpu with \d+ threads?; times of "
-        r"its layers are in latency\.json\n",
+        r"hyperflux: the dense network takes 0\.004001 ms for a batch of 50 in float32 on cpu with \d+ threads?; times "
+        r"of its layers are in latency\.json\n",
         done.stderr,
     )
     lines = [line.split() for line in done.stdout.splitlines()]
