@@ -1,14 +1,16 @@
 """The time that a network takes with some of its gates open, from times of its layers at a few numbers of channels.
 
-A layer's time between the numbers at which it was measured is bilinear. What the dense network takes beyond its layers
-is spread over them as elementwise calls on their outputs are: it falls with these, down to what any call takes.
+A layer's time between the numbers at which it was measured is bilinear. What the dense network takes beyond its layers,
+for all that lies between them, falls with their outputs, in proportion to the numbers that they make, down to what the
+smallest network takes.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -27,6 +29,7 @@ MAX_LAYERS = 10_000
 MAX_COUNTS = 64
 """Most numbers of channels at which a layer was timed."""
 MAX_CHANNELS = 1 << 30
+MAX_ELEMENTS = 1 << 50
 MAX_NAME = 1000
 """Most characters of a layer's name."""
 
@@ -40,14 +43,14 @@ class LayerTimes:
         inputs: Numbers of input channels at which it was timed, rising; the last is all of them.
         outputs: Numbers of output channels, likewise.
         nanoseconds: Times by inputs, then by outputs.
-        elementwise: Times of an elementwise call on its output, by outputs.
+        elements: Numbers that it makes of a batch.
     """
 
     name: str
     inputs: list[int]
     outputs: list[int]
     nanoseconds: list[list[int]]
-    elementwise: list[int]
+    elements: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class LatencyTable:
         dtype: Number format of the network.
         batch_size: Samples of a batch.
         nanoseconds: Time of the dense network.
+        least_nanoseconds: Time of the smallest one, with the first gate of each layer alone.
         layers: Times of its layers.
     """
 
@@ -68,6 +72,7 @@ class LatencyTable:
     dtype: str
     batch_size: int
     nanoseconds: int
+    least_nanoseconds: int
     layers: list[LayerTimes]
 
     @classmethod
@@ -78,6 +83,7 @@ class LatencyTable:
         _require("batch_size", 1 <= table.batch_size <= MAX_CHANNELS)
         _require("device or dtype", max(len(table.device), len(table.dtype)) <= MAX_NAME)
         _require("nanoseconds", 1 <= table.nanoseconds <= MAX_NANOSECONDS)
+        _require("least_nanoseconds", 1 <= table.least_nanoseconds <= MAX_NANOSECONDS)
         names = [layer.name for layer in table.layers]
         _require("layers", 1 <= len(names) <= MAX_LAYERS and len(set(names)) == len(names))
         for layer in table.layers:
@@ -87,8 +93,9 @@ class LatencyTable:
                 rising = all(one < other for one, other in pairwise(counts))
                 _require(f"{where}, counts", 1 <= len(counts) <= MAX_COUNTS and rising and counts[0] >= 1)
                 _require(f"{where}, counts", counts[-1] <= MAX_CHANNELS)
-            rows = [*layer.nanoseconds, layer.elementwise]
-            fits = len(rows) == len(layer.inputs) + 1 and {*map(len, rows)} == {len(layer.outputs)}
+            _require(f"{where}, elements", 1 <= layer.elements <= MAX_ELEMENTS)
+            rows = layer.nanoseconds
+            fits = len(rows) == len(layer.inputs) and {*map(len, rows)} == {len(layer.outputs)}
             _require(f"{where}, nanoseconds", fits and all(1 <= t <= MAX_NANOSECONDS for row in rows for t in row))
         return table
 
@@ -100,6 +107,11 @@ class LatencyTable:
     def milliseconds(self) -> float:
         """Time of the dense network."""
         return 1e-6 * self.nanoseconds
+
+    @property
+    def least_milliseconds(self) -> float:
+        """Time of the smallest network."""
+        return 1e-6 * self.least_nanoseconds
 
     @property
     def circumstances(self) -> str:
@@ -123,7 +135,8 @@ class LatencyTable:
             (name, f"{inputs:,} inputs, {outputs:,} outputs: {whole:.4g} ms, {least:.4g} ms with fewest channels")
             for name, inputs, outputs, whole, _, least in self.rows()
         ]
-        return [*lines, ("all layers and what lies between", f"{self.milliseconds:.4g} ms, {self.circumstances}")]
+        least = f"{self.least_milliseconds:.4g} ms with one channel of every layer"
+        return [*lines, ("whole network", f"{self.milliseconds:.4g} ms, {least}; {self.circumstances}")]
 
 
 def _require(what: str, good: bool) -> None:
@@ -196,8 +209,9 @@ class LatencyCost:
                     "this one, or none and it is measured"
                 )
         self.layers: NDArray[np.intp] = np.repeat(np.arange(len(sizes)), sizes)
-        self.grids = _grids(table)
         self._entries = Entries([sides[layer.name] for layer in table.layers])
+        inputs, outputs = (counts.tolist() for counts in self._entries.counts(first_of_each(sizes)))
+        self.grids = _grids(table, inputs, outputs)
 
     @property
     def gates(self) -> int:
@@ -223,26 +237,52 @@ class LatencyCost:
         return list(zip(self.grids, zip(inputs, outputs, strict=True), strict=True))
 
 
-def _grids(table: LatencyTable) -> list[_Grid]:
+def first_of_each(sizes: Iterable[int]) -> Mask:
+    """The mask of the smallest network that is timed: the first gate of each layer."""
+    return np.concatenate([np.arange(size) == 0 for size in sizes])
+
+
+def _grids(table: LatencyTable, inputs: Sequence[int], outputs: Sequence[int]) -> list[_Grid]:
     """The times of the layers, made monotone, with their parts of the rest; together those of the dense network.
 
     Layers that take longer than the whole network, each alone, are scaled down to it.
+
+    Args:
+        table: What was measured.
+        inputs: Inputs of each layer in the smallest network.
+        outputs: The same for outputs.
     """
     layers = [_monotone(layer.nanoseconds) for layer in table.layers]
     together = sum(times[-1][-1] for times in layers)
     if together > table.nanoseconds:
         layers = [[[time * table.nanoseconds // together for time in row] for row in times] for times in layers]
-    calls = [list(accumulate(layer.elementwise, max)) for layer in table.layers]
-    of_calls = sum(own[-1] for own in calls)
     rest = table.nanoseconds - sum(times[-1][-1] for times in layers)
-    shares = [rest * own[-1] // of_calls for own in calls]
-    shares[0] += rest - sum(shares)
-    grids = []
-    for layer, times, own, share in zip(table.layers, layers, calls, shares, strict=True):
-        behind = [share * call // own[-1] for call in own]
-        rows = [[0, *(time + more for time, more in zip(row, behind, strict=True))] for row in times]
-        grids.append(_Grid([0, *layer.inputs], [0, *layer.outputs], [[0] * len(rows[0]), *rows]))
-    return grids
+    alone = [_grid(layer, times, lambda count: 0) for layer, times in zip(table.layers, layers, strict=True)]
+    of_least = sum(grid.at(*own) for grid, own in zip(alone, zip(inputs, outputs, strict=True), strict=True))
+    steady = min(max(table.least_nanoseconds - of_least, 0), rest)
+    weights = [
+        layer.elements if least < layer.outputs[-1] else 0 for layer, least in zip(table.layers, outputs, strict=True)
+    ]
+    shares = [(rest - steady) * weight // max(sum(weights), 1) for weight in weights]
+    steadies = [rest - sum(shares) if number == 0 else 0 for number in range(len(shares))]
+    return [
+        _grid(*own, partial(_behind, steady=still, falling=share, least=least, most=own[0].outputs[-1]))
+        for own, still, share, least in zip(
+            zip(table.layers, layers, strict=True), steadies, shares, outputs, strict=True
+        )
+    ]
+
+
+def _behind(count: int, steady: int, falling: int, least: int, most: int) -> int:
+    """What lies behind a layer of so many outputs takes, between the `least` and the `most` of them."""
+    return steady + falling * max(count - least, 0) // max(most - least, 1)
+
+
+def _grid(layer: LayerTimes, times: Sequence[Sequence[int]], behind: Callable[[int], int]) -> _Grid:
+    """The times of a layer with those of what lies behind it."""
+    more = [behind(count) for count in layer.outputs]
+    rows = [[0, *(time + own for time, own in zip(row, more, strict=True))] for row in times]
+    return _Grid([0, *layer.inputs], [0, *layer.outputs], [[0] * len(rows[0]), *rows])
 
 
 def _monotone(times: Sequence[Sequence[int]]) -> list[list[int]]:

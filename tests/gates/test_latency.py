@@ -19,12 +19,13 @@ HALVES = LatencyTable(
     "float32",
     32,
     1000,
+    250,
     [
-        LayerTimes("one", [3], [1, 2, 4], [[100, 200, 400]], [10, 10, 30]),
-        LayerTimes("two", [1, 4], [2], [[60], [360]], [20]),
+        LayerTimes("one", [3], [1, 2, 4], [[100, 200, 400]], 128),
+        LayerTimes("two", [1, 4], [2], [[60], [360]], 64),
     ],
 )
-"""Two layers that take 760 together; of the other 240 the first has 144, the second 96."""
+"""Two layers that take 760 together, and 160 with one channel in between; of the other 240 thus 90 stay."""
 SIDES = {"one": (np.full(3, ALWAYS), np.arange(4)), "two": (np.arange(4), np.full(2, ALWAYS))}
 
 
@@ -36,12 +37,12 @@ def networks(draw):
     for number in range(draw(st.integers(1, 4))):
         own = [draw(st.lists(st.integers(ALWAYS, gates - 1), min_size=1, max_size=6)) for _ in range(2)]
         known = [sorted({len(side), *draw(st.sets(st.integers(1, len(side))))}) for side in own]
-        rows = [draw(st.lists(TIMES, min_size=len(known[1]), max_size=len(known[1]))) for _ in range(len(known[0]) + 1)]
-        layers.append(LayerTimes(f"layer {number}", *known, rows[1:], rows[0]))
+        rows = [draw(st.lists(TIMES, min_size=len(known[1]), max_size=len(known[1]))) for _ in known[0]]
+        layers.append(LayerTimes(f"layer {number}", *known, rows, draw(TIMES)))
         sides[f"layer {number}"] = tuple(np.array(side, np.intp) for side in own)
     first = draw(st.integers(1, gates))
     sizes = [first, gates - first] if first < gates else [first]
-    return sizes, LatencyTable("cpu", 1, "float32", 2, draw(TIMES), layers), sides
+    return sizes, LatencyTable("cpu", 1, "float32", 2, draw(TIMES), draw(TIMES), layers), sides
 
 
 def everything(cost):
@@ -76,21 +77,21 @@ def test_the_largest_network_within_a_budget_is_found(network, share, seed):
     assert cost.total(spec.gate(kept)) <= budget or np.count_nonzero(spec.gate(kept)) == held
     if not spec.gate(kept).all():
         opened = spec.gate(kept)
-        opened[np.flatnonzero(~opened)[np.argmax(kept[~opened])]] = True
+        opened[np.flatnonzero(~opened)[np.argmax(presence[~opened])]] = True
         assert cost.total(opened) > budget
 
 
-def test_between_what_was_measured_it_is_bilinear_with_what_elementwise_calls_take():
+def test_between_what_was_measured_it_is_bilinear_and_of_the_rest_stays_what_the_smallest_network_takes():
     cost = LatencyCost([4], HALVES, SIDES)
-    # Layer one with 4, 3, 2, 1 outputs: 400, 300, 200, 100, and of 144 what 30, 20, 10, 10 are to 30.
-    # Layer two with 4, 3, 2, 1 inputs: 360, 260, 160, 60, and 96.
-    expected = [400 + 144 + 360 + 96, 300 + 96 + 260 + 96, 200 + 48 + 160 + 96, 100 + 48 + 60 + 96]
+    # Layer one with 4, 3, 2, 1 outputs: 400, 300, 200, 100; layer two with as many inputs: 360, 260, 160, 60.
+    # The rest: 90, and of 150 what 3, 2, 1, 0 outputs are to 3; at 3 it lies between those at 2 and at 4.
+    expected = [760 + 240, 560 + 90 + 100, 360 + 90 + 50, 160 + 90]
     masks = [np.arange(4) < count for count in (4, 3, 2, 1)]
     assert [cost.total(mask) for mask in masks] == expected
     assert cost.total(np.zeros(4, bool)) == 0
-    assert cost.prices(masks[0]).tolist() == [(544 - 148) / 3 + 100] * 4
-    assert cost.prices(masks[2]).tolist() == [100 + 100] * 4
-    assert cost.prices(masks[3]).tolist() == [148 + 156] * 4
+    assert cost.prices(masks[0]).tolist() == [(1000 - 250) / 3] * 4
+    assert cost.prices(masks[2]).tolist() == [500 - 250] * 4
+    assert cost.prices(masks[3]).tolist() == [250] * 4
 
 
 def test_layers_that_take_longer_than_the_whole_network_are_scaled_down():
@@ -99,9 +100,16 @@ def test_layers_that_take_longer_than_the_whole_network_are_scaled_down():
     assert [cost.total(np.arange(4) < count) for count in (4, 2)] == [380, 180]
 
 
+@pytest.mark.parametrize(("least", "stays"), [(1, 160), (10**9, 400)])
+def test_a_smallest_network_that_noise_made_impossible(least, stays):
+    """Faster than its layers, or slower than the dense network."""
+    cost = LatencyCost([4], LatencyTable(**{**vars(HALVES), "least_nanoseconds": least}), SIDES)
+    assert [cost.total(np.arange(4) < count) for count in (4, 1)] == [1000, stays]
+
+
 def test_noise_is_taken_as_the_largest_time_of_fewer_channels_and_equal_times_as_equal_prices():
-    layer = LayerTimes("one", [1, 2], [1, 2], [[7, 5], [5, 5]], [1, 1])
-    cost = LatencyCost([4], LatencyTable("cpu", 1, "float32", 1, 7, [layer]), {"one": (np.arange(2), np.arange(2, 4))})
+    layer, sides = LayerTimes("one", [1, 2], [1, 2], [[7, 5], [5, 5]], 2), {"one": (np.arange(2), np.arange(2, 4))}
+    cost = LatencyCost([4], LatencyTable("cpu", 1, "float32", 1, 7, 7, [layer]), sides)
     assert cost.total(np.array([True, False, False, True])) == 7
     assert cost.prices(everything(cost)).tolist() == [1, 1, 1, 1]
 
@@ -163,8 +171,9 @@ def changed(path, value):
         changed(["layers", 0, "nanoseconds"], [[100, 200, float("nan")]]),
         changed(["layers", 0, "nanoseconds"], [[100, 200, 400]] * 2),
         changed(["layers", 0, "nanoseconds"], {}),
-        changed(["layers", 0, "elementwise"], [10, 10]),
-        changed(["layers", 0, "elementwise"], [10, 0, 10]),
+        changed(["least_nanoseconds"], 0),
+        changed(["layers", 0, "elements"], 0),
+        changed(["layers", 0, "elements"], 1 << 60),
     ],
     ids=lambda values: str(values)[:60],
 )

@@ -35,7 +35,7 @@ def measured(monkeypatch):
 
 
 def timed(**settings):
-    return quick(backend="torch", sparsity=None, gates="channels", latency=0.7, **settings)
+    return quick(**{"backend": "torch", "sparsity": None, "gates": "channels", "latency": 0.7, **settings})
 
 
 def test_a_run_that_goes_on_measures_nothing_and_ends_as_one_that_was_not_broken_off(tmp_path, measured):
@@ -69,8 +69,8 @@ def test_a_run_that_ended_before_it_began_leaves_nothing_that_is_in_the_way(tmp_
 
 
 def test_a_budget_that_is_out_of_reach_leaves_no_folder(tmp_path, measured):
-    with pytest.raises(InputError, match=r"^latency: 0\.7 leaves .* one channel of every layer"):
-        execute(timed(model="mlp:16-2-4"), tmp_path / "run")
+    with pytest.raises(InputError, match=r"^latency: 0\.2 leaves 800 of .* one channel of every layer"):
+        execute(timed(latency=0.2), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

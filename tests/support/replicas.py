@@ -120,12 +120,8 @@ def sharded(how):
 
 def of_weights(calls, more):
     """Times of calls by the weights of a perceptron's layers, all of them longer by so much."""
-    times = {
-        key: 4 * math.prod(key[-2:]) + 100 if isinstance(key[-1], int) else 5 * key[-1][-1]
-        for key in calls
-        if key != "network"
-    }
-    return {key: time + more for key, time in {"network": 4000, **times}.items()}
+    whole = {"network": 4000, "smallest network": 1000}
+    return {key: more + (whole[key] if key in whole else 100 + 4 * math.prod(key[-2:])) for key in calls}
 
 
 def with_layer_times(share):

@@ -87,9 +87,12 @@ def gate_plan(
     cost: WholeCost
     if budget == "latency":
         if latency_table is None:
-            timed = example_input if timed_input is None else timed_input
             device = next(iter(prunable.values())).device
-            latency_table = measure(traced, layout.layers, timed if isinstance(timed, tuple) else (timed,), device)
+            example, timed = (
+                own if isinstance(own, tuple) else (own,)
+                for own in (example_input, example_input if timed_input is None else timed_input)
+            )
+            latency_table = measure(traced, layout, example, timed, device)
         cost = layout.latency(latency_table)
     else:
         cost, latency_table = layout.costs[budget], None

@@ -51,7 +51,8 @@ def elements(monkeypatch):
         wait()
         found = {key: call() for key, call in calls.items()}
         results.extend(found.values())
-        return {key: 10**6 if key == "network" else result.numel() for key, result in found.items()}
+        whole = {"network": 10**6, "smallest network": 10**5}
+        return {key: whole.get(key, result.numel()) for key, result in found.items()}
 
     monkeypatch.setattr(latency, "_nanoseconds", called)
     return results
@@ -73,7 +74,7 @@ def test_layers_are_called_with_the_batch_and_with_fewer_channels(elements):
     for name, layer in layers.items():
         row = [7 * positions[name] * outputs for outputs in layer.outputs]
         assert layer.nanoseconds == [row] * len(layer.inputs)
-        assert layer.elementwise == row
+        assert layer.elements == row[-1]
 
 
 @pytest.mark.parametrize(("dtype", "last"), [(torch.float64, False), (torch.float32, True)])
@@ -88,11 +89,25 @@ def test_layers_are_called_in_the_networks_format_and_layout(elements, dtype, la
     assert {result.is_contiguous(memory_format=layout) for result in wide} == {True}
 
 
+def test_the_smallest_network_has_one_gate_of_every_layer(elements, monkeypatch):
+    made, cut = [], latency.compact
+    monkeypatch.setattr(latency, "compact", lambda *given: made.append(cut(*given)) or made[-1])
+    planned(Image(), torch.randn(2, 3, 16, 16))
+    shapes = {name: tuple(own.shape) for name, own in made[0].named_parameters() if own.ndim > 1}
+    assert shapes == {
+        "plain.weight": (2, 3, 3, 3),  # two that one group reads
+        "depthwise.weight": (2, 1, 3, 3),
+        "grouped.weight": (4, 2, 1, 1),
+        "up.weight": (4, 1, 2, 2),
+        "head.weight": (4, 144),
+    }
+
+
 def test_layers_that_are_alike_are_timed_once(elements):
     layers = [layer for _ in range(5) for layer in (nn.Linear(8, 8), nn.ReLU())]
     planned(nn.Sequential(*layers, nn.Linear(8, 2)), torch.randn(3, 8))
-    # The network; layers with 1, 2, 4, 6 or 8 channels on both sides, or before 2 outputs; as many elementwise calls.
-    assert len(elements) == 1 + 25 + 5 + 5
+    # Two networks; layers with 1, 2, 4, 6 or 8 channels on both sides, or before 2 outputs.
+    assert len(elements) == 2 + 25 + 5
 
 
 def test_another_batch_may_be_timed_than_the_network_is_read_with(elements):
@@ -107,7 +122,7 @@ def test_measuring_leaves_the_model_and_all_generators_alone(monkeypatch):
     before = copy.deepcopy(model.state_dict())
     generators = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     layout, traced = traced_layout(model, inputs, dict(model.named_parameters()))
-    table = latency.measure(traced, layout.layers, (inputs,), torch.device("cpu"))
+    table = latency.measure(traced, layout, (inputs,), (inputs,), torch.device("cpu"))
     assert min(time for layer in table.layers for row in layer.nanoseconds for time in row) >= 1
     assert LatencyTable.from_dict(table.to_dict()) == table
     assert all(torch.equal(own, before[name]) for name, own in model.state_dict().items())
@@ -151,7 +166,8 @@ def test_a_pruner_stays_within_the_time_and_shows_the_table(shifting):
         "2",
         "24 inputs, 16 outputs: 0.001636 ms, 0.000104 ms with fewest channels",
     ]
-    assert "0.004 ms, a batch of 12 in float32 on cpu" in next(line for line in shown if "all layers" in line)
+    whole = next(number for number, line in enumerate(shown) if line.startswith("whole network"))
+    assert "0.004 ms, 0.001 ms with one channel of every layer; a batch of 12 in float32 on cpu" in shown[whole]
     train(model, optimizer, 30)
     assert 0.4 < pruner.cost_ratio <= 0.6
     assert pruner.gate.total == 4000

@@ -10,13 +10,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.channels.layout import LayerGates
+from hyperflux.backends.torch.channels.layout import ChannelLayout, LayerGates
+from hyperflux.backends.torch.compact import compact
 from hyperflux.backends.torch.compact.execution import Inputs
 from hyperflux.gates.costs import ALWAYS, Labels
-from hyperflux.gates.latency import MAX_NANOSECONDS, LatencyTable, LayerTimes
+from hyperflux.gates.latency import MAX_NANOSECONDS, LatencyTable, LayerTimes, first_of_each
 from hyperflux.timing import Turn, interleave
 
 SECONDS = 3.0
@@ -46,27 +48,34 @@ class _Call:
     last: bool
 
 
-def measure(graph: nn.Module, layers: Sequence[LayerGates], inputs: Inputs, device: torch.device) -> LatencyTable:
+def measure(
+    graph: nn.Module, layout: ChannelLayout, example: Inputs, inputs: Inputs, device: torch.device
+) -> LatencyTable:
     """Time a network and its layers, interleaved, in evaluation mode and without autocast.
 
     A layer is timed with one channel, and a quarter, half, three quarters and all of its channels, on either side that
-    has gates. Layers that are alike are timed once.
+    has gates. Layers that are alike are timed once. The network is timed whole, and with the first gate of each layer.
 
     Args:
         graph: The traced network, which is moved to the device.
-        layers: Its layers.
-        inputs: A batch, as the network takes it.
+        layout: Its gates.
+        example: A small batch, to find the smallest network with.
+        inputs: The batch to time.
         device: Where to time.
     """
+    layers = layout.layers
+    least = _smallest(graph, layout, example).to(device)
     graph, inputs = graph.to(device), tuple(own.to(device) for own in inputs)
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         calls = _calls(graph, layers, inputs)
         counts = {layer.name: (_counts(layer.reads.gates), _made(layer, calls[layer.name])) for layer in layers}
-        wanted: dict[Key, Callable[[], object]] = {"network": functools.partial(graph, *inputs)}
+        wanted: dict[Key, Callable[[], object]] = {
+            "network": functools.partial(graph, *inputs),
+            "smallest network": functools.partial(least, *inputs),
+        }
         for layer in layers:
             call, (read, made) = calls[layer.name], counts[layer.name]
             for outputs in made:
-                wanted.setdefault(_elementwise_key(call, outputs), _elementwise(call, layer, outputs, device))
                 for own in read:
                     key = _key(call, own, outputs)
                     if key not in wanted:
@@ -76,12 +85,31 @@ def measure(graph: nn.Module, layers: Sequence[LayerGates], inputs: Inputs, devi
     for layer in layers:
         call, (read, made) = calls[layer.name], counts[layer.name]
         grid = [[found[_key(call, own, outputs)] for outputs in made] for own in read]
-        behind = [found[_elementwise_key(call, outputs)] for outputs in made]
-        times.append(LayerTimes(layer.name, read, made, grid, behind))
+        times.append(LayerTimes(layer.name, read, made, grid, math.prod(call.output)))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     dtype = next((own.dtype for own in graph.parameters()), torch.get_default_dtype())
     threads = torch.get_num_threads()
-    return LatencyTable(name, threads, str(dtype).removeprefix("torch."), len(inputs[0]), found["network"], times)
+    return LatencyTable(
+        name,
+        threads,
+        str(dtype).removeprefix("torch."),
+        len(inputs[0]),
+        found["network"],
+        found["smallest network"],
+        times,
+    )
+
+
+def _smallest(graph: nn.Module, layout: ChannelLayout, example: Inputs) -> nn.Module:
+    """The network with the first gate of each layer alone, compacted."""
+    closed = np.append(~first_of_each(layout.sizes.values()), False)  # ALWAYS is the last
+    cut = copy.deepcopy(graph)
+    with torch.no_grad():
+        for layer in layout.layers:
+            weight: Any = cut.get_submodule(layer.name).weight
+            if len(layer.reads.gates) == weight.shape[layer.reads.dim]:
+                weight.index_fill_(layer.reads.dim, torch.from_numpy(np.flatnonzero(closed[layer.reads.gates])), 0)
+    return compact(cut, example)
 
 
 def _calls(graph: nn.Module, layers: Sequence[LayerGates], inputs: Inputs) -> dict[str, _Call]:
@@ -124,10 +152,6 @@ def _key(call: _Call, inputs: int, outputs: int) -> Key:
     return repr(call.module), call.input, call.output, call.last, inputs, outputs
 
 
-def _elementwise_key(call: _Call, outputs: int) -> Key:
-    return "elementwise", call.last, _shape(call.output, call, outputs)
-
-
 def _shape(shape: tuple[int, ...], call: _Call, channels: int) -> tuple[int, ...]:
     """A shape with other channels."""
     dim = len(shape) - 1 if isinstance(call.module, nn.Linear) else 1
@@ -152,11 +176,6 @@ def _layer_call(
         module.bias = nn.Parameter(call.module.bias[:outputs].clone(), requires_grad=False)
     given = _random(_shape(call.input, call, inputs), weight.dtype, device)
     return functools.partial(module, _stored(given, call.last))
-
-
-def _elementwise(call: _Call, layer: LayerGates, outputs: int, device: torch.device) -> Callable[[], object]:
-    given = _random(_shape(call.output, call, outputs), call.module.weight.dtype, device)
-    return functools.partial(torch.relu, _stored(given, call.last))
 
 
 def _stored(tensor: Tensor, channels_last: bool) -> Tensor:
