@@ -318,6 +318,11 @@ def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoi
         if provenance.data != started_with.data:
             then = parse_dataclass(ImageFiles, {"files": saved.facts.get("files", {})}).files
             change = changed_data(training.config.dataset, then, training.backend.files())
+        if saved.facts.get("latency") != _plain_times(training.backend):
+            raise InputError(
+                f"{training.record.path}: latency.json is not what the run was started with; put it back, or run "
+                "config.toml again"
+            )
         progress = parse_dataclass(RunProgress, saved.facts["progress"])
         try:
             training.restore(progress, saved.arrays, schedule)
@@ -333,6 +338,12 @@ def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoi
         ) from error
 
 
+def _plain_times(backend: Backend) -> dict[str, Any] | None:
+    """The layer times that the budget is counted by, as plain values."""
+    times = backend.latency_table()
+    return None if times is None else times.to_dict()
+
+
 def _carry_out(
     training: Training,
     schedule: PruningSchedule[Any],
@@ -345,6 +356,8 @@ def _carry_out(
 
     def content() -> Checkpoint:
         facts = {"provenance": asdict(provenance), "progress": asdict(training.progress())}
+        if (times := _plain_times(training.backend)) is not None:
+            facts["latency"] = times
         return Checkpoint({**facts, "files": dict(training.backend.files())}, training.arrays())
 
     writer = CheckpointWriter(checkpoints, every, stop, content, training.processes)

@@ -123,6 +123,13 @@ def test_a_file_that_no_run_wrote_is_refused_in_one_line(begun, tmp_path, damage
         (tmp_path / "times").unlink(missing_ok=True)
 
 
+def test_other_times_than_the_run_was_started_with_are_refused(begun, tmp_path):
+    folder = shutil.copytree(begun / "cut", tmp_path / "cut")
+    edited(lambda values: values["layers"][0]["nanoseconds"][0].__setitem__(0, 170))(folder / "latency.json")
+    with pytest.raises(InputError, match=r"latency\.json is not what the run was started with; put it back, or run "):
+        resume(folder)
+
+
 def test_times_of_another_network_are_refused(begun, tmp_path):
     folder = shutil.copytree(begun / "cut", tmp_path / "cut")
     edited(lambda values: values["layers"][0].update(name="conv"))(folder / "latency.json")
