@@ -83,16 +83,14 @@ def gate_plan(
         return GatePlan(kind, partial(PatternStates, pattern), counted, words=pattern.described())
     if example_input is None:
         raise InputError("example_input: gates of channels need one, to follow them through the network; give a batch")
-    layout, traced = traced_layout(model, example_input, prunable, gate_inputs=gate_inputs)
+    traced = traced_layout(model, example_input, prunable, gate_inputs=gate_inputs)
+    layout = traced.layout
     cost: WholeCost
     if budget == "latency":
         if latency_table is None:
+            timed = example_input if timed_input is None else timed_input
             device = next(iter(prunable.values())).device
-            example, timed = (
-                own if isinstance(own, tuple) else (own,)
-                for own in (example_input, example_input if timed_input is None else timed_input)
-            )
-            latency_table = measure(traced, layout, example, timed, device)
+            latency_table = measure(traced, timed if isinstance(timed, tuple) else (timed,), device)
         cost = layout.latency(latency_table)
     else:
         cost, latency_table = layout.costs[budget], None

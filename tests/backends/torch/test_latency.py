@@ -121,8 +121,8 @@ def test_measuring_leaves_the_model_and_all_generators_alone(monkeypatch):
     model, inputs = Image().train(), torch.randn(4, 3, 16, 16)
     before = copy.deepcopy(model.state_dict())
     generators = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    layout, traced = traced_layout(model, inputs, dict(model.named_parameters()))
-    table = latency.measure(traced, layout, (inputs,), (inputs,), torch.device("cpu"))
+    traced = traced_layout(model, inputs, dict(model.named_parameters()))
+    table = latency.measure(traced, (inputs,), torch.device("cpu"))
     assert min(time for layer in table.layers for row in layer.nanoseconds for time in row) >= 1
     assert LatencyTable.from_dict(table.to_dict()) == table
     assert all(torch.equal(own, before[name]) for name, own in model.state_dict().items())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hyperflux.backends.torch.channels.layout import ChannelLayout, LayerGates
+from hyperflux.backends.torch.channels.layout import LayerGates, TracedLayout
 from hyperflux.backends.torch.compact import compact
 from hyperflux.backends.torch.compact.execution import Inputs
 from hyperflux.gates.costs import ALWAYS, Labels
@@ -23,9 +23,11 @@ from hyperflux.timing import Turn, interleave
 
 SECONDS = 3.0
 """About how long all is timed; a round takes as long as several tens of calls of the network."""
-FEWEST, MOST = 1, 15
+FEWEST, MOST = 3, 15
 """Rounds."""
 QUARTERS = 4
+DRAWN = 1 << 16
+"""Different random numbers in a layer's input or weight."""
 
 Key = Hashable
 """What layers that take the same time have in common, and the numbers of channels."""
@@ -48,27 +50,27 @@ class _Call:
     last: bool
 
 
-def measure(
-    graph: nn.Module, layout: ChannelLayout, example: Inputs, inputs: Inputs, device: torch.device
-) -> LatencyTable:
+def measure(traced: TracedLayout, inputs: Inputs, device: torch.device) -> LatencyTable:
     """Time a network and its layers, interleaved, in evaluation mode and without autocast.
 
     A layer is timed with one channel, and a quarter, half, three quarters and all of its channels, on either side that
     has gates. Layers that are alike are timed once. The network is timed whole, and with the first gate of each layer.
 
     Args:
-        graph: The traced network, which is moved to the device.
-        layout: Its gates.
-        example: A small batch, to find the smallest network with.
+        traced: The network, which is moved to the device, and its gates.
         inputs: The batch to time.
         device: Where to time.
     """
-    layers = layout.layers
-    least = _smallest(graph, layout, example).to(device)
-    graph, inputs = graph.to(device), tuple(own.to(device) for own in inputs)
+    layers = traced.layout.layers
+    least = _smallest(traced).to(device)
+    graph, inputs = traced.module.to(device), tuple(own.to(device) for own in inputs)
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         calls = _calls(graph, layers, inputs)
         counts = {layer.name: (_counts(layer.reads.gates), _made(layer, calls[layer.name])) for layer in layers}
+        numbers = (
+            _Numbers(max(math.prod(call.input) for call in calls.values()), device),
+            _Numbers(max(call.module.weight.numel() for call in calls.values()), device),
+        )
         wanted: dict[Key, Callable[[], object]] = {
             "network": functools.partial(graph, *inputs),
             "smallest network": functools.partial(least, *inputs),
@@ -79,7 +81,7 @@ def measure(
                 for own in read:
                     key = _key(call, own, outputs)
                     if key not in wanted:
-                        wanted[key] = _layer_call(call, layer, own, outputs, device)
+                        wanted[key] = _layer_call(call, layer, own, outputs, *numbers)
         found = _nanoseconds(wanted, functools.partial(wait_for, device))
     times = []
     for layer in layers:
@@ -100,27 +102,29 @@ def measure(
     )
 
 
-def _smallest(graph: nn.Module, layout: ChannelLayout, example: Inputs) -> nn.Module:
+def _smallest(traced: TracedLayout) -> nn.Module:
     """The network with the first gate of each layer alone, compacted."""
-    closed = np.append(~first_of_each(layout.sizes.values()), False)  # ALWAYS is the last
-    cut = copy.deepcopy(graph)
+    closed = np.append(~first_of_each(traced.layout.sizes.values()), False)  # ALWAYS is the last
+    cut = copy.deepcopy(traced.module)
     with torch.no_grad():
-        for layer in layout.layers:
+        for layer in traced.layout.layers:
             weight: Any = cut.get_submodule(layer.name).weight
             if len(layer.reads.gates) == weight.shape[layer.reads.dim]:
                 weight.index_fill_(layer.reads.dim, torch.from_numpy(np.flatnonzero(closed[layer.reads.gates])), 0)
-    return compact(cut, example)
+    return compact(cut, traced.example)
 
 
 def _calls(graph: nn.Module, layers: Sequence[LayerGates], inputs: Inputs) -> dict[str, _Call]:
     """How the network calls each layer, from one pass."""
     found: dict[str, _Call] = {}
 
-    def note(name: str, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        found[name] = _Call(module, tuple(given[0].shape), tuple(output.shape), _channels_last(given[0]))
+    def note(name: str, module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        (given,) = (*args, *named.values())
+        found[name] = _Call(module, tuple(given.shape), tuple(output.shape), _channels_last(given))
 
     hooks = [
-        graph.get_submodule(layer.name).register_forward_hook(functools.partial(note, layer.name)) for layer in layers
+        graph.get_submodule(layer.name).register_forward_hook(functools.partial(note, layer.name), with_kwargs=True)
+        for layer in layers
     ]
     graph(*inputs)
     for hook in hooks:
@@ -158,34 +162,44 @@ def _shape(shape: tuple[int, ...], call: _Call, channels: int) -> tuple[int, ...
     return (*shape[:dim], channels, *shape[dim + 1 :])
 
 
+class _Numbers:
+    """Random numbers on a device, drawn apart from the user's; calls share them, so that many take little memory."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        """At most `size` numbers are needed at once."""
+        self._size, self._device = size, device
+        self._known: dict[torch.dtype, Tensor] = {}
+
+    def tensor(self, shape: Sequence[int], dtype: torch.dtype, channels_last: bool) -> Tensor:
+        """A tensor without gaps, with channels last or first in memory."""
+        if dtype not in self._known:
+            drawn = torch.randn(DRAWN, generator=torch.Generator().manual_seed(0)).to(self._device, dtype)
+            self._known[dtype] = drawn.repeat(-(-self._size // DRAWN))
+        flat = self._known[dtype][: math.prod(shape)]
+        if not channels_last:
+            return flat.view(*shape)
+        first, channels, *others = shape
+        return flat.view(first, *others, channels).permute(0, 3, 1, 2)
+
+
 def _layer_call(
-    call: _Call, layer: LayerGates, inputs: int, outputs: int, device: torch.device
+    call: _Call, layer: LayerGates, inputs: int, outputs: int, given: _Numbers, weights: _Numbers
 ) -> Callable[[], object]:
-    """A call of the layer with its first inputs and outputs alone. No random number is drawn that the user's are."""
-    module = copy.copy(call.module)
+    """A call of a layer like this one, with so many inputs and outputs."""
+    module, own = copy.copy(call.module), call.module.weight
     module._parameters = dict(call.module._parameters)
-    weight = call.module.weight.narrow(layer.makes.dim, 0, outputs)
-    groups = getattr(call.module, "groups", 1)
+    shape, groups = list(own.shape), getattr(module, "groups", 1)
+    shape[layer.makes.dim] = outputs
     if groups > 1:
         module.groups = outputs * groups // len(layer.makes.gates)
         inputs = call.input[1] // groups * module.groups
     else:
-        weight = weight.narrow(layer.reads.dim, 0, inputs)
-    module.weight = nn.Parameter(_stored(weight, _channels_last(call.module.weight)), requires_grad=False)
+        shape[layer.reads.dim] = inputs
+    weight = weights.tensor(shape, own.dtype, _channels_last(own))
+    module.weight = nn.Parameter(weight, requires_grad=False)
     if call.module.bias is not None:
-        module.bias = nn.Parameter(call.module.bias[:outputs].clone(), requires_grad=False)
-    given = _random(_shape(call.input, call, inputs), weight.dtype, device)
-    return functools.partial(module, _stored(given, call.last))
-
-
-def _stored(tensor: Tensor, channels_last: bool) -> Tensor:
-    """A tensor of its own, with channels last or first in memory."""
-    return tensor.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def _random(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Normal random numbers, drawn apart from the user's."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        module.bias = nn.Parameter(weights.tensor([outputs], own.dtype, False), requires_grad=False)
+    return functools.partial(module, given.tensor(_shape(call.input, call, inputs), own.dtype, call.last))
 
 
 def _nanoseconds(calls: Mapping[Key, Callable[[], object]], wait: Callable[[], None]) -> dict[Key, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -120,12 +120,26 @@ def channel_layout(
     model: nn.Module, example_input: Any, prunable: Collection[str], *, gate_inputs: bool = False
 ) -> ChannelLayout:
     """Find the channels of a network that gates can close. Arguments and errors are those of `traced_layout`."""
-    return traced_layout(model, example_input, prunable, gate_inputs=gate_inputs)[0]
+    return traced_layout(model, example_input, prunable, gate_inputs=gate_inputs).layout
+
+
+class TracedLayout(NamedTuple):
+    """The gates of a network, and what they were found in.
+
+    Attributes:
+        layout: The gates.
+        module: The network as it was traced: a copy on the CPU, in which layers have the names of the layout.
+        example: An input like the one that was given, with two samples where the network takes as many.
+    """
+
+    layout: ChannelLayout
+    module: nn.Module
+    example: tuple[Tensor, ...]
 
 
 def traced_layout(
     model: nn.Module, example_input: Any, prunable: Collection[str], *, gate_inputs: bool = False
-) -> tuple[ChannelLayout, nn.Module]:
+) -> TracedLayout:
     """Find the channels of a network that gates can close, as `compact` would cut them.
 
     A channel has a gate if some layer reads it, and all layers that read it may be pruned. Channels that can only go
@@ -137,9 +151,6 @@ def traced_layout(
         prunable: Names of the parameters that may be pruned.
         gate_inputs: Whether the input features get gates too.
 
-    Returns:
-        The gates, and the network as it was traced: a copy on the CPU, in which layers have the names of the layout.
-
     Raises:
         InputError: The network can't be read, or no channel can have a gate.
     """
@@ -149,7 +160,8 @@ def traced_layout(
     with plain_settings():
         trace = Trace(original, inputs)
         coupling = Coupling(trace, gate_inputs)
-    return _Numbering(model, trace, coupling, set(prunable)).layout(original, inputs), trace.module
+    layout = _Numbering(model, trace, coupling, set(prunable)).layout(original, inputs)
+    return TracedLayout(layout, trace.module, trace.resized_examples(inputs)[0])
 
 
 class _Numbering:
