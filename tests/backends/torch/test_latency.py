@@ -3,11 +3,15 @@
 import copy
 import io
 import itertools
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from processes import run_together
+from prunable_networks import FAMILIES
 from replicas import of_weights, with_layer_times
 from torch import nn
 
@@ -87,6 +91,34 @@ def test_layers_are_called_in_the_networks_format_and_layout(elements, dtype, la
     wide = [result for result in elements if result.ndim == 4 and min(result.shape[1:]) > 1]
     assert wide
     assert {result.is_contiguous(memory_format=layout) for result in wide} == {True}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data())
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_family_of_networks_is_timed(elements, family, data):
+    model, shape = data.draw(FAMILIES[family])
+    model, inputs = model.double(), torch.randn(3, *shape, dtype=torch.float64)
+    model.eval()(inputs)
+    traced = None
+    with suppress(InputError):  # where it has no channels
+        traced = traced_layout(model, inputs, dict(model.named_parameters()), gate_inputs=data.draw(st.booleans()))
+    assume(traced)
+    table = latency.measure(traced, (inputs,), torch.device("cpu"))
+    assert LatencyTable.from_dict(table.to_dict()) == table
+    assert traced.layout.latency(table).total(np.ones(traced.layout.gates, bool)) == 10**6
+
+
+def test_a_layer_may_be_called_with_its_input_by_name(elements):
+    class ByName(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(input=torch.relu(self.first(x)))
+
+    assert [layer.name for layer in planned(ByName(), torch.randn(3, 4)).latency.layers] == ["first", "head"]
 
 
 def test_the_smallest_network_has_one_gate_of_every_layer(elements, monkeypatch):

@@ -19,12 +19,12 @@ from hyperflux.backends.torch.compact import compact
 from hyperflux.backends.torch.compact.execution import Inputs
 from hyperflux.gates.costs import ALWAYS, Labels
 from hyperflux.gates.latency import MAX_NANOSECONDS, LatencyTable, LayerTimes, first_of_each
-from hyperflux.timing import Turn, interleave
+from hyperflux.timing import Turn, fastest
 
 SECONDS = 3.0
 """About how long all is timed; a round takes as long as several tens of calls of the network."""
 FEWEST, MOST = 3, 15
-"""Rounds."""
+"""Rounds, after a first one."""
 QUARTERS = 4
 DRAWN = 1 << 16
 """Different random numbers in a layer's input or weight."""
@@ -51,7 +51,7 @@ class _Call:
 
 
 def measure(traced: TracedLayout, inputs: Inputs, device: torch.device) -> LatencyTable:
-    """Time a network and its layers, interleaved, in evaluation mode and without autocast.
+    """Time a network and its layers, in turns, in evaluation mode and without autocast.
 
     A layer is timed with one channel, and a quarter, half, three quarters and all of its channels, on either side that
     has gates. Layers that are alike are timed once. The network is timed whole, and with the first gate of each layer.
@@ -203,18 +203,14 @@ def _layer_call(
 
 
 def _nanoseconds(calls: Mapping[Key, Callable[[], object]], wait: Callable[[], None]) -> dict[Key, int]:
-    """Median times of calls that take turns."""
-    turns = {str(number): Turn.of(call, wait) for number, call in enumerate(calls.values())}
+    """Least times of calls that take turns."""
+    turns = [Turn.of(call, wait) for call in calls.values()]
     started = time.perf_counter()
-    for turn in turns.values():
-        turn.run()
-    wait()
+    first = fastest(turns, 1, wait)
     rounds = int(SECONDS / max(time.perf_counter() - started, 1e-9))
-    timings = interleave(turns, min(max(rounds, FEWEST), MOST), wait)
-    return {
-        key: min(max(round(1e9 * timing.seconds), 1), MAX_NANOSECONDS)
-        for key, timing in zip(calls, timings, strict=True)
-    }
+    others = fastest(turns, min(max(rounds, FEWEST), MOST), wait)
+    seconds = map(min, first, others)
+    return {key: min(max(round(1e9 * own), 1), MAX_NANOSECONDS) for key, own in zip(calls, seconds, strict=True)}
 
 
 def wait_for(device: torch.device) -> None:
