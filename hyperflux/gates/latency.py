@@ -124,7 +124,7 @@ class LatencyTable:
         found = []
         for layer in self.layers:
             times = layer.nanoseconds
-            half = times[len(times) // 2][len(times[0]) // 2]
+            half = times[(len(times) - 1) // 2][(len(times[0]) - 1) // 2]
             each = (1e-6 * time for time in (times[-1][-1], half, times[0][0]))
             found.append((layer.name, layer.inputs[-1], layer.outputs[-1], *each))
         return found  # type: ignore[return-value]

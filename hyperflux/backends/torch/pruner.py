@@ -111,7 +111,7 @@ class Pruner:
             flops: With gates of channels, the share of the dense network's FLOPs that the compacted one may have.
             parameters: The same for parameters.
             latency: The same for the time that a batch like `example_input` takes on the model's device, by a table of
-                layer times that is measured now: for some seconds, or as long as some fifty such batches take.
+                layer times that is measured now: for some seconds, or as long as about a hundred such batches take.
             gates: What a gate holds: "weights"; "channels", units and heads as well; or a weight in a pattern such as
                 "2:4".
             gate_inputs: With gates of channels, whether the input features get gates too.

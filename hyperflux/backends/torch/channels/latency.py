@@ -22,8 +22,8 @@ from hyperflux.gates.latency import MAX_NANOSECONDS, LatencyTable, LayerTimes, f
 from hyperflux.timing import Turn, fastest
 
 SECONDS = 3.0
-"""About how long all is timed; a round takes as long as several tens of calls of the network."""
-FEWEST, MOST = 3, 15
+"""About how long all is timed; a round takes as long as up to sixteen calls of the network."""
+FEWEST, MOST = 2, 15
 """Rounds, after a first one."""
 QUARTERS = 4
 DRAWN = 1 << 16
@@ -53,8 +53,8 @@ class _Call:
 def measure(traced: TracedLayout, inputs: Inputs, device: torch.device) -> LatencyTable:
     """Time a network and its layers, in turns, in evaluation mode and without autocast.
 
-    A layer is timed with one channel, and a quarter, half, three quarters and all of its channels, on either side that
-    has gates. Layers that are alike are timed once. The network is timed whole, and with the first gate of each layer.
+    A layer is timed with one channel, a quarter, half and three quarters of its channels and one more than each, and all
+    of them, on either side that has gates. Layers that are alike are timed once. The network is timed whole, and with the first gate of each layer.
 
     Args:
         traced: The network, which is moved to the device, and its gates.
@@ -138,11 +138,16 @@ def _channels_last(tensor: Tensor) -> bool:
 
 
 def _counts(gates: Labels) -> list[int]:
-    """The numbers of channels of a side at which a layer is timed: all alone where none has a gate."""
+    """The numbers of channels of a side at which a layer is timed: all alone where none has a gate.
+
+    Kernels fill their last block, of eight channels say, whether it is needed or not: one channel more than a quarter
+    may take much longer than a quarter.
+    """
     size = len(gates)
     if (gates == ALWAYS).all():
         return [size]
-    return sorted({1, *(math.ceil(size * part / QUARTERS) for part in range(1, QUARTERS + 1))})
+    quarters = {math.ceil(size * part / QUARTERS) for part in range(1, QUARTERS)}
+    return sorted({1, *quarters, *(count + 1 for count in quarters if count < size), size})
 
 
 def _made(layer: LayerGates, call: _Call) -> list[int]:
