@@ -53,8 +53,9 @@ class _Call:
 def measure(traced: TracedLayout, inputs: Inputs, device: torch.device) -> LatencyTable:
     """Time a network and its layers, in turns, in evaluation mode and without autocast.
 
-    A layer is timed with one channel, a quarter, half and three quarters of its channels and one more than each, and all
-    of them, on either side that has gates. Layers that are alike are timed once. The network is timed whole, and with the first gate of each layer.
+    A layer is timed with one channel, with a quarter, half and three quarters of its channels and one more than these,
+    and with all, on either side that has gates. Layers that are alike are timed once. The network is timed whole, and
+    with the first gate of each layer.
 
     Args:
         traced: The network, which is moved to the device, and its gates.
