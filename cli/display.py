@@ -14,11 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hyperflux.report.asked import Asked
+from hyperflux.report.tables import time_table
 from hyperflux.runs.schema import EpochRow, Outcome
 from hyperflux.schedules.base import LayerCount
 
 if TYPE_CHECKING:
     from hyperflux.deploy.compacted import CompactNetwork
+    from hyperflux.gates.latency import LatencyTable
 
 
 WIDTH = 200
@@ -120,9 +122,16 @@ def _sizes(outcome: Outcome, asked: Asked) -> list[tuple[str, str]]:
         if ratio is not None
     ]
     if asked.budget == "latency":
-        ratios.append(("time per batch", f"planned {asked.density:g} of the dense network's"))
+        ratios.append(("time per batch", f"planned {asked.density:g} of the dense network's; measured below"))
     left, total = (sum(getattr(x, part) for x in outcome.channels) for part in ("surviving", "total"))
     return [*(rows if asked.budget == "sparsity" else rows[1:]), *ratios, ("channels left", f"{left:,} of {total:,}")]
+
+
+def print_times(times: LatencyTable, console: Console) -> None:
+    """The layer times that the budget is counted by."""
+    table = time_table(times)
+    console.print()
+    print_table(console, (f"milliseconds by {table.heading[0]}", *table.heading[1:]), table.rows)
 
 
 def _counts(layers: Iterable[LayerCount]) -> list[tuple[str, ...]]:
@@ -143,7 +152,11 @@ def print_compact(compacted: CompactNetwork, console: Console) -> None:
         )
     ]
     times = [
-        (f"microseconds, batch {time.batch_size}", *(f"{1e6 * value:,.1f}" for value in seconds), f"{time.ratio:.4f}")
+        (
+            f"microseconds, batch {time.batch_size}{'' if time.device == 'cpu' else f' on {time.device}'}",
+            *(f"{1e6 * value:,.1f}" for value in seconds),
+            f"{time.ratio:.4f}",
+        )
         for time in compacted.times
         for seconds in [(time.dense_seconds, time.compacted_seconds)]
     ]

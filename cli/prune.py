@@ -61,9 +61,10 @@ def prune(
     from hyperflux.report.asked import Asked
     from hyperflux.runs.checkpoints.writer import CheckpointInterval, catch_stop_signals
     from hyperflux.runs.driver import execute, resume, total_epochs
+    from hyperflux.runs.folder import recorded_times
     from hyperflux.session.processes import from_rank_zero
 
-    from .display import plain_console, print_compact, print_summary, progress
+    from .display import plain_console, print_compact, print_summary, print_times, progress
 
     def announce(line: str) -> None:
         print(f"hyperflux: {one_line(line)}", file=sys.stderr)
@@ -91,6 +92,8 @@ def prune(
         return
     if not as_json:
         print_summary(report, Asked.of(config), folder, plain_console())
+        if (times := recorded_times(folder, config)) is not None:
+            print_times(times, plain_console())
     small = _compacted(folder, announce) if config.gate_kind == "channels" else None
     if as_json:
         added = {"compact": None if small is None else small.to_dict()} if config.gate_kind == "channels" else {}

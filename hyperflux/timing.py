@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,14 +56,18 @@ class Turn:
     rare_calls: int = 1
 
     @classmethod
-    def of(cls, call: Callable[[], object]) -> Turn:
+    def of(cls, call: Callable[[], object], wait: Callable[[], None] = lambda: None) -> Turn:
         """A turn of as many calls as take `TURN_SECONDS` in each of `PROBES` tries, doubled until they do.
 
         One call, not timed, warms up before.
+
+        Args:
+            call: The call.
+            wait: Returns when the device has finished its work.
         """
         call()
         turn = cls(call, 1)
-        while any(_seconds(turn.run, lambda: None) < TURN_SECONDS for _ in range(PROBES)):
+        while any(_seconds(turn.run, wait) < TURN_SECONDS for _ in range(PROBES)):
             turn = cls(functools.partial(_repeat, call, 2 * turn.calls), 2 * turn.calls)
         return turn
 
@@ -90,6 +94,16 @@ def interleave(variants: Mapping[str, Turn], rounds: int, wait: Callable[[], Non
         ratios = sorted(own / base for own, base in zip(times, first, strict=True))
         result.append(Timing(name, statistics.median(times), statistics.median(ratios), ratios[0], ratios[-1]))
     return result
+
+
+def fastest(turns: Sequence[Turn], rounds: int, wait: Callable[[], None] = lambda: None) -> list[float]:
+    """Least seconds per call of each of some turns, which are taken round after round.
+
+    What else a machine does only adds to a time: where a single long one would spoil a table, the least is better than
+    the median.
+    """
+    seconds = [[_seconds_per_call(turn, wait) for turn in turns] for _ in range(rounds)]
+    return [min(own) for own in zip(*seconds, strict=True)]
 
 
 def _repeat(call: Callable[[], object], times: int) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hyperflux.timing import TURN_SECONDS, Turn, interleave
+from hyperflux.timing import TURN_SECONDS, Turn, fastest, interleave
 
 
 def test_variants_take_turns_after_a_warm_up_turn():
@@ -43,6 +43,13 @@ def test_medians_and_extremes(monkeypatch):
     dense, other = interleave(turns, 3)
     assert (dense.seconds, dense.ratio) == (2, 1)
     assert (other.seconds, other.ratio, other.lowest_ratio, other.highest_ratio) == (1, 0.5, 0.25, 1.5)
+
+
+def test_the_least_of_turns_that_are_taken_round_after_round(monkeypatch):
+    clock, waits = FakeClock(monkeypatch), []
+    turns = [clock.turn(4, 2, 99), clock.turn(99, 6, 8, calls=2)]
+    assert fastest(turns, 3, lambda: waits.append(clock.now)) == [2, 3]
+    assert waits == [0, 4, 4, 103, 103, 105, 105, 111, 111, 210, 210, 218]
 
 
 def test_short_calls_are_repeated_until_a_turn_is_long_enough(monkeypatch):

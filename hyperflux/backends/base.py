@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperflux.gates.budget import CapacityPlan
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.schedules.base import Gate, LayerCount, PruningSchedule
 from hyperflux.session.nonfinite import NonFiniteGuard
 from hyperflux.session.pruning import PruningSession
@@ -88,6 +89,16 @@ class Backend(Protocol):
 
         Raises:
             InputError: The budget can't be reached.
+        """
+
+    def latency_table(self, given: LatencyTable | None = None) -> LatencyTable | None:
+        """The layer times that the budget is counted by; None where it is not the time.
+
+        Args:
+            given: The table to use; measured if not given. All ranks use that of rank 0.
+
+        Raises:
+            InputError: It is of another network, or the budget can't be reached.
         """
 
     def channels(self) -> list[LayerCount]:

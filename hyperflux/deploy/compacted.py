@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import time
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperflux.backends.torch.channels.latency import wait_for
 from hyperflux.backends.torch.flops import Cost, count_cost
 from hyperflux.deploy.compact import compact
 from hyperflux.deploy.export import export
 from hyperflux.deploy.networks import load_networks
 from hyperflux.io.arguments import as_path
+from hyperflux.runs.folder import recorded_config, recorded_times
 from hyperflux.timing import Turn, interleave
 
 FILES = {"safetensors": "compact.safetensors", "torch-export": "compact.pt2"}
@@ -31,8 +34,9 @@ FEWEST, MOST = 3, 250
 
 @dataclass(frozen=True)
 class BatchTime:
-    """Median seconds per call at one batch size on the CPU; `ratio` is the median of the rounds' ratios."""
+    """Median seconds per call at one batch size on a device; `ratio` is the median of the rounds' ratios."""
 
+    device: str
     batch_size: int
     dense_seconds: float
     compacted_seconds: float
@@ -48,7 +52,7 @@ class CompactNetwork:
         program: The file of its weights and computation, for torch.export.load.
         dense: Parameters and FLOPs of the dense network.
         compacted: Those of the compacted one.
-        times: Of both networks, by batch size.
+        times: Of both networks, by batch size; where the budget is the time also as layers were timed.
     """
 
     weights: str
@@ -81,19 +85,39 @@ def write_compacted(folder: Path) -> CompactNetwork:
         str(folder / FILES["torch-export"]),
         count_cost(networks.dense, example),
         count_cost(smaller, example),
-        [_time(networks.dense, smaller, networks.example(size)) for size in BATCHES],
+        [
+            _time(networks.dense, smaller, networks.example(size), device)
+            for device, size in dict.fromkeys([*(("cpu", size) for size in BATCHES), *_budget_times(folder)])
+        ],
     )
 
 
+def _budget_times(folder: Path) -> list[tuple[str, int]]:
+    """The device and the batch size of the budget, if that is the time and the device is here."""
+    times = recorded_times(folder, recorded_config(folder))
+    if times is None:
+        return []
+    here = {"cpu": "cpu"}
+    if torch.cuda.is_available():
+        here[torch.cuda.get_device_name()] = "cuda"
+    if torch.backends.mps.is_available():
+        here["mps"] = "mps"
+    return [(here[times.device], times.batch_size)] if times.device in here else []
+
+
 @torch.inference_mode()
-def _time(dense: nn.Module, compacted: nn.Module, inputs: Tensor) -> BatchTime:
+def _time(dense: nn.Module, compacted: nn.Module, inputs: Tensor, device: str) -> BatchTime:
     """Time both networks in turns."""
-    turns = {
-        name: Turn.of(functools.partial(network, inputs)) for name, network in (("dense", dense), ("small", compacted))
+    wait, inputs = functools.partial(wait_for, torch.device(device)), inputs.to(device)
+    networks = {
+        name: own if device == "cpu" else copy.deepcopy(own).to(device)
+        for name, own in (("dense", dense), ("small", compacted))
     }
+    turns = {name: Turn.of(functools.partial(own, inputs), wait) for name, own in networks.items()}
     started = time.perf_counter()
     for turn in turns.values():
         turn.run()
+    wait()
     rounds = int(SECONDS / max(time.perf_counter() - started, 1e-9))
-    first, second = interleave(turns, min(max(rounds, FEWEST), MOST))
-    return BatchTime(len(inputs), first.seconds, second.seconds, second.ratio)
+    first, second = interleave(turns, min(max(rounds, FEWEST), MOST), wait)
+    return BatchTime(device, len(inputs), first.seconds, second.seconds, second.ratio)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperflux.errors import InputError
-from hyperflux.gates.costs import NetworkCost
+from hyperflux.gates.costs import WholeCost
 from hyperflux.gates.kinds import Budget, Pattern
 from hyperflux.spec import Mask
 
@@ -43,7 +43,7 @@ def kept_share(budget: Budget, share: float) -> Fraction:
     return 1 - given if budget == "sparsity" else given
 
 
-def capacity_plan(cost: NetworkCost, budget: Budget, share: float, argument: str | None = None) -> CapacityPlan:
+def capacity_plan(cost: WholeCost, budget: Budget, share: float, argument: str | None = None) -> CapacityPlan:
     """The plan that leads to at most a share of the dense network's cost.
 
     Args:
@@ -74,7 +74,7 @@ def capacity_plan(cost: NetworkCost, budget: Budget, share: float, argument: str
     return CapacityPlan(everything, final, cost.gates)
 
 
-def _one_of_each_layer(cost: NetworkCost) -> Mask:
+def _one_of_each_layer(cost: WholeCost) -> Mask:
     """A mask that opens the dearest gate of every layer; one is always open (E17)."""
     prices = cost.prices(np.ones(cost.gates, np.bool_))
     dearest = np.lexsort((-prices, cost.layers))

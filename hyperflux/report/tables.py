@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tomli_w
 
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.report.formatting import accuracy, duration, percent, points
 from hyperflux.report.run import ReportedRun, common_layers, method_name
 from hyperflux.schedules.base import LayerCount
@@ -103,10 +104,34 @@ def _sizes(run: ReportedRun) -> Row:
 
 
 def layer_tables(run: ReportedRun) -> list[tuple[str, TextTable]]:
-    """Headings and tables of layers: gates by layer and, where these are channels, the weights between them."""
+    """Headings and tables of layers: gates by layer and, where these are channels, the weights between them.
+
+    Where the budget is the time, also the times that it was counted by.
+    """
     if not run.asked.of_channels:
         return [("Layers", layer_table(run))]
-    return [("Channels by layer", layer_table(run)), ("Weights by layer", weight_table(run))]
+    tables = [("Channels by layer", layer_table(run)), ("Weights by layer", weight_table(run))]
+    times = run.recorded.times
+    return tables if times is None else [*tables, ("Dense network: milliseconds by layer", time_table(times))]
+
+
+def time_table(times: LatencyTable) -> TextTable:
+    """A row per layer: its channels, and milliseconds with all of them, with about half and with fewest."""
+    rows = [
+        (name, f"{inputs:,}", f"{outputs:,}", *(f"{each:.4g}" for each in milliseconds))
+        for name, inputs, outputs, *milliseconds in times.rows()
+    ]
+    rows.append(
+        (
+            f"whole network, {times.circumstances}",
+            "",
+            "",
+            f"{times.milliseconds:.4g}",
+            "",
+            f"{times.least_milliseconds:.4g}",
+        )
+    )
+    return TextTable(("layer", "inputs", "outputs", "all channels", "half", "fewest"), rows)
 
 
 def weight_table(run: ReportedRun) -> TextTable:

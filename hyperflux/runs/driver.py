@@ -15,6 +15,7 @@ from hyperflux.backends.base import Backend, Evaluation
 from hyperflux.config import RunConfig
 from hyperflux.errors import DataFileError, InputError, LostWorkerError, RunError, WriteError
 from hyperflux.gates.kinds import Pattern
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.io.arguments import as_path, kind_of
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.runs.checkpoints import DEFAULT_INTERVAL
@@ -32,6 +33,7 @@ from hyperflux.runs.folder import (
     has_entry,
     read_outcome,
     recorded_config,
+    recorded_times,
     require_unused,
     resume_command,
 )
@@ -114,11 +116,16 @@ def execute(
     with raise_on_all_ranks(processes):
         config.with_absolute_paths()  # raises where config.toml could not hold them
     backend, schedule, provenance = _prepared(config, processes, announce)
+    if (times := backend.latency_table()) is not None:
+        announce(
+            f"the dense network takes {times.milliseconds:.4g} ms for {times.circumstances}; times of its layers are "
+            "in latency.json"
+        )
     with _held_by_rank_zero(processes, _claimed(folder, announce)):
         checkpoints = CheckpointFolder(folder / CHECKPOINTS)
         with raise_on_all_ranks(processes):
             if processes.rank == 0:
-                record = RunFolder.create(folder, config, checkpoints=True)
+                record = RunFolder.create(folder, config, checkpoints=True, times=times)
             else:
                 record = UnwrittenFolder(folder)
         training = Training(config, backend, record, observe, started, announce, processes=processes)
@@ -171,7 +178,7 @@ def resume(
         return outcome
     with _held_by_rank_zero(processes, locked(folder, announce)):
         from_rank_zero(processes, lambda: _require_checkpoints(folder, checkpoints))
-        backend, schedule, provenance = _prepared(changed, processes, lambda line: None)
+        backend, schedule, provenance = _prepared(changed, processes, lambda line: None, folder)
         most = most_bytes(backend.tensors(), backend.layers(), changed.telemetry)
         saved = from_rank_zero(processes, lambda: _last_checkpoint(folder, checkpoints, most, announce))
         record = RunFolder(folder) if processes.rank == 0 else UnwrittenFolder(folder)
@@ -211,14 +218,23 @@ def load_start(config: RunConfig, backend: Backend, announce: Callable[[str], No
 
 
 def _prepared(
-    config: RunConfig, processes: ProcessGroup, announce: Callable[[str], None]
+    config: RunConfig, processes: ProcessGroup, announce: Callable[[str], None], begun: Path | None = None
 ) -> tuple[Backend, PruningSchedule[Any], Provenance]:
     """Build what a run needs, before anything is written; announce where a weights file keeps the weights.
+
+    Layer times are those in the folder of a run that has begun; else rank 0 measures them.
 
     Raises InputError if settings, network and data do not fit, or if any rank's differ from rank 0's.
     """
     with raise_on_all_ranks(processes):
         backend = build_backend(config, processes)
+
+    def table() -> LatencyTable | None:
+        return backend.latency_table(None if begun is None else recorded_times(begun, config))
+
+    times = from_rank_zero(processes, table)
+    with raise_on_all_ranks(processes):
+        backend.latency_table(times)
         schedule = feasible_schedule(config, backend)
         load_start(config, backend, announce)
         provenance = Provenance.of(config, backend)
@@ -302,6 +318,11 @@ def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoi
         if provenance.data != started_with.data:
             then = parse_dataclass(ImageFiles, {"files": saved.facts.get("files", {})}).files
             change = changed_data(training.config.dataset, then, training.backend.files())
+        if saved.facts.get("latency") != _plain_times(training.backend):
+            raise InputError(
+                f"{training.record.path}: latency.json is not what the run was started with; put it back, or run "
+                "config.toml again"
+            )
         progress = parse_dataclass(RunProgress, saved.facts["progress"])
         try:
             training.restore(progress, saved.arrays, schedule)
@@ -317,6 +338,12 @@ def _restore(training: Training, schedule: PruningSchedule[Any], saved: Checkpoi
         ) from error
 
 
+def _plain_times(backend: Backend) -> dict[str, Any] | None:
+    """The layer times that the budget is counted by, as plain values."""
+    times = backend.latency_table()
+    return None if times is None else times.to_dict()
+
+
 def _carry_out(
     training: Training,
     schedule: PruningSchedule[Any],
@@ -329,6 +356,8 @@ def _carry_out(
 
     def content() -> Checkpoint:
         facts = {"provenance": asdict(provenance), "progress": asdict(training.progress())}
+        if (times := _plain_times(training.backend)) is not None:
+            facts["latency"] = times
         return Checkpoint({**facts, "files": dict(training.backend.files())}, training.arrays())
 
     writer = CheckpointWriter(checkpoints, every, stop, content, training.processes)

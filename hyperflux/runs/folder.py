@@ -1,6 +1,7 @@
 """A run's folder: writing it during the run, and reading it back.
 
 config.toml          every setting, paths absolute: `hyperflux prune --recipe config.toml` repeats the run
+latency.json         where the budget is the time: how long the network and its layers take
 metrics.jsonl        one line per epoch
 telemetry.npz        what pruning did to weights and layers: the tables of `hyperflux.telemetry.columns`
 dense.safetensors    the weights that pruning started from
@@ -26,6 +27,7 @@ from safetensors.numpy import save
 from hyperflux.backends.base import Tensors
 from hyperflux.config import MAX_EPOCHS, RunConfig
 from hyperflux.errors import InputError, RunError, WriteError
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.io.atomic_write import part_of, write_atomic
 from hyperflux.io.parse import parse_dataclass
 from hyperflux.io.safe_read import inside, parse_json, read_text
@@ -46,6 +48,8 @@ from hyperflux.telemetry.file import file_content, read_tables
 
 MAX_REPORT_BYTES = 1 << 22
 """Most bytes of a report.json: ten thousand layers take fewer."""
+MAX_LATENCY_BYTES = 1 << 24
+"""Most bytes of a latency.json: ten thousand layers take fewer."""
 MAX_METRICS_BYTES = 1 << 26
 """Most bytes of a metrics.jsonl: more than the longest run writes."""
 MAX_METRICS_LINE = 10_000
@@ -53,6 +57,7 @@ MAX_METRICS_LINE = 10_000
 
 FILES = (
     "config.toml",
+    "latency.json",
     "metrics.jsonl",
     "telemetry.npz",
     "dense.safetensors",
@@ -73,7 +78,9 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, checkpoints: bool = False) -> RunFolder:
+    def create(
+        cls, path: Path, config: RunConfig, checkpoints: bool = False, times: LatencyTable | None = None
+    ) -> RunFolder:
         """Create the folder of a new run.
 
         With `config.toml` the run has begun: what stands before it may be begun anew, what has it goes on.
@@ -82,6 +89,7 @@ class RunFolder:
             path: A folder that is unused, see `require_unused`, or does not exist yet.
             config: The run's settings.
             checkpoints: Whether the run keeps checkpoints, and can be resumed from its first moment on.
+            times: The layer times that the budget is counted by, if it is the time.
 
         Raises:
             InputError: `path` can't be created or is in use.
@@ -92,6 +100,8 @@ class RunFolder:
             require_unused(path)
             if checkpoints:
                 CheckpointFolder(path / CHECKPOINTS).create()
+            if times is not None:
+                folder._write("latency.json", (json.dumps(times.to_dict()) + "\n").encode())
             folder.set_config(config)
             folder._metrics.touch()
         except (OSError, RunError) as error:
@@ -148,9 +158,9 @@ def _line(row: EpochRow) -> str:
 def require_unused(path: Path) -> None:
     """Raise InputError where a folder holds more than what a run leaves that ended before it began.
 
-    That is a lock, a part of config.toml, and a folder of checkpoints without any.
+    That is a lock, a part of config.toml, layer times, and a folder of checkpoints without any.
     """
-    begun = {LOCK, part_of(path / "config.toml").name}
+    begun = {LOCK, "latency.json", *(part_of(path / name).name for name in ("config.toml", "latency.json"))}
     names = {file.name for file in path.iterdir()} - begun
     if names == {CHECKPOINTS}:
         checkpoints = CheckpointFolder(path / CHECKPOINTS)
@@ -206,6 +216,25 @@ def recorded_config(path: Path) -> RunConfig:
     return RunConfig.from_dict(load_settings(path))
 
 
+def recorded_times(path: Path, config: RunConfig) -> LatencyTable | None:
+    """The layer times of the run in a folder; None where its budget is not the time.
+
+    Raises:
+        InputError: latency.json is missing or damaged.
+    """
+    if config.budget[0] != "latency":
+        return None
+    try:
+        return LatencyTable.from_dict(parse_json(read_text(inside(path, "latency.json"), MAX_LATENCY_BYTES)))
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: {error.strerror}; without its layer times this run can't go on or be read, so put the "
+            "file back, or run its config.toml again"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: latency.json is damaged ({error}); put it back, or run config.toml again") from error
+
+
 def has_entry(file: Path) -> bool:
     """Whether its folder has an entry of this name, be it a link to nothing. Raises InputError if that is not known."""
     try:
@@ -258,7 +287,7 @@ def read_run(path: Path) -> RecordedRun:
         check_same_run(outcome, config)
     except ValueError as error:
         raise InputError(f"{path}: report.json is of another run ({error})") from error
-    return RecordedRun(config, epochs, outcome, _read_telemetry(path, outcome))
+    return RecordedRun(config, epochs, outcome, _read_telemetry(path, outcome), recorded_times(path, config))
 
 
 def _parse_outcome(path: Path) -> Outcome:

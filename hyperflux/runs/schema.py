@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from hyperflux.config import RunConfig
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.schedules.base import LayerCount
 from hyperflux.telemetry.columns import Tables as Telemetry
 
@@ -126,12 +127,13 @@ BEFORE_GATES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A finished run, read back; `telemetry` is None where the run had none."""
+    """A finished run, read back; `telemetry` is None where the run had none, `times` where its budget is no time."""
 
     config: RunConfig
     epochs: list[EpochRow]
     outcome: Outcome
     telemetry: Telemetry | None
+    times: LatencyTable | None = None
 
     @property
     def reached(self) -> float:

@@ -128,12 +128,14 @@ def test_whatever_is_in_the_place_of_a_file_a_resumed_run_stays_in_its_folder(
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         path.write_bytes(whole["dense.safetensors"])
     found = left(folder)
-    others = (*PARTS, CHECKPOINTS)  # with what is none of the run's, which stays
+    others = (*PARTS, CHECKPOINTS, "latency.json")  # with what is none of the run's, which stays
     assert {**found, "files": [name for name in found["files"] if name not in others]} == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", [LOCK, CHECKPOINTS, "config.toml", ".config.toml.part", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "place", [LOCK, CHECKPOINTS, "config.toml", ".config.toml.part", "latency.json", "metrics.jsonl"]
+)
 def test_a_new_run_in_such_a_folder_changes_nothing_outside(tmp_path, mine, place, kind):
     folder = tmp_path / "run"
     folder.mkdir()

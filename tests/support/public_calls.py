@@ -121,6 +121,7 @@ def pruner_arguments(folder=None):
         "gates": "weights",
         "gate_inputs": False,
         "example_input": None,
+        "latency_table": None,
         "pruning_steps": 400,
         "regrowth_steps": 200,
         "include": ["0", "2"],

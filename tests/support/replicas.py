@@ -1,10 +1,13 @@
 """A Pruner under DistributedDataParallel, in one of several processes or alone: what each of them comes to."""
 
+import math
+
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import hyperflux
+from hyperflux.backends.torch.channels import latency
 
 STEPS, BATCH = (60, 20), 12
 
@@ -113,3 +116,34 @@ def sharded(how):
         network = FullyShardedDataParallel(network, device_id=torch.device("cpu"))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     hyperflux.Pruner(network, optimizer, target_sparsity=0.5, pruning_steps=10, regrowth_steps=0)
+
+
+def of_weights(calls, more):
+    """Times of calls by the weights of a perceptron's layers, all of them longer by so much."""
+    whole = {"network": 4000, "smallest network": 1000}
+    return {key: more + (whole[key] if key in whole else 100 + 4 * math.prod(key[-2:])) for key in calls}
+
+
+def with_layer_times(share):
+    """(layer times, masks at the end) of gates of channels whose layers each process would time differently."""
+    rank = distributed.get_rank()
+    latency._nanoseconds = lambda calls, wait: of_weights(calls, rank)
+    torch.manual_seed(0)
+    network = perceptron()
+    replica = DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    pruner = hyperflux.Pruner(
+        replica,
+        optimizer,
+        gates="channels",
+        latency=share,
+        example_input=torch.randn(BATCH, 8),
+        pruning_steps=8,
+        regrowth_steps=2,
+    )
+    inputs = torch.randn(BATCH, 8, generator=torch.Generator().manual_seed(rank))
+    for _ in range(10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(replica(inputs), torch.arange(BATCH) % 4).backward()
+        optimizer.step()
+    return pruner.plan.latency, {name: mask.numpy() for name, mask in pruner.masks().items()}

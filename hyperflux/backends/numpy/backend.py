@@ -27,6 +27,7 @@ from hyperflux.data import Dataset
 from hyperflux.errors import InputError
 from hyperflux.gates.budget import CapacityPlan, capacity_plan
 from hyperflux.gates.kinds import Pattern, require_weights
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.io import fingerprints
 from hyperflux.io.find_weights import find_weights, misfit, misfits
 from hyperflux.io.flatten import flatten, subtree
@@ -101,6 +102,10 @@ class NumpyBackend:
             budget, share = self._config.budget
             return capacity_plan(self._channels.cost(budget), budget, share)
         return self._gate.plan if isinstance(self._gate, PatternGate) else None
+
+    def latency_table(self, given: LatencyTable | None = None) -> LatencyTable | None:
+        """None: the settings refuse a budget of time for this backend."""
+        return None
 
     def channels(self) -> list[LayerCount]:
         """With gates of channels, all and open channels by the layer that makes them; else empty."""

@@ -45,6 +45,7 @@ from hyperflux.backends.torch.training import (
 from hyperflux.config import RunConfig
 from hyperflux.errors import DataFileError, InputError, LostWorkerError
 from hyperflux.gates.budget import CapacityPlan
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.io.flatten import flatten, subtree
 from hyperflux.io.ranges import MAX_INTEGER
 from hyperflux.io.saved_arrays import require_like, whole
@@ -86,6 +87,7 @@ class TorchBackend:
         self._selected = select(self._model, self._optimizer, config.include or None, config.exclude or None).prunable
         weights = sum(parameter.numel() for parameter in self._selected.values())
         self._threads = threads_for(weights, config.batch_size, self._device)
+        self._latency_table: LatencyTable | None = None
         self._epoch, self._progress = 0, EpochProgress()
         self.guard = NonFiniteGuard(config.on_nonfinite)
         max_pending = 1 if self._device.type == "cpu" else MAX_PENDING
@@ -127,15 +129,32 @@ class TorchBackend:
     def _plan(self) -> GatePlan:
         """What gates hold; for channels the network is read once."""
         config = self._config
-        example = self._example() if config.gates == "channels" else None
+        is_timed = config.budget[0] == "latency" and self._latency_table is None
         return gate_plan(
-            self._model, self._selected, config.gate_kind, *config.budget, example, gate_inputs=config.gate_inputs
+            self._model,
+            self._selected,
+            config.gate_kind,
+            *config.budget,
+            self._example() if config.gates == "channels" else None,
+            gate_inputs=config.gate_inputs,
+            timed_input=self._laid_out(self._example(config.batch_size)) if is_timed else None,
+            latency_table=self._latency_table,
         )
 
-    def _example(self) -> torch.Tensor:
+    def _example(self, samples: int = EXAMPLE_SAMPLES) -> torch.Tensor:
         """Normal random inputs of the network's shape, on the CPU."""
-        drawn = torch.randn(EXAMPLE_SAMPLES, *self._data.shape, generator=torch.Generator().manual_seed(0))
+        drawn = torch.randn(samples, *self._data.shape, generator=torch.Generator().manual_seed(0))
         return drawn.to(getattr(torch, self._config.dtype))
+
+    def latency_table(self, given: LatencyTable | None = None) -> LatencyTable | None:
+        """The layer times that the budget is counted by, measured with a batch of `batch_size`; else None."""
+        if self._config.budget[0] != "latency":
+            return None
+        if given not in (None, self._latency_table):
+            self._latency_table = given
+            self.__dict__.pop("_plan", None)
+        self._latency_table = self._plan.latency
+        return self._latency_table
 
     def capacity_plan(self) -> CapacityPlan | None:
         """What a schedule of this network counts."""
@@ -438,9 +457,12 @@ class TorchBackend:
 
     def _on_device(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Any]:
         for inputs, labels in batches:
-            if self._config.channels_last and inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            yield inputs, labels
+            yield self._laid_out(inputs), labels
+
+    def _laid_out(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs in the memory layout of the settings."""
+        is_last = self._config.channels_last and inputs.ndim == 4
+        return inputs.contiguous(memory_format=torch.channels_last) if is_last else inputs
 
     @contextmanager
     def _own_randomness(self, batch: int = 0) -> Iterator[None]:

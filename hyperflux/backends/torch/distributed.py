@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -109,6 +109,24 @@ def process_group_of(model: nn.Module) -> Any:
             return None
         model = inner
     return model.process_group
+
+
+def from_first_rank(group: Any, make: Callable[[], T]) -> T:
+    """Call `make` on the first rank of a group and return its result on all; if it raises InputError, all ranks do."""
+    own: T | InputError | None = None
+    if distributed.get_rank(group) == 0:
+        try:
+            own = make()
+        except InputError as error:
+            own = error
+    every: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(every, own, group=group)
+    first = every[0]
+    if isinstance(first, InputError):
+        first.reported_elsewhere = distributed.get_rank(group) > 0
+        raise first
+    found: T = first
+    return found
 
 
 def require_process_group(group: Any) -> None:

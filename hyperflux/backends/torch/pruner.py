@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hyperflux.backends.torch.arguments import require_module
-from hyperflux.backends.torch.distributed import process_group_of, require_process_group
+from hyperflux.backends.torch.distributed import from_first_rank, process_group_of, require_process_group
 from hyperflux.backends.torch.finite import require_weights_in_range
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.gate_plan import GatePlan, gate_plan
@@ -24,6 +25,7 @@ from hyperflux.backends.torch.selection import Patterns, Selection, select, unwr
 from hyperflux.backends.torch.training_watch import TrainingWatch, require_free
 from hyperflux.errors import InputError
 from hyperflux.gates.kinds import Budget, Gates, Pattern, gate_kind
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.io.ranges import fraction, number_in, true_or_false, whole_number
 from hyperflux.io.safe_read import shown
 from hyperflux.schedules.base import LayerCount, PruningSchedule, Stage, require_schedule
@@ -87,6 +89,7 @@ class Pruner:
         gates: str = "weights",
         gate_inputs: bool = False,
         example_input: Any = None,
+        latency_table: Any = None,
         include: Patterns | None = None,
         exclude: Patterns | None = None,
         presence_lr: float = 1e-3,
@@ -107,11 +110,14 @@ class Pruner:
                 this and the next three; none where gates hold a pattern.
             flops: With gates of channels, the share of the dense network's FLOPs that the compacted one may have.
             parameters: The same for parameters.
-            latency: The same for the time that a batch like `example_input` takes on this device.
+            latency: The same for the time that a batch like `example_input` takes on the model's device, by a table of
+                layer times that is measured now: for some seconds, or as long as about a hundred such batches take.
             gates: What a gate holds: "weights"; "channels", units and heads as well; or a weight in a pattern such as
                 "2:4".
             gate_inputs: With gates of channels, whether the input features get gates too.
             example_input: With gates of channels, one input of the model (batch, ...), or a tuple of all inputs.
+            latency_table: With `latency`, times to use instead of measuring: `state["latency"]` of a saved
+                `state_dict()`, from which this Pruner is to continue, or `plan.latency` of another one.
             include: Patterns of parameters to prune, see `hyperflux.backends.torch.selection.select`.
             exclude: Patterns of parameters to leave dense.
             presence_lr: η_t, the learning rate of t.
@@ -148,9 +154,22 @@ class Pruner:
         root = unwrap(model)
         selection = _selected(root, optimizer, include, exclude)
         name = ARGUMENTS.get(budget, budget)
-        plan = gate_plan(
-            root, selection.prunable, kind, budget, share, example_input, gate_inputs=gate_inputs, argument=name
+        build = partial(
+            gate_plan,
+            root,
+            selection.prunable,
+            kind,
+            budget,
+            share,
+            example_input,
+            gate_inputs=gate_inputs,
+            argument=name,
         )
+        table = _latency_table(latency_table, budget)
+        group = process_group_of(model) if process_group is None else process_group
+        if budget == "latency" and table is None and group is not None:
+            table = from_first_rank(group, lambda: build().latency)
+        plan = build(latency_table=table)
         steps = (pruning_steps, regrowth_steps)
         if plan.capacity is None:
             schedule = pruning_schedule(
@@ -246,7 +265,7 @@ class Pruner:
         watched = level(telemetry)
         self.model = unwrap(model)
         group = process_group_of(model) if process_group is None else process_group
-        self.selection = replace(selection, channels=plan.layout, patterns=plan.words)
+        self.selection = replace(selection, channels=plan.layout, patterns=plan.words, latency=plan.latency)
         self.plan = plan
         initial = schedule.initial_presence
         self.gate = gate = TorchGate(selection.prunable, optimizer, seed, initial, group=group, build=plan.build)
@@ -422,15 +441,16 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """The state from which a Pruner built with the same arguments continues bit for bit.
 
-        Save the states of model and optimizer too. The values are plain numbers and copied tensors, which
-        `torch.load(weights_only=True)` can read.
+        Save the states of model and optimizer too. Where the budget is the time, `state["latency"]` has the table of
+        layer times, which that Pruner needs as its `latency_table`. The values are plain numbers, lists, texts and
+        copied tensors, which `torch.load(weights_only=True)` can read.
 
         Raises:
             InputError: Weights were changed outside the optimizer since the last step.
             NotFiniteError: A t or w is not finite.
         """
         self._require_intact()
-        return pruner_state(self._settings(), self.gate, self.session)
+        return pruner_state(self._settings(), self.gate, self.session, self.plan.latency)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, and write the effective weights into the model.
@@ -438,7 +458,7 @@ class Pruner:
         Raises:
             InputError: The state has another format, other settings or other parameters; then nothing has changed.
         """
-        restore_pruner(saved, self._settings(), self.gate, self.session)
+        restore_pruner(saved, self._settings(), self.gate, self.session, self.plan.latency)
 
     def _settings(self) -> dict[str, object]:
         schedule = self.session.schedule
@@ -478,6 +498,21 @@ def _budget(kind: Gates, given: dict[Budget, float | None]) -> tuple[Budget, flo
     if kind == "weights" and budget != "sparsity":
         raise InputError(f'{budget}: is a budget for gates of channels; add gates="channels", or give target_sparsity')
     return budget, fraction(names[0], share)
+
+
+def _latency_table(given: Any, budget: Budget) -> LatencyTable | None:
+    """A table of layer times that was given. Raises InputError where it is none, or of no use."""
+    if given is None:
+        return None
+    if budget != "latency":
+        raise InputError("latency_table: is for the budget latency; leave it out")
+    try:
+        return LatencyTable.from_dict(given.to_dict() if isinstance(given, LatencyTable) else given)
+    except ValueError as error:
+        raise InputError(
+            f'latency_table: is not what was measured ({error}); give state["latency"] of a saved state, or leave it '
+            "out"
+        ) from error
 
 
 def _selected(

@@ -12,6 +12,7 @@ from torch import Tensor
 from hyperflux.backends.torch.gate import TorchGate
 from hyperflux.backends.torch.gate_state import WHAT, gate_state, require_gate_state, restore_gate
 from hyperflux.errors import InputError
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.io.saved_state import entries
 from hyperflux.session.pruning import PruningSession
 from hyperflux.telemetry.recorder import Recorder
@@ -20,8 +21,10 @@ STATE_FORMAT = 4
 """Version of `Pruner.state_dict`."""
 
 
-def pruner_state(settings: Mapping[str, object], gate: TorchGate, session: PruningSession[Any]) -> dict[str, Any]:
-    """The state from which a Pruner with the same settings continues bit for bit."""
+def pruner_state(
+    settings: Mapping[str, object], gate: TorchGate, session: PruningSession[Any], latency: LatencyTable | None
+) -> dict[str, Any]:
+    """The state from which a Pruner with the same settings continues bit for bit; with the layer times, if any."""
     telemetry = None
     if session.recorder is not None:
         telemetry = {name: torch.from_numpy(array) for name, array in session.recorder.state().items()}
@@ -31,19 +34,30 @@ def pruner_state(settings: Mapping[str, object], gate: TorchGate, session: Pruni
         "schedule": session.state(),
         "gate": gate_state(gate),
         "telemetry": telemetry,
+        **({} if latency is None else {"latency": latency.to_dict()}),
     }
 
 
 def restore_pruner(
-    saved: Mapping[str, Any], settings: Mapping[str, object], gate: TorchGate, session: PruningSession[Any]
+    saved: Mapping[str, Any],
+    settings: Mapping[str, object],
+    gate: TorchGate,
+    session: PruningSession[Any],
+    latency: LatencyTable | None,
 ) -> None:
     """Continue from a saved state. Raises InputError, before anything has changed, if it does not fit."""
     recorder = session.recorder
     _require_version(saved)
-    state = entries(WHAT, saved, ("format", "settings", "schedule", "gate", "telemetry"))
+    names = ["format", "settings", "schedule", "gate", "telemetry"]
+    state = entries(WHAT, saved, [*names, *(["latency"] if latency or "latency" in saved else [])])
     for name, value in settings.items():
         if (found := entries(f"{WHAT}, settings", state["settings"], settings)[name]) != value:
             raise InputError(f"{WHAT}: {name} is {found!r}, but {value!r} in this Pruner")
+    if latency is not None and state["latency"] != latency.to_dict():
+        raise InputError(
+            f"{WHAT}: was saved with other layer times than this Pruner has; build it with "
+            'latency_table=state["latency"]'
+        )
     require_gate_state(state["gate"], gate)
     session.schedule.restore(state["schedule"])
     telemetry = _telemetry(state["telemetry"], recorder, state["gate"]["steps"])

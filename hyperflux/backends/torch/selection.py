@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from hyperflux.backends.torch.arguments import other_than_dense, require_module, require_optimizer
 from hyperflux.errors import InputError
+from hyperflux.gates.latency import LatencyTable
 from hyperflux.io.did_you_mean import unknown_name
 from hyperflux.io.safe_read import shown
 
@@ -53,12 +54,14 @@ class Selection:
         left_out: The reason for each other parameter, by name.
         channels: The gates of channels, if they hold these.
         patterns: What a pattern of gates means for each prunable parameter, by name.
+        latency: The times of layers that gates are counted by, if the budget is the time.
     """
 
     prunable: dict[str, nn.Parameter]
     left_out: dict[str, str]
     channels: ChannelLayout | None = None
     patterns: Mapping[str, str] = field(default_factory=dict)
+    latency: LatencyTable | None = None
 
     @property
     def total(self) -> int:
@@ -66,8 +69,9 @@ class Selection:
         return sum(parameter.numel() for parameter in self.prunable.values())
 
     def __str__(self) -> str:
-        """One line per parameter; with gates of channels, first one per layer that makes these."""
+        """One line per parameter; with gates of channels, first one per layer that makes these, and one per time."""
         rows = [] if self.channels is None else self.channels.described()
+        rows += [] if self.latency is None else self.latency.described()
         for name, parameter in self.prunable.items():
             words = f", {self.patterns[name]}" if self.patterns else ""
             rows.append((name, f"{parameter.numel():,} weights, prunable{words}"))

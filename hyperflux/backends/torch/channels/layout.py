@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from hyperflux.backends.torch.flops import count_cost
 from hyperflux.errors import InputError
 from hyperflux.gates.costs import ALWAYS, NetworkCost, Product
 from hyperflux.gates.kinds import Budget
+from hyperflux.gates.latency import LatencyCost, LatencyTable
 
 SHOWN: dict[Budget, str] = {"flops": "FLOPs", "parameters": "parameters"}
 """What the selection says of each gate, with its words."""
@@ -74,7 +75,7 @@ class ChannelLayout:
         sizes: Number of gates by the layer that makes their channels, or "input"; in order.
         layers: The layers that read or make channels, in the order of the network.
         kept: By layer that makes channels without gates, the reason.
-        costs: Cost of the network by what it is counted in.
+        costs: Cost of the network by what it is counted in; its time takes a table, see `latency`.
     """
 
     sizes: dict[str, int]
@@ -86,6 +87,11 @@ class ChannelLayout:
     def gates(self) -> int:
         """J."""
         return sum(self.sizes.values())
+
+    def latency(self, table: LatencyTable) -> LatencyCost:
+        """The network's time. Raises InputError if the table is of another network."""
+        sides = {layer.name: (layer.reads.gates, layer.makes.gates) for layer in self.layers}
+        return LatencyCost(list(self.sizes.values()), table, sides)
 
     def described(self) -> list[tuple[str, str]]:
         """By layer, a line: its channels, what reads them, and what closing one saves; or why they are kept."""
@@ -113,6 +119,27 @@ class ChannelLayout:
 def channel_layout(
     model: nn.Module, example_input: Any, prunable: Collection[str], *, gate_inputs: bool = False
 ) -> ChannelLayout:
+    """Find the channels of a network that gates can close. Arguments and errors are those of `traced_layout`."""
+    return traced_layout(model, example_input, prunable, gate_inputs=gate_inputs).layout
+
+
+class TracedLayout(NamedTuple):
+    """The gates of a network, and what they were found in.
+
+    Attributes:
+        layout: The gates.
+        module: The network as it was traced: a copy on the CPU, in which layers have the names of the layout.
+        example: An input like the one that was given, with two samples where the network takes as many.
+    """
+
+    layout: ChannelLayout
+    module: nn.Module
+    example: tuple[Tensor, ...]
+
+
+def traced_layout(
+    model: nn.Module, example_input: Any, prunable: Collection[str], *, gate_inputs: bool = False
+) -> TracedLayout:
     """Find the channels of a network that gates can close, as `compact` would cut them.
 
     A channel has a gate if some layer reads it, and all layers that read it may be pruned. Channels that can only go
@@ -133,7 +160,8 @@ def channel_layout(
     with plain_settings():
         trace = Trace(original, inputs)
         coupling = Coupling(trace, gate_inputs)
-    return _Numbering(model, trace, coupling, set(prunable)).layout(original, inputs)
+    layout = _Numbering(model, trace, coupling, set(prunable)).layout(original, inputs)
+    return TracedLayout(layout, trace.module, trace.resized_examples(inputs)[0])
 
 
 class _Numbering:

@@ -16,7 +16,7 @@ from hyperflux.backends.torch.kernels.plain import ParameterUpdate, any_differs
 from hyperflux.backends.torch.presence import Presence
 from hyperflux.backends.torch.presence_store import Saved
 from hyperflux.backends.torch.weight_state import same_layout
-from hyperflux.gates.costs import ALWAYS, NetworkCost
+from hyperflux.gates.costs import ALWAYS, WholeCost
 from hyperflux.schedules.base import LayerCount, Ranking
 from hyperflux.seeding import generator
 from hyperflux.spec import initial_presence
@@ -188,7 +188,7 @@ class ChannelStates:
     def __init__(
         self,
         layout: ChannelLayout,
-        cost: NetworkCost,
+        cost: WholeCost,
         parameters: Mapping[str, nn.Parameter],
         dtype: torch.dtype,
         seed: int,
