@@ -68,6 +68,6 @@ def test_a_network_without_channels_is_refused():
 
 def test_a_pattern_has_to_remove_something():
     """E18."""
-    assert pattern_plan(Pattern(2, 4), 100, 50) == CapacityPlan(100, 50, None)
+    assert pattern_plan(Pattern(2, 4), 100, 50) == CapacityPlan(100, 50, None, is_least=True)
     with pytest.raises(InputError, match=r"^gates 2:4: no layer has more than 2 inputs"):
         pattern_plan(Pattern(2, 4), 100, 100)

@@ -159,3 +159,25 @@ def test_attention_with_a_mask_is_left_alone():
     done = compaction(model, inputs)
     same(model(inputs), done.module(inputs))
     assert done.left_alone["attention"] == "compaction does not support MultiheadAttention"
+
+
+class ByName(nn.Module):
+    """A linear layer that is called with its input by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(input=x)))
+
+
+@pytest.mark.parametrize("drop_inputs", [False, True])
+def test_a_layer_may_get_its_input_by_name(drop_inputs):
+    torch.manual_seed(0)
+    model = ByName().double().eval()
+    model.first.weight.data[:, 2:4] = 0.0
+    inputs = torch.randn(4, 6, dtype=torch.float64)
+    done = compaction(model, inputs, drop_inputs=drop_inputs)
+    same(model(inputs), done.module(inputs[:, done.inputs] if drop_inputs else inputs))
+    assert done.module.first.in_features == 4

@@ -171,7 +171,8 @@ def _drop_inputs(trace: Trace, ops: list[Op]) -> Tensor:
                 "compact: drop_inputs needs one input that goes to one linear layer, flattened and in order"
             )
         node = op.node  # type: ignore[union-attr]
-    op.node.args = (inputs[0], *op.node.args[1:])
+    (source,) = op.node.all_input_nodes
+    op.node.replace_input_with(source, inputs[0])
     trace.graph.eliminate_dead_code()
     trace.module.recompile()
     return torch.arange(op.input.shape[-1]) if indices is None else indices

@@ -129,12 +129,12 @@ class LinearOrConvolution(Op):
 
     def _select_inputs(self, inputs: Tensor) -> None:
         """Insert an index_select of the live inputs before the layer."""
-        name = f"{self.node.name}_inputs"
+        name, (source,) = f"{self.node.name}_inputs", self.node.all_input_nodes
         self.trace.module.register_buffer(name, inputs.nonzero().flatten().int())
         with self.trace.graph.inserting_before(self.node):
             index = self.trace.graph.get_attr(name)
-            selected = self.trace.graph.call_function(torch.index_select, (self.node.args[0], -1, index))
-        self.node.args = (selected, *self.node.args[1:])
+            selected = self.trace.graph.call_function(torch.index_select, (source, -1, index))
+        self.node.replace_input_with(source, selected)
 
     @property
     def _pads_with_zeros(self) -> bool:
