@@ -264,7 +264,7 @@ def test_a_network_without_hidden_units_has_no_channels():
     with pytest.raises(InputError, match="no channel between two layers; gate its inputs too"):
         backend.capacity_plan()
     plan = make_backend(model="mlp:6-3", gates="channels", gate_inputs=True, flops=0.5).capacity_plan()
-    assert plan == (36, 18, 6)
+    assert plan == (36, 18, 6, False)
 
 
 @pytest.mark.parametrize("gates", ["channels", "2:4"])
@@ -300,7 +300,7 @@ def test_n_of_m_in_every_group_at_every_step_and_exactly_at_the_end(method, patt
         counts.append(gate.surviving())
 
     backend, session = pruned(check, gates=str(pattern), method=method)
-    assert backend.capacity_plan() == (138, kept, None)
+    assert backend.capacity_plan() == (138, kept, None, True)
     assert counts[0] > 120
     assert counts[-1] == kept == session.gate.surviving()
     for name, mask in backend.masks().items():
