@@ -121,6 +121,8 @@ def test_the_loop_is_the_numpy_machine_to_the_bit(kind):
 class UnitCost:
     """FLOPs of the network whose inputs and hidden units a mask opens, written as a product of widths."""
 
+    layers = np.repeat([0, 1], SIZES[:2])
+
     def total(self, present):
         inputs, hidden = np.count_nonzero(present[: SIZES[0]]), np.count_nonzero(present[SIZES[0] :])
         return 2.0 * hidden * (inputs + SIZES[2])

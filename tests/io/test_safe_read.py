@@ -168,4 +168,4 @@ def test_a_folder_of_a_newer_version_is_told_by_it():
     for value in (0, -1, True, None, "1", 1.0, [1]):
         with pytest.raises(ValueError, match="is no version"):
             require_format({"format": value})
-    assert json.loads(json.dumps({"format": FORMAT})) == {"format": 1}
+    assert json.loads(json.dumps({"format": FORMAT})) == {"format": 2}

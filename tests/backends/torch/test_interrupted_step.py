@@ -56,7 +56,7 @@ def interrupted(number, at_step):
             try:
                 optimizer.step()
             except KeyboardInterrupt:
-                pass
+                torch.set_grad_enabled(True)  # interrupted in its exit, torch's no_grad leaves gradients off
             finally:
                 sys.settrace(None)
             require_pruned(model, pruner)
