@@ -34,6 +34,7 @@ class GatePlan:
         layout: The gates of channels, if they hold these.
         words: What a pattern means for each prunable parameter, by name.
         latency: The times that the network's cost is computed from, if that is its time.
+        budget: What bounds the network, and its share.
     """
 
     kind: Gates = "weights"
@@ -42,6 +43,7 @@ class GatePlan:
     layout: ChannelLayout | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     latency: LatencyTable | None = None
+    budget: tuple[Budget, float] | None = None
 
 
 def gate_plan(
@@ -80,7 +82,9 @@ def gate_plan(
     if isinstance(kind, Pattern):
         pattern = PatternLayout.of(model, prunable, kind)
         counted = pattern_plan(kind, pattern.total, pattern.kept)
-        return GatePlan(kind, partial(PatternStates, pattern), counted, words=pattern.described())
+        return GatePlan(
+            kind, partial(PatternStates, pattern), counted, words=pattern.described(), budget=(budget, share)
+        )
     if example_input is None:
         raise InputError("example_input: gates of channels need one, to follow them through the network; give a batch")
     traced = traced_layout(model, example_input, prunable, gate_inputs=gate_inputs)
@@ -95,4 +99,5 @@ def gate_plan(
     else:
         cost, latency_table = layout.costs[budget], None
     plan = capacity_plan(cost, budget, share, argument)
-    return GatePlan(kind, partial(ChannelStates, layout, cost), plan, layout, latency=latency_table)
+    build = partial(ChannelStates, layout, cost)
+    return GatePlan(kind, build, plan, layout, latency=latency_table, budget=(budget, share))

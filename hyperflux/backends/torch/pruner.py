@@ -244,7 +244,7 @@ class Pruner:
             model, optimizer, selection, plan, schedule, include, exclude, seed, telemetry, process_group, warnings
         )
         last_step = schedule.pruning_steps + schedule.regrowth_steps
-        pruner.budget = ("sparsity", float(1 - schedule.target_density(last_step)))
+        pruner.budget = plan.budget or ("sparsity", float(1 - schedule.target_density(last_step)))
         pruner.presence_lr = float(schedule.settings(schedule.initial_state()).presence_lr or 0.0)
         return pruner
 

@@ -302,6 +302,7 @@ def test_baselines_of_channels_meet_the_same_budget_and_bring_nothing_back():
         total, count, gates = plan.capacity[:3]
         schedule = counted_schedule(total, count, *STEPS, method=method, gates=gates)
         pruner = Pruner.with_schedule(model, optimizer, schedule, plan=plan)
+        assert (pruner.budget, pruner.target_sparsity) == (("flops", 0.4), None)
         masks = []
         for inputs, labels in itertools.islice(batches(80), 80):
             optimizer.zero_grad()
