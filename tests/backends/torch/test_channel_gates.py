@@ -255,6 +255,26 @@ def test_features_of_several_inputs_and_layers_called_like_them_have_gates_of_th
     assert sizes == {"input": 4, "input'": 5}
 
 
+class Shuffled(nn.Module):
+    """Channels of two groups change places, which a reshape of fewer channels could not follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(5, 3, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        batch, _, height, width = x.shape
+        x = x.view(batch, 2, 2, height, width).transpose(1, 2).flatten(1, 2)
+        return self.last(torch.relu(self.inner(x))).mean((2, 3))
+
+
+def test_channels_that_are_shuffled_are_kept():
+    layout = channel_layout(Shuffled(), torch.ones(2, 1, 6, 6), ["first.weight", "inner.weight", "last.weight"])
+    assert layout.sizes == {"inner": 5}
+    assert layout.kept["first"] == "read by the output or by a call that can't be cut"
+
+
 class Branching(nn.Module):
     """What torch.fx can't read."""
 
