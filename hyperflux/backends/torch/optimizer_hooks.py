@@ -78,9 +78,11 @@ class FailedStepHook:
 
         @functools.wraps(function or inner)
         def step(own: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+            enabled = torch.is_grad_enabled()
             try:
                 return inner(*args, **kwargs) if function is None else function(own, *args, **kwargs)
             except BaseException:
+                torch.set_grad_enabled(enabled)  # an interrupt just before a no_grad ends would leave gradients off
                 if self._call is not None:
                     self._call()
                 raise

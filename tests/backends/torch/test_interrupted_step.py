@@ -56,9 +56,10 @@ def interrupted(number, at_step):
             try:
                 optimizer.step()
             except KeyboardInterrupt:
-                torch.set_grad_enabled(True)  # interrupted in its exit, torch's no_grad leaves gradients off
+                pass
             finally:
                 sys.settrace(None)
+            assert torch.is_grad_enabled()
             require_pruned(model, pruner)
         else:
             optimizer.step()
@@ -74,6 +75,26 @@ def test_a_step_interrupted_before_any_line_leaves_the_pruned_network(at_step):
     assert lines > 500
     for number in range(1 + at_step, lines, SPREAD):
         assert interrupted(number, at_step)[1] == expected, number
+
+
+class Interrupted(torch.optim.SGD):
+    """An interrupt between the last line of a no_grad and its end, where Python ends no `with` any more."""
+
+    def step(self, closure=None):
+        torch.set_grad_enabled(False)
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_leaves_gradients_as_they_were():
+    model, optimizer, pruner = started(lambda p: Interrupted(p, lr=0.05))
+    backward(model, torch.ones(2, 1, 8, 8), torch.tensor([0, 1]))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step()
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
+    require_pruned(model, pruner)
 
 
 class OutOfMemory(torch.optim.SGD):
