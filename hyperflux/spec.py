@@ -255,7 +255,7 @@ class Cost(Protocol):
         """Cost with the gates of a mask, (J,), open. It never falls when a gate comes back."""
 
     def prices(self, present: Mask) -> Array:
-        """C of E16, (J,): what closing each open gate would save now, and opening each closed one cost."""
+        """The prices c of E16, (J,): what closing each open gate would save now, and opening each closed one cost."""
 
 
 def meet_budget(presence: Array, cost: Cost, budget: float, regrow: bool = True) -> tuple[Array, float]:

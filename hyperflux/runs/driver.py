@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperflux.backends import build_backend
-from hyperflux.backends.base import Backend, Evaluation
+from hyperflux.backends.base import Backend, CompactedSize, Evaluation
 from hyperflux.config import RunConfig
 from hyperflux.errors import DataFileError, InputError, LostWorkerError, RunError, WriteError
 from hyperflux.gates.kinds import Pattern
@@ -417,7 +417,7 @@ def _train_dense(training: Training) -> None:
 
 def _outcome(training: Training) -> Outcome:
     config, backend, layers = training.config, training.backend, training.backend.layers()
-    (budget, share), size = config.budget, backend.compacted()
+    (budget, share), size = config.budget, _compacted_size(training)
     surviving, total = sum(layer.surviving for layer in layers), sum(layer.total for layer in layers)
     evaluation = backend.evaluate()
     training.warnings.warn_once("accuracy", _guessing(training, evaluation))
@@ -447,6 +447,16 @@ def _outcome(training: Training) -> Outcome:
         compact_parameters=None if size is None else size.parameters,
         channels=backend.channels(),
     )
+
+
+def _compacted_size(training: Training) -> CompactedSize | None:
+    """Size of the compacted network; None, with a warning, where compaction fails: the run itself is done."""
+    try:
+        return training.backend.compacted()
+    except Exception as error:  # compaction runs any network's own code on parts of it
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        training.warnings.warn_once("compacted", f"the size of the compacted network is not known ({reason[:200]})")
+        return None
 
 
 def _guessing(training: Training, evaluation: Evaluation) -> str | None:

@@ -282,3 +282,17 @@ def test_lenet300_prunes_real_mnist(real_data, tmp_path):
     assert report.final_accuracy > 0.96
     assert report.total_weights == 266_200
     assert report.surviving_weights == 26_620
+
+
+def test_where_compaction_fails_the_run_is_done_all_the_same(tmp_path, monkeypatch):
+    """Its size is a figure of the report; the networks and the accuracy are what the run was for."""
+
+    def broken(model, example):
+        raise IndexError("tuple index\nout of range")
+
+    monkeypatch.setattr("hyperflux.backends.torch.backend.compact", broken)
+    outcome = execute(quick(backend="torch", gates="channels", sparsity=None, flops=0.4), tmp_path / "run")
+    assert (outcome.flops_ratio, outcome.parameters_ratio, outcome.compact_parameters) == (None, None, None)
+    line = "the size of the compacted network is not known (IndexError: tuple index out of range)"
+    assert outcome.warnings == [line]
+    assert read_run(tmp_path / "run").outcome == outcome

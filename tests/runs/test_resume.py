@@ -80,7 +80,7 @@ def test_every_course_goes_on_to_the_bit(whole, tmp_path, course, backend):
     same(whole, tmp_path / "stopped", [5, 20, 1, steps - 26 - 5], clean=True, **settings)
 
 
-@pytest.mark.parametrize("backend", ["numpy"])
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("gates", GATES)
 def test_gates_of_every_kind_go_on_to_the_bit(whole, tmp_path, gates, backend):
     """Prices and pressure's part in the moments of each channel too."""

@@ -123,7 +123,7 @@ class NumpyGate:
         return shift
 
     def _ranked(self, ranking: Ranking) -> Array:
-        """T, or for a baseline a magnitude or Taylor's saliency, and −1 where pruned."""
+        """The t, or for a baseline a magnitude or Taylor's saliency, and −1 where pruned."""
         if ranking == "presence":
             return self.state.presence
         if ranking == "taylor":

@@ -286,11 +286,11 @@ class ChannelStates:
         return tau
 
     def _ranked(self, ranking: Ranking) -> Tensor:
-        """T, or for a baseline the norm of each gate's weights or the typical size of its slope, −1 where closed."""
+        """The t, or for a baseline the norm of each gate's weights or its typical slope; −1 where closed."""
         if ranking == "presence":
             return self.channels.presence
         if ranking == "magnitude":
-            squares = {id(state): state.latent**2 for state in self.states.values()}
+            squares = {id(state): state.latent**2 for state in self._readers()}
             saliency = self._gathered(squares).sqrt_()
         else:
             saliency = self.channels.root_of_second_moment()
@@ -308,7 +308,8 @@ class ChannelStates:
         """Turn every g into g·m, and move t by one step on κ Σ g w + γ c/C (see E3, E6, E15 and E16)."""
         slopes = None
         if learning_rate is not None:
-            slopes = self._gathered({id(update.state): self._product(update) for update in updates})
+            readers = [update for update in updates if update.state.reads is not None]
+            slopes = self._gathered({id(update.state): self._product(update) for update in readers})
         for update in updates:
             update.state.remove_closed(update.gradient)
         if slopes is not None and learning_rate is not None:
