@@ -43,7 +43,8 @@ class DefaultCourse:
         lowest_at: Share of the pruning stage after which the density is lowest; then it rises to the target. None
             stands for `LOWEST_AT`, or `LOWEST_AT_OF_GROUPS`.
         undershoot: The lowest density as a share of the target, for targets near 0; 1 means no undershoot. None stands
-            for `UNDERSHOOT`, or 1 where gates hold groups of weights, which gain nothing from it.
+            for `UNDERSHOOT`, or 1 where gates hold groups of weights, which gain nothing from it. Patterns (E18) always
+            take 1: no group can have fewer than N weights.
         freeze_at: Share of the regrowth stage after which the mask is frozen; until then weights compete.
         gain: Gain of the pressure controller, see `ShiftController`.
         max_rate: Largest change of ln γ per step.
